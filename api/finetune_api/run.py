@@ -1,0 +1,144 @@
+"""The layout of a run in S3, and the records stored there.
+
+Everything of one job is below `<spec.checkpoint.uri>/<uid>/` (the job's uid, so a job created anew starts anew):
+
+    prepared/<writer>/...            token cache of one prepare pod; nothing is ever overwritten
+    prepared/manifest.json           put last with If-None-Match: which writer's files are the prepared data
+    data/<step>-<writer>/rank-<r>/   one rank's shards of a checkpoint; <writer> = a<attempt>-<pod uid, 8 characters>
+    data/<step>-<writer>/rank-<r>.json   RankFiles: that rank's list of objects with their digests
+    commits/<step, 8 digits>.json    Commit: put last with If-None-Match; what is not committed does not exist
+    commits/<step, 8 digits>.bad.json    marks a commit whose objects did not match their digests
+    metrics/<writer>.jsonl           every logged step
+    results/train.json               TrainResult: put last with If-None-Match when training is done
+
+The result goes to `<spec.output.uri>/`: adapter/, merged/, predictions.jsonl, and last manifest.json.
+Evidence for the protocol: object stores have no rename; conditional PUT is the one atomic publication they have
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-requests.html).
+"""
+
+from datetime import datetime
+
+from pydantic import Field
+
+from finetune_api.base import Record
+from finetune_api.status import CheckpointRef, DataReport, EvaluationResult, Plan, Progress
+from finetune_api.uris import S3Location, parse_s3
+
+MANIFEST = "manifest.json"
+
+
+class FileEntry(Record):
+    """One object, with what it must be when it is read back."""
+
+    key: str = Field(description="Key in the bucket of the prefix that lists it.")
+    size: int = Field(ge=0, description="Bytes.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the content, hex.")
+
+
+class Prepared(Record):
+    """`prepared/manifest.json`: the token cache, its plan and its report."""
+
+    writer: str = Field(description="Who wrote it: the pod's uid.")
+    files: list[FileEntry] = Field(description="Files of the token cache, tokenizer and test rows.")
+    model_files: list[FileEntry] = Field(description="Files of the base model as prepare saw them.")
+    data: DataReport = Field(description="What was prepared.")
+    plan: Plan = Field(description="What auto became.")
+
+
+class RankFiles(Record):
+    """`rank-<r>.json`: what one rank uploaded."""
+
+    writer: str = Field(description="Attempt and pod that wrote it.")
+    rank: int = Field(ge=0, description="Global rank.")
+    step: int = Field(ge=0, description="Optimizer step.")
+    files: list[FileEntry] = Field(description="Its objects.")
+
+
+class Commit(Record):
+    """`commits/<step>.json`: a whole checkpoint; the only thing that makes one exist."""
+
+    writer: str = Field(description="Attempt and pod that committed it.")
+    attempt: int = Field(ge=1, description="Attempt that committed it.")
+    step: int = Field(ge=0, description="Optimizer step.")
+    world_size: int = Field(ge=1, description="Processes that wrote shards.")
+    zero_stage: int = Field(ge=0, le=3, description="ZeRO stage of the shards.")
+    consumed_sequences: int = Field(ge=0, description="Data cursor: sequences trained on since step 0.")
+    eval_loss: float | None = Field(default=None, description="Validation loss at this step, if it was evaluated.")
+    time: datetime = Field(description="When it was committed, UTC.")
+    config_digest: str = Field(description="SHA-256 of the spec and the prepared data.")
+    files: list[FileEntry] = Field(description="Every object of every rank.")
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all objects."""
+        return sum(entry.size for entry in self.files)
+
+
+class TrainResult(Record):
+    """`results/train.json`: training is done, and these are the weights to export."""
+
+    writer: str = Field(description="Attempt and pod that finished.")
+    export_commit: str = Field(description="Key of the commit whose weights are exported: the best, else the last.")
+    progress: Progress = Field(description="Final progress.")
+    last_checkpoint: CheckpointRef = Field(description="Newest commit.")
+    best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
+    evaluation: EvaluationResult = Field(description="Scores of the base and the tuned model on the test rows.")
+
+
+class OutputManifest(Record):
+    """`<spec.output.uri>/manifest.json`: put last; what the result consists of and where it came from."""
+
+    job: str = Field(description="Namespace and name of the job.")
+    uid: str = Field(description="Its uid.")
+    step: int = Field(description="Optimizer step of the weights.")
+    base_model: str = Field(description="spec.model.uri.")
+    data_digest: str = Field(description="Digest of the prepared rows.")
+    files: list[FileEntry] = Field(description="Every file of the result.")
+    evaluation: EvaluationResult = Field(description="Scores before and after.")
+
+
+class RunLayout:
+    """Locations of one run, as the module's docstring lists them."""
+
+    def __init__(self, checkpoint_uri: str, uid: str) -> None:
+        self.root: S3Location = parse_s3(checkpoint_uri).child(uid)
+
+    @property
+    def prepared_manifest(self) -> S3Location:
+        """`prepared/manifest.json`."""
+        return self.root.child(f"prepared/{MANIFEST}")
+
+    def prepared(self, writer: str) -> S3Location:
+        """Prefix of one prepare pod's files."""
+        return self.root.child(f"prepared/{writer}")
+
+    @property
+    def commits(self) -> S3Location:
+        """Prefix of the commits."""
+        return self.root.child("commits")
+
+    def commit(self, step: int) -> S3Location:
+        """Return the commit of a step."""
+        return self.root.child(f"commits/{step:08d}.json")
+
+    def bad_commit(self, step: int) -> S3Location:
+        """Return the mark of a commit whose content does not match its digests."""
+        return self.root.child(f"commits/{step:08d}.bad.json")
+
+    @property
+    def data(self) -> S3Location:
+        """Prefix of all shards."""
+        return self.root.child("data")
+
+    def shards(self, *, step: int, writer: str) -> S3Location:
+        """Prefix of one writer's shards of a step."""
+        return self.root.child(f"data/{step:08d}-{writer}")
+
+    def metrics(self, writer: str) -> S3Location:
+        """Return the metrics series of one writer."""
+        return self.root.child(f"metrics/{writer}.jsonl")
+
+    @property
+    def train_result(self) -> S3Location:
+        """`results/train.json`."""
+        return self.root.child("results/train.json")

@@ -1,0 +1,143 @@
+"""`status` of a FineTuneJob: truthful, derived anew at every reconcile, never from the last event."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_api.base import Record
+from finetune_api.reasons import ConditionType, Phase, Reason
+
+
+class Condition(Record):
+    """One condition, as in every Kubernetes API."""
+
+    type: ConditionType = Field(description="What is told.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: Reason = Field(description="Why, in one word.")
+    message: str = Field(default="", max_length=4096, description="Why, in one sentence.")
+    last_transition_time: datetime = Field(description="When status last changed.")
+    observed_generation: int | None = Field(default=None, description="Generation of the spec it was derived from.")
+
+
+class Restarts(Record):
+    """New attempts of the training stage."""
+
+    total: int = Field(default=0, ge=0, description="All new attempts.")
+    counted: int = Field(default=0, ge=0, description="Those that count against backoffLimit.")
+
+
+class Plan(Record):
+    """What `auto` became and what the run needs."""
+
+    zero_stage: int = Field(description="DeepSpeed ZeRO stage.")
+    world_size: int = Field(description="Processes over all nodes.")
+    micro_batch_size: int = Field(description="Sequences per forward pass and process.")
+    gradient_accumulation_steps: int = Field(description="Forward passes per optimizer step and process.")
+    activation_checkpointing: bool = Field(description="Whether activations are recomputed.")
+    attention: str = Field(description="Attention backend.")
+    precision: str = Field(description="Number format of the computation.")
+    total_steps: int = Field(description="Optimizer steps of the whole run.")
+    total_parameters: int = Field(description="Parameters of the model, adapters included.")
+    trainable_parameters: int = Field(description="Parameters that are trained.")
+    estimated_bytes_per_device: int = Field(description="Memory one process is expected to need, in bytes.")
+
+
+class SplitReport(Record):
+    """One split after preparation."""
+
+    rows: int = Field(default=0, description="Rows kept.")
+    tokens: int = Field(default=0, description="Tokens.")
+    supervised_tokens: int = Field(default=0, description="Tokens with loss.")
+    sequences: int = Field(default=0, description="Sequences after packing.")
+
+
+class DataReport(Record):
+    """The data after preparation."""
+
+    format: str = Field(description="Format that was read.")
+    train: SplitReport = Field(description="Training rows.")
+    validation: SplitReport = Field(description="Validation rows.")
+    test: SplitReport = Field(description="Test rows.")
+    dropped_too_long: int = Field(default=0, description="Rows longer than maxLength.")
+    supervised_share: float = Field(default=0.0, description="Share of training tokens with loss.")
+    padding_share: float = Field(default=0.0, description="Share of padding in the training batches.")
+    digest: str = Field(description="SHA-256 over the prepared rows.")
+
+
+class Progress(Record):
+    """Where training is."""
+
+    step: int = Field(default=0, description="Optimizer steps done.")
+    total_steps: int = Field(default=0, description="Optimizer steps of the whole run.")
+    epoch: float = Field(default=0.0, description="Passes over the data done.")
+    percent: int = Field(default=0, description="Share of the steps done, in percent.")
+    loss: float | None = Field(default=None, description="Training loss of the newest logged step.")
+    eval_loss: float | None = Field(default=None, description="Newest validation loss.")
+    best_eval_loss: float | None = Field(default=None, description="Lowest validation loss.")
+    learning_rate: float | None = Field(default=None, description="Learning rate.")
+    grad_norm: float | None = Field(default=None, description="Gradient norm before clipping.")
+    tokens_per_second: float | None = Field(default=None, description="Tokens per second over all processes.")
+    estimated_remaining_seconds: int | None = Field(default=None, description="Seconds left.")
+    eta: str | None = Field(default=None, description="Time left, for people: 1h05m.")
+    last_update_time: datetime | None = Field(default=None, description="When the trainer last reported.")
+
+
+class CheckpointRef(Record):
+    """A committed checkpoint."""
+
+    uri: str = Field(description="The commit object.")
+    step: int = Field(description="Optimizer step.")
+    time: datetime = Field(description="When it was committed.")
+    size_bytes: int = Field(description="Bytes of all its objects.")
+    eval_loss: float | None = Field(default=None, description="Validation loss at that step.")
+
+
+class Scores(Record):
+    """Scores on the test rows."""
+
+    loss: float = Field(description="Mean cross-entropy per supervised token.")
+    perplexity: float = Field(description="exp(loss).")
+    token_accuracy: float = Field(description="Share of supervised tokens predicted right.")
+    tokens: int = Field(description="Supervised tokens scored.")
+
+
+class EvaluationResult(Record):
+    """Scores before and after training."""
+
+    base: Scores | None = Field(default=None, description="The base model.")
+    tuned: Scores | None = Field(default=None, description="The tuned model.")
+
+
+class OutputResult(Record):
+    """What was written to spec.output.uri."""
+
+    uri: str = Field(description="Prefix of the result.")
+    adapter_uri: str | None = Field(default=None, description="The adapter (method lora).")
+    merged_uri: str | None = Field(default=None, description="The whole model: trained in full, or merged.")
+    predictions_uri: str | None = Field(default=None, description="Answers of base and tuned model.")
+    step: int = Field(description="Optimizer step of the exported weights.")
+    digest: str = Field(description="SHA-256 of the manifest that lists every file.")
+
+
+class FineTuneJobStatus(Record):
+    """Observed state of a fine-tuning job."""
+
+    phase: Phase = Field(default=Phase.PENDING, description="Where the job is.")
+    reason: Reason | None = Field(default=None, description="Why, in one word; see the documentation's list.")
+    message: str | None = Field(default=None, max_length=4096, description="Why, in one sentence, and what to do.")
+    conditions: list[Condition] = Field(default=[], description="Conditions by type.")
+    observed_generation: int | None = Field(default=None, description="Generation of the spec this was derived from.")
+    start_time: datetime | None = Field(default=None, description="When the operator took the job up.")
+    completion_time: datetime | None = Field(default=None, description="When the job ended.")
+    phase_time: datetime | None = Field(default=None, description="When phase last changed.")
+    attempt: int = Field(default=0, ge=0, description="Attempt of the training stage; it only grows.")
+    nodes: int | None = Field(default=None, description="Pods of the training stage.")
+    restarts: Restarts = Field(default=Restarts(), description="New attempts so far.")
+    plan: Plan | None = Field(default=None, description="What auto became.")
+    data: DataReport | None = Field(default=None, description="The data after preparation.")
+    progress: Progress | None = Field(default=None, description="Where training is.")
+    last_checkpoint: CheckpointRef | None = Field(default=None, description="Newest commit.")
+    best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
+    evaluation: EvaluationResult | None = Field(default=None, description="Scores before and after.")
+    output: OutputResult | None = Field(default=None, description="What was written.")

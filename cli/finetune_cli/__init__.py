@@ -1,0 +1,1 @@
+"""`finetune`: command line for people who run FineTuneJobs."""

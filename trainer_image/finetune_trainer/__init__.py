@@ -1,0 +1,1 @@
+"""Trainer: the stages prepare, train and export of a FineTuneJob."""
