@@ -1,0 +1,140 @@
+"""Batches: the rows of one micro-batch as one run of tokens with explicit boundaries and no padding at all.
+
+The sequences of a step are dealt to the processes by their length, so that all have nearly the same work. Every
+process gets the same number of micro-batches; one that has no sequence left gets an idle one (a single token,
+nothing supervised), because under ZeRO-3 each forward pass is a collective. The number of supervised tokens of a
+whole step is known from the plan without any communication, which makes the loss normalisation exact.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.packing import Bins, plan
+from finetune_trainer.data.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Input of one forward pass: T tokens of D rows, one after the other.
+
+    A row attends to itself alone: row d is the tokens cu_seqlens[d]:cu_seqlens[d + 1]. The hidden state at
+    supervised_positions[i] has to predict labels[i].
+    """
+
+    input_ids: torch.Tensor
+    """int64 [1, T]."""
+    position_ids: torch.Tensor
+    """int64 [1, T], from 0 in every row."""
+    cu_seqlens: torch.Tensor
+    """int32 [D + 1]."""
+    supervised_positions: torch.Tensor
+    """int64 [P], ascending."""
+    labels: torch.Tensor
+    """int64 [P]."""
+    max_seqlen: int
+    """Tokens of the longest row."""
+
+
+def micro_batch(cache: TokenCache, rows: Sequence[int] | NDArray[np.int64]) -> MicroBatch:
+    """Concatenate rows of the cache; no rows give the idle batch."""
+    if len(rows) == 0:
+        return _build([np.zeros(1, np.int64)], [np.zeros(1, np.bool_)])
+    parts = [cache.row(int(row)) for row in rows]
+    return _build([ids.astype(np.int64) for ids, _ in parts], [flags.astype(np.bool_) for _, flags in parts])
+
+
+def _build(tokens: list[NDArray[np.int64]], flags: list[NDArray[np.bool_]]) -> MicroBatch:
+    lengths = [len(part) for part in tokens]
+    input_ids = np.concatenate(tokens)
+    # A row's first token is never supervised, so no position can point across a boundary.
+    targets = np.flatnonzero(np.concatenate(flags))
+    return MicroBatch(
+        input_ids=torch.from_numpy(input_ids)[None],
+        position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
+        cu_seqlens=torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),
+        supervised_positions=torch.from_numpy(targets - 1),
+        labels=torch.from_numpy(input_ids[targets]),
+        max_seqlen=max(lengths),
+    )
+
+
+class TrainingBatches:
+    """The batches of a training run: a pure function of (step, rank, world size, micro-batch size)."""
+
+    def __init__(self, cache: TokenCache, *, max_length: int, packing: bool, seed: int) -> None:
+        self._cache = cache
+        self._lengths = cache.lengths
+        self._supervised = cache.supervised_counts
+
+        def epoch_plan(epoch: int) -> Bins:
+            return plan(self._lengths, max_length, seed=seed, epoch=epoch, packing=packing)
+
+        self._plan = lru_cache(maxsize=2)(epoch_plan)  # a step touches at most the end of one and the next
+        self.num_sequences = len(self._plan(0))
+
+    def sequences(self, schedule: Schedule, step: int) -> list[NDArray[np.int64]]:
+        """Return the rows of each sequence of a step, over all processes, in reading order."""
+        start = schedule.cursor(step)
+        return [self._sequence(position) for position in range(start, start + schedule.sequences_per_step)]
+
+    def _sequence(self, position: int) -> NDArray[np.int64]:
+        epoch, index = divmod(position, self.num_sequences)
+        return self._plan(epoch)[index]
+
+    def supervised_tokens(self, schedule: Schedule, step: int) -> int:
+        """Return the supervised tokens of a step over all processes."""
+        return int(sum(self._supervised[rows].sum() for rows in self.sequences(schedule, step)))
+
+    def step_batches(
+        self, schedule: Schedule, step: int, *, rank: int, world_size: int, micro_batch_size: int
+    ) -> Iterator[MicroBatch]:
+        """Yield one process's micro-batches of a step; as many as every other process gets."""
+        sequences = self.sequences(schedule, step)
+        costs = [int(self._lengths[rows].sum()) for rows in sequences]
+        mine = deal(costs, world_size)[rank]
+        most = -(-len(sequences) // world_size)
+        for start in range(0, most, micro_batch_size):
+            chosen = [sequences[index] for index in mine[start : start + micro_batch_size]]
+            yield micro_batch(self._cache, np.concatenate(chosen) if chosen else [])
+
+
+def deal(costs: Sequence[int], hands: int) -> list[list[int]]:
+    """Deal items to hands: counts differ by at most one, costs as even as dealing to and fro makes them."""
+    order = sorted(range(len(costs)), key=lambda index: (-costs[index], index))
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    for start in range(0, len(order), hands):
+        round_of = order[start : start + hands]
+        forth = (start // hands) % 2 == 0
+        for hand, index in zip(range(hands) if forth else reversed(range(hands)), round_of, strict=False):
+            dealt[hand].append(index)
+    return dealt
+
+
+def row_batches(cache: TokenCache, *, rank: int, world_size: int, max_tokens: int) -> Iterator[MicroBatch]:
+    """Yield one process's batches of a single pass over all rows, as evaluation reads them.
+
+    Each batch holds at most `max_tokens` tokens, or one longer row. All processes get the same number of batches.
+    """
+    batches = _fill(cache.lengths, max_tokens)
+    for start in range(0, len(batches), world_size):
+        turn = batches[start : start + world_size]
+        yield micro_batch(cache, turn[rank] if rank < len(turn) else [])
+
+
+def _fill(lengths: NDArray[np.int64], max_tokens: int) -> list[list[int]]:
+    """Group rows, long to short, into batches of at most max_tokens tokens."""
+    batches: list[list[int]] = []
+    room = 0
+    for row in np.argsort(-lengths, kind="stable").tolist():
+        if not batches or lengths[row] > room:
+            batches.append([])
+            room = max_tokens
+        batches[-1].append(row)
+        room -= int(lengths[row])
+    return batches
