@@ -5,16 +5,17 @@ a description; the CRD is generated from these classes (`crd.py`). Rules across 
 the API server refuses a bad object at `kubectl apply` with a sentence that names the field and the mend.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from finetune_api.base import Record, Rule
+from finetune_api.pods import ConfigMapKeyRef, PodTemplate, Quantity, SecretRef
 from finetune_api.uris import S3Uri
 
 Auto = Literal["auto"]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?([munkMGTPE]|[KMGTPE]i)?$", max_length=32)]
+ModuleName = Annotated[str, Field(min_length=1, max_length=253)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Model(Record):
@@ -36,17 +37,19 @@ class Lora(Record):
     rank: int = Field(default=16, ge=1, le=1024, description="Rank of the two low-rank matrices.")
     alpha: float = Field(default=32, gt=0, le=4096, description="Scale: the update is multiplied by alpha / rank.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    target_modules: list[str] = Field(
+    target_modules: list[ModuleName] = Field(
         default=["all-linear"],
         min_length=1,
         max_length=64,
-        description='Names of the modules that get an adapter, or ["all-linear"] for every linear layer but the head.',
+        description='Names of the modules that get an adapter; ["all-linear"]: every linear layer but the head.',
     )
     use_rslora: bool = Field(
         default=False, description="Scale by alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732)."
     )
-    modules_to_save: list[str] = Field(
-        default=[], max_length=16, description="Modules trained in full beside the adapter, e.g. embed_tokens."
+    modules_to_save: list[ModuleName] = Field(
+        default=[],
+        max_length=16,
+        description="Modules trained in full beside the adapter, e.g. embed_tokens.",
     )
 
 
@@ -78,9 +81,14 @@ class Split(Record):
     """Shares split off the training rows, by a hash of the row: a row never moves when others are added."""
 
     validation: float = Field(
-        default=0.1, ge=0, le=0.5, description="Share of rows for validation; used when data.validation is empty."
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="Share of rows for validation; used when data.validation is empty.",
     )
-    test: float = Field(default=0.1, ge=0, le=0.5, description="Share of rows for test; used when data.test is empty.")
+    test: float = Field(
+        default=0.1, ge=0, le=0.5, description="Share of rows for test; used when data.test is empty."
+    )
     seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of the hash.")
 
 
@@ -89,14 +97,12 @@ class Data(Record):
 
     rules: ClassVar = (
         Rule(
-            "!(has(self.validation) && size(self.validation) > 0 && has(self.split) && has(self.split.validation)"
-            " && self.split.validation > 0.0)",
+            "!has(self.validation) || size(self.validation) == 0 || !has(self.split) || self.split.validation == 0.0",
             "spec.data.validation and spec.data.split.validation exclude each other; set split.validation: 0"
             " or remove the validation list",
         ),
         Rule(
-            "!(has(self.test) && size(self.test) > 0 && has(self.split) && has(self.split.test)"
-            " && self.split.test > 0.0)",
+            "!has(self.test) || size(self.test) == 0 || !has(self.split) || self.split.test == 0.0",
             "spec.data.test and spec.data.split.test exclude each other; set split.test: 0 or remove the test list",
         ),
     )
@@ -114,7 +120,10 @@ class Data(Record):
         description="Shares split off the training rows for the lists left empty; left out means 0.1 and 0.1.",
     )
     max_length: int = Field(
-        default=2048, ge=16, le=1048576, description="Longest row in tokens; longer rows are dropped and counted."
+        default=2048,
+        ge=16,
+        le=1048576,
+        description="Longest row in tokens; longer rows are dropped and counted.",
     )
     packing: bool = Field(
         default=True,
@@ -126,7 +135,7 @@ class Optimizer(Record):
     """AdamW (https://arxiv.org/abs/1711.05101)."""
 
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay.")
-    betas: list[float] = Field(
+    betas: list[Decay] = Field(
         default=[0.9, 0.999], min_length=2, max_length=2, description="Decay of the two moment estimates."
     )
     eps: float = Field(default=1e-8, gt=0, le=1, description="Term added to the denominator.")
@@ -154,15 +163,18 @@ class Training(Record):
         description="Sequences per optimizer step over all processes: packed sequences when data.packing is on,"
         " rows when it is off. Never changed by the number of processes.",
     )
-    micro_batch_size: int | Auto = Field(
-        default="auto", description="Sequences per forward pass and process, or auto.", ge=1, le=4096
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = Field(
+        default="auto", description="Sequences per forward pass and process, or auto."
     )
     learning_rate: float = Field(default=2e-4, gt=0, le=10, description="Peak learning rate.")
     scheduler: Literal["linear", "cosine", "constant"] = Field(
         default="cosine", description="Course of the learning rate after the warm-up."
     )
     warmup: float = Field(
-        default=0.03, ge=0, le=1_000_000, description="Warm-up: below 1 a share of the steps, from 1 a number of steps."
+        default=0.03,
+        ge=0,
+        le=1_000_000,
+        description="Warm-up: below 1 a share of the steps, from 1 a number of steps.",
     )
     optimizer: Optimizer = Field(default=Optimizer(), description="AdamW's settings.")
     precision: Literal["bf16", "fp32"] = Field(default="bf16", description="Number format of the computation.")
@@ -177,7 +189,10 @@ class Distributed(Record):
 
     num_nodes: int = Field(default=1, ge=1, le=1024, description="Pods of the training stage.")
     processes_per_node: int = Field(
-        default=1, ge=1, le=64, description="Processes per pod: one per GPU, or CPU processes when device is cpu."
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes per pod: one per GPU, or CPU processes when device is cpu.",
     )
     device: Literal["gpu", "cpu"] = Field(default="gpu", description="gpu uses NCCL, cpu uses gloo.")
     zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
@@ -212,11 +227,14 @@ class Checkpoint(Record):
 
     uri: S3Uri = Field(description="Prefix in S3 for checkpoints, the token cache and the metrics of the run.")
     every_steps: int = Field(default=0, ge=0, le=1_000_000, description="Commit every so many steps; 0 turns it off.")
-    every_minutes: float = Field(default=10, ge=0, le=1440, description="Commit every so many minutes; 0 turns it off.")
+    every_minutes: float = Field(
+        default=10, ge=0, le=1440, description="Commit every so many minutes; 0 turns it off."
+    )
     keep_last: int = Field(default=2, ge=1, le=100, description="Newest commits that are kept.")
     keep_best: int = Field(default=1, ge=0, le=100, description="Commits of lowest validation loss that are kept.")
     resume: Literal["auto", "never"] = Field(
-        default="auto", description="auto: a restarted attempt goes on from the newest whole commit of this job."
+        default="auto",
+        description="auto: a restarted attempt goes on from the newest whole commit of this job.",
     )
 
 
@@ -227,25 +245,12 @@ class Output(Record):
     merge: bool = Field(default=False, description="Also write the base model with the adapter merged into it.")
 
 
-class SecretRef(Record):
-    """A Secret in the job's namespace."""
-
-    name: Name = Field(description="Name of the Secret.")
-
-
-class ConfigMapKeyRef(Record):
-    """One key of a ConfigMap in the job's namespace."""
-
-    name: Name = Field(description="Name of the ConfigMap.")
-    key: str = Field(default="ca.crt", pattern=r"^[-._a-zA-Z0-9]+$", max_length=253, description="Key.")
-
-
 class S3Storage(Record):
     """The S3 server."""
 
     rules: ClassVar = (
         Rule(
-            "self.endpoint == '' || self.endpoint.startsWith('http://') || self.endpoint.startsWith('https://')",
+            "!has(self.endpoint) || self.endpoint == '' || self.endpoint.startsWith('http://') || self.endpoint.startsWith('https://')",
             "spec.storage.s3.endpoint must start with http:// or https://, or be empty for AWS",
         ),
     )
@@ -278,54 +283,6 @@ class Storage(Record):
     cache: Cache = Field(default=Cache(), description="Scratch space of each pod.")
 
 
-class Toleration(Record):
-    """A toleration, as in a pod."""
-
-    key: str | None = Field(default=None, max_length=317, description="Taint key.")
-    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="Exists or Equal.")
-    value: str | None = Field(default=None, max_length=253, description="Taint value.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Taint effect."
-    )
-    toleration_seconds: int | None = Field(default=None, ge=0, description="How long a NoExecute taint is tolerated.")
-
-
-class Resources(Record):
-    """Requests and limits, as in a container."""
-
-    requests: dict[str, str | int] = Field(default={}, max_length=16, description="Requests by resource name.")
-    limits: dict[str, str | int] = Field(default={}, max_length=16, description="Limits by resource name.")
-
-
-class PodTemplate(Record):
-    """What a user may set on the pods."""
-
-    labels: dict[str, str] = Field(default={}, max_length=32, description="Labels added to the pods.")
-    annotations: dict[str, str] = Field(default={}, max_length=32, description="Annotations added to the pods.")
-    image: str = Field(default="", max_length=512, description="Trainer image; empty means the operator's default.")
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        default="IfNotPresent", description="When the image is pulled."
-    )
-    image_pull_secrets: list[SecretRef] = Field(default=[], max_length=8, description="Secrets to pull the image.")
-    resources: Resources = Field(
-        default=Resources(),
-        description="Requests and limits of each training pod. A GPU job without a GPU limit gets"
-        " nvidia.com/gpu: processesPerNode.",
-    )
-    stage_resources: Resources = Field(
-        default=Resources(), description="Requests and limits of the prepare and export pods; CPU and memory only."
-    )
-    node_selector: dict[str, str] = Field(default={}, max_length=32, description="Node labels required.")
-    tolerations: list[Toleration] = Field(default=[], max_length=32, description="Tolerations.")
-    affinity: dict[str, Any] = Field(default={}, description="Affinity, as in a pod.")
-    priority_class_name: str = Field(default="", max_length=253, description="Priority class.")
-    scheduler_name: str = Field(default="", max_length=253, description="Scheduler.")
-    service_account_name: str = Field(
-        default="", max_length=253, description="Service account, for a cloud identity (IRSA, Pod Identity)."
-    )
-    runtime_class_name: str = Field(default="", max_length=253, description="Runtime class.")
-
-
 class FineTuneJobSpec(Record):
     """Specification of a fine-tuning job."""
 
@@ -335,10 +292,13 @@ class FineTuneJobSpec(Record):
             "spec.output.merge merges an adapter into the base model; it needs spec.method.type: lora",
         ),
         Rule(
-            "self.distributed.device != 'cpu' || !has(self.podTemplate.resources.limits)"
-            " || !self.podTemplate.resources.limits.exists(k, k.startsWith('nvidia.com/'))",
-            "spec.distributed.device: cpu takes no GPU; remove nvidia.com resources from"
-            " spec.podTemplate.resources.limits",
+            "self.distributed.device != 'cpu'"
+            " || ((!has(self.podTemplate.resources.requests)"
+            " || !self.podTemplate.resources.requests.exists(k, k.startsWith('nvidia.com/')))"
+            " && (!has(self.podTemplate.resources.limits)"
+            " || !self.podTemplate.resources.limits.exists(k, k.startsWith('nvidia.com/'))))",
+            "spec.distributed.device: cpu takes no GPU; remove the nvidia.com resources from"
+            " spec.podTemplate.resources or set spec.distributed.device: gpu",
         ),
         Rule(
             "self.distributed.device != 'gpu' || !has(self.podTemplate.resources.limits)"
@@ -350,7 +310,8 @@ class FineTuneJobSpec(Record):
         ),
         Rule(
             "self.training.globalBatchSize % (self.distributed.numNodes * self.distributed.processesPerNode) == 0",
-            "spec.training.globalBatchSize must be a multiple of distributed.numNodes x processesPerNode",
+            "spec.training.globalBatchSize must be a multiple of distributed.numNodes x distributed.processesPerNode:"
+            " every process takes the same share",
         ),
     )
 

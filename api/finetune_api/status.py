@@ -72,6 +72,13 @@ class Progress(Record):
     total_steps: int = Field(default=0, description="Optimizer steps of the whole run.")
     epoch: float = Field(default=0.0, description="Passes over the data done.")
     percent: int = Field(default=0, description="Share of the steps done, in percent.")
+    percent_text: str = Field(
+        default_factory=lambda data: f"{data['percent']}%", description="percent, for people: 41%."
+    )
+    step_text: str = Field(
+        default_factory=lambda data: f"{data['step']}/{data['total_steps']}",
+        description="step and totalSteps, for people: 120/540.",
+    )
     loss: float | None = Field(default=None, description="Training loss of the newest logged step.")
     eval_loss: float | None = Field(default=None, description="Newest validation loss.")
     best_eval_loss: float | None = Field(default=None, description="Lowest validation loss.")
