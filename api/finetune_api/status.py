@@ -21,10 +21,12 @@ class Condition(Record):
 
 
 class Restarts(Record):
-    """New attempts of the training stage."""
+    """How often a stage was started anew."""
 
-    total: int = Field(default=0, ge=0, description="All new attempts.")
+    total: int = Field(default=0, ge=0, description="All restarts.")
     counted: int = Field(default=0, ge=0, description="Those that count against backoffLimit.")
+    prepare: int = Field(default=0, ge=0, description="Those of the prepare stage.")
+    export: int = Field(default=0, ge=0, description="Those of the export stage.")
 
 
 class Plan(Record):
@@ -68,6 +70,7 @@ class DataReport(Record):
 class Progress(Record):
     """Where training is."""
 
+    attempt: int | None = Field(default=None, description="Attempt that reported it; filled in by the operator.")
     step: int = Field(default=0, description="Optimizer steps done.")
     total_steps: int = Field(default=0, description="Optimizer steps of the whole run.")
     epoch: float = Field(default=0.0, description="Passes over the data done.")
