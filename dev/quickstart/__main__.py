@@ -1,0 +1,11 @@
+"""`make quickstart`: from a bare machine to a fine-tuned model, with the product as a company would install it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from quickstart.tour import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Steps of the quickstart; the end-to-end tests stand on the same ones."""

