@@ -1,10 +1,10 @@
 """A pydantic model as the structural schema that Kubernetes wants of a custom resource.
 
 That is: no `$ref`, no unions but int-or-string, no `additionalProperties: false` (unknown fields are refused by
-strict field validation instead). Defaults: a block of settings gets `default: {}`, so that the defaults inside it
-apply and CEL rules may read it without `has()`; empty texts, lists and maps get none, so that a stored object
-shows only what says something. A status (`observed`) gets no defaults and, but for its conditions, no required
-fields: the operator alone writes it, and an older stored one must stay valid.
+strict field validation instead). Defaults: a block of settings gets its fields' defaults as its own, so that they
+apply where it is left out and CEL rules may read it without `has()`; empty texts, lists and maps get none, so that
+a stored object shows only what says something. A status (`observed`) gets no defaults and, but for its conditions,
+no required fields: the operator alone writes it, and an older stored one must stay valid.
 """
 
 from collections.abc import Iterable
@@ -71,9 +71,8 @@ class _Structural:
             node |= {"minimum": source["exclusiveMinimum"], "exclusiveMinimum": True}
         if "exclusiveMaximum" in source:
             node |= {"maximum": source["exclusiveMaximum"], "exclusiveMaximum": True}
-        if not self._observed:
-            node |= _default(source)
-        return node | (_int_or_string(source, path) if "anyOf" in source else self._children(source, path))
+        node |= _int_or_string(source, path) if "anyOf" in source else self._children(source, path)
+        return node if self._observed else node | _default(source, node.get("properties"))
 
     def _resolve(self, source: dict[str, Any]) -> dict[str, Any]:
         """Put a referenced definition in place, and `X | None` down to X: in Kubernetes a field is left out."""
@@ -115,11 +114,11 @@ class _Structural:
         return node
 
 
-def _default(source: dict[str, Any]) -> dict[str, Any]:
-    """Return the default of a node, if it says something; the fields of a block bring their own."""
+def _default(source: dict[str, Any], properties: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the default of a node, if it says something: of a block, the defaults of its fields."""
     default = source.get("default")
-    if "properties" in source:
-        return {} if default is None else {"default": {}}
+    if properties is not None and default is not None:
+        return {"default": {name: node["default"] for name, node in properties.items() if "default" in node}}
     return {} if default in (None, "", [], {}) else {"default": default}
 
 

@@ -1,0 +1,64 @@
+"""Server processes that never outlive their starter."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+POLL_SECONDS = 0.05
+
+
+class ServerError(Exception):
+    """A server ended or did not answer in time; the message holds the end of its log."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return TCP ports of 127.0.0.1 that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+@contextlib.contextmanager
+def server(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server, its output in `log`; killed at the end (SIGKILL: none of them has anything to save)."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=cwd,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc; the starter has no threads that matter
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def await_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bool], *, log: Path, seconds: float) -> None:
+    """Return when `is_ready()` holds. Raises ServerError when the process ends or `seconds` have passed before."""
+    deadline = time.monotonic() + seconds
+    while not is_ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = log.read_text(errors="replace")[-2000:]
+            state = f"exited with {process.returncode}" if process.returncode is not None else "does not answer"
+            raise ServerError(f"{Path(str(process.args[0])).name} {state}; end of {log}:\n{tail}")  # type: ignore[index]
+        time.sleep(POLL_SECONDS)
+
+
+def _die_with_parent() -> None:
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
