@@ -38,6 +38,7 @@ images: ## build operator, trainer and S3 images and load them into the cluster
 
 generate: venv ## write the CRD, the chart's copy and the generated reference
 	@$(PY) dev/generate_crd.py
+	@$(PY) dev/generate_reference.py
 
 requirements: venv ## compile requirements/*.txt from pyproject.toml
 	@for extra in operator trainer cli dev; do .venv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 \
@@ -49,6 +50,7 @@ lint: venv ## ruff, mypy strict, import contracts, stale CRD, helm lint, kubecon
 	@mypy
 	@lint-imports
 	@$(PY) dev/generate_crd.py --check
+	@$(PY) dev/generate_reference.py --check
 	@git ls-files -z '*.sh' | xargs -0 --no-run-if-empty shellcheck
 	@python3 dev/cluster binaries helm kubeconform kube-apiserver etcd kubectl > /dev/null
 	@$(PY) -m pytest -q tests/chart
