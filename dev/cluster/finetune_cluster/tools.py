@@ -1,0 +1,146 @@
+"""The Go programs of the cluster: built from committed go.mod files, rebuilt only when their key changes.
+
+Each module folder under ``dev/cluster/go`` pins one upstream project, because their replace directives exclude one
+another. The key of a tool is the hash of that folder and of the build's flags, so a fresh clone on the same machine
+finds its tools built.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .layout import SOURCES, Layout
+from .process import ClusterError, locked, run, step
+
+KUBERNETES_VERSION = "v1.34.4"
+ETCD_VERSION = "3.6.16"
+COREDNS_VERSION = "v1.14.7"
+PAUSE_VERSION = "3.10.1"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One program: its name, the module folder that pins it, its package and its linker flags."""
+
+    name: str
+    module: str
+    package: str
+    linker_flags: str = "-s -w"
+
+    @property
+    def folder(self) -> Path:
+        """The module's folder in the repository."""
+        return SOURCES / "go" / self.module
+
+
+def _kubernetes(name: str) -> Tool:
+    major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
+    version = "k8s.io/component-base/version"
+    stamps = (
+        f"-X {version}.gitVersion={KUBERNETES_VERSION} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
+    )
+    return Tool(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", f"-s -w {stamps}")
+
+
+TOOLS = {
+    tool.name: tool
+    for tool in (
+        Tool("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
+        _kubernetes("kube-apiserver"),
+        Tool("helm", "helm", "helm.sh/helm/v3/cmd/helm", "-s -w -X helm.sh/helm/v3/internal/version.version=v3.22.0"),
+        Tool("kubeconform", "kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
+        _kubernetes("kubeadm"),
+        _kubernetes("kube-scheduler"),
+        _kubernetes("kube-controller-manager"),
+        _kubernetes("kube-proxy"),
+        _kubernetes("kubelet"),
+        Tool("coredns", "coredns", "github.com/coredns/coredns"),
+        Tool("pause", "pause", "."),
+        _kubernetes("kubectl"),
+        Tool("kind", "kind", "sigs.k8s.io/kind"),
+    )
+}
+# Built only where the machine lacks them, and kind only where a Docker engine answers.
+FROM_MACHINE = ("kubectl", "kind")
+NODE_TOOLS = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kube-proxy",
+    "kubelet",
+    "kubeadm",
+    "coredns",
+    "pause",
+)
+
+
+def key_of(tool: Tool) -> str:
+    """Content key of a tool: hexadecimal digest of its module folder, package and flags."""
+    digest = hashlib.sha256(f"{tool.package}\0{tool.linker_flags}\0".encode())
+    for path in sorted(tool.folder.iterdir()):
+        digest.update(f"{path.name}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def wanted(names: Iterable[str], *, on_path: Iterable[str]) -> list[Tool]:
+    """The tools to have for these names, or for none: all that neither the machine nor kind's users provide.
+
+    Raises ClusterError for a name that is no tool of ours.
+    """
+    chosen = list(names)
+    unknown = [name for name in chosen if name not in TOOLS]
+    if unknown:
+        raise ClusterError(f"No such tool: {', '.join(unknown)}; the tools are {', '.join(TOOLS)}.")
+    present = set(on_path)
+    defaults = [name for name in TOOLS if name != "kind"]
+    return [TOOLS[name] for name in chosen or defaults if not (name in FROM_MACHINE and name in present)]
+
+
+def tools_on_path() -> list[str]:
+    """Those of the optional tools that the machine has already."""
+    return [name for name in FROM_MACHINE if shutil.which(name)]
+
+
+def find_tool(layout: Layout, name: str) -> Path:
+    """Path of a tool: ours when built, else the machine's. Raises ClusterError when there is neither."""
+    ours = layout.bin / name
+    if ours.exists():
+        return ours
+    machines = shutil.which(name)
+    if machines is None:
+        raise ClusterError(f"{name} is missing: run `python3 dev/cluster binaries {name}`.")
+    return Path(machines)
+
+
+def build_tools(layout: Layout, names: Iterable[str] = ()) -> None:
+    """Build those of the named tools (all, when none is named) whose key changed."""
+    for tool in wanted(names, on_path=tools_on_path()):
+        if is_fresh(layout, tool):
+            continue
+        with locked(layout.locks / f"build-{tool.module}"):
+            if not is_fresh(layout, tool):
+                with step(f"build {tool.name}"):
+                    _build(layout, tool)
+
+
+def is_fresh(layout: Layout, tool: Tool) -> bool:
+    """Whether the built tool stands and its key is the present one."""
+    stamp = layout.bin / f"{tool.name}.key"
+    return (layout.bin / tool.name).exists() and stamp.exists() and stamp.read_text() == key_of(tool)
+
+
+def _build(layout: Layout, tool: Tool) -> None:
+    if shutil.which("go") is None:
+        raise ClusterError("Go is not installed: put a Go toolchain of at least 1.26 on PATH, then run this again.")
+    layout.bin.mkdir(parents=True, exist_ok=True)
+    fresh = layout.bin / f".{tool.name}.new"
+    flags = ["-trimpath", "-buildvcs=false", "-ldflags", tool.linker_flags, "-o", str(fresh)]
+    run(["go", "build", *flags, tool.package], cwd=tool.folder, env={"CGO_ENABLED": "0"})
+    fresh.replace(layout.bin / tool.name)
+    stamp = layout.bin / f".{tool.name}.key.new"
+    stamp.write_text(key_of(tool))
+    stamp.replace(layout.bin / f"{tool.name}.key")
