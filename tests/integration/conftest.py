@@ -26,7 +26,7 @@ def crd_installed(kube_api: KubeApi) -> KubeApi:
     """The API server with FineTuneJob established."""
     kube_api.ensure(CRDS, yaml.safe_load((ROOT / "crds/finetunejobs.yaml").read_text()))
     for event in kube_api.watch(CRDS, fieldSelector=f"metadata.name={PLURAL}.{GROUP}"):
-        conditions = event["object"].get("status", {}).get("conditions", [])
+        conditions = event["object"].get("status", {}).get("conditions") or []
         if any(one["type"] == "Established" and one["status"] == "True" for one in conditions):
             return kube_api
     raise AssertionError("the CRD was not established within 30 s")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+YAML = "application/yaml"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
@@ -99,12 +100,20 @@ class KubeApi:
         body: Any = None,
         token: str | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         **query: str,
     ) -> dict[str, Any]:
-        """Ask the API server as the administrator, or with another token. Raises ApiError when it refuses."""
+        """Ask the API server as the administrator, or with another token; a body of bytes is sent as it is.
+
+        Raises ApiError when it refuses.
+        """
         url = f"{self.url}{path}" + (f"?{urlencode(query)}" if query else "")
-        headers = {"Authorization": f"Bearer {token or self.admin_token}", "Content-Type": content_type}
-        data = None if body is None else json.dumps(body).encode()
+        headers = {
+            "Authorization": f"Bearer {token or self.admin_token}",
+            "Content-Type": content_type,
+            "Accept": accept,
+        }
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(url, data=data, method=method, headers=headers)  # noqa: S310 - https
         try:
             with urllib.request.urlopen(request, context=self._context(), timeout=30) as reply:  # noqa: S310
