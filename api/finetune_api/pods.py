@@ -11,6 +11,7 @@ Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?([munkMGTPE]|[KMGTPE
 Amount = Quantity | Annotated[int, Field(ge=0)]
 """A resource quantity: text like 500m or 3Gi, or a whole number."""
 LabelValue = Annotated[str, Field(max_length=63)]
+AnnotationValue = Annotated[str, Field(max_length=16384)]
 
 
 class SecretRef(Record):
@@ -35,7 +36,9 @@ class Toleration(Record):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         default=None, description="Taint effect."
     )
-    toleration_seconds: int | None = Field(default=None, ge=0, description="How long a NoExecute taint is tolerated.")
+    toleration_seconds: int | None = Field(
+        default=None, ge=0, le=2**31 - 1, description="How long a NoExecute taint is tolerated."
+    )
 
 
 class Resources(Record):
@@ -66,7 +69,9 @@ class PodTemplate(Record):
     )
 
     labels: dict[str, LabelValue] = Field(default={}, max_length=32, description="Labels added to the pods.")
-    annotations: dict[str, str] = Field(default={}, max_length=32, description="Annotations added to the pods.")
+    annotations: dict[str, AnnotationValue] = Field(
+        default={}, max_length=32, description="Annotations added to the pods."
+    )
     image: str = Field(default="", max_length=512, description="Trainer image; empty means the operator's default.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="When the image is pulled."

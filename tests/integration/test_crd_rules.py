@@ -1,0 +1,126 @@
+"""Every CEL rule of the CRD refuses what it should, with its exact sentence at the field it is about.
+
+The cases are keyed by the rules found in the generated CRD: a rule without a case fails the test.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from finetune_api import GROUP, VERSION
+from finetune_loopback.jobs import merge, minimal_job
+from finetune_loopback.kube_api import KubeApi
+from finetune_loopback.kube_client import ApiError
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = f"/apis/{GROUP}/{VERSION}/namespaces/default/finetunejobs"
+IMMUTABLE = "spec cannot change once the job has left Pending"
+
+
+class Case(NamedTuple):
+    """One refused object: the rule's words that pick it, where the refusal stands, and the object."""
+
+    words: str
+    field: str
+    job: dict[str, Any]
+
+
+def pods(**template: Any) -> dict[str, Any]:
+    return {"podTemplate": template}
+
+
+def micro(size: int | str) -> dict[str, Any]:
+    return {"microBatchSize": size}
+
+
+CPU = {"distributed": {"device": "cpu"}}
+GPU, MIG = "nvidia.com/gpu", "nvidia.com/mig-1g.5gb"
+RESERVED = ("finetune-operator.io/job", "app.kubernetes.io/managed-by")
+LISTED = [{"uri": "s3://datasets/other.jsonl"}]
+CASES = [
+    Case("may have at most 45 characters", "<nil>", minimal_job("j" * 46)),
+    Case("must begin with a letter", "<nil>", minimal_job("8b-model")),
+    Case("must begin with a letter", "<nil>", minimal_job("llama-3.1")),
+    Case("lora block or set", "spec.method", minimal_job(method={"type": "full", "lora": {"rank": 8}})),
+    Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"seed": 1}})),
+    Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"test": 0}})),
+    Case("set split.test: 0", "spec.data", minimal_job(data={"test": LISTED, "split": {"validation": 0}})),
+    Case("exactly one of spec.training.epochs", "spec.training", minimal_job(training={"epochs": None})),
+    Case("exactly one of spec.training.epochs", "spec.training", minimal_job(training={"maxSteps": 10})),
+    Case("microBatchSize must be auto", "spec.training.microBatchSize", minimal_job(training=micro(0))),
+    Case("microBatchSize must be auto", "spec.training.microBatchSize", minimal_job(training=micro("4"))),
+    Case("zeroStage must be auto", "spec.distributed.zeroStage", minimal_job(distributed={"zeroStage": 4})),
+    Case("zeroStage must be auto", "spec.distributed.zeroStage", minimal_job(distributed={"zeroStage": "off"})),
+    Case("must start with http://", "spec.storage.s3", minimal_job(storage={"s3": {"endpoint": "minio:9000"}})),
+    Case("operator sets them", "spec.podTemplate", minimal_job(**pods(labels={RESERVED[0]: "x"}))),
+    Case("operator sets them", "spec.podTemplate", minimal_job(**pods(labels={RESERVED[1]: "x"}))),
+    Case("pods use no GPU", "spec.podTemplate", minimal_job(**pods(stageResources={"limits": {GPU: 1}}))),
+    Case("pods use no GPU", "spec.podTemplate", minimal_job(**pods(stageResources={"requests": {"amd.com/gpu": 1}}))),
+    Case("spec.output.merge merges", "spec", minimal_job(method={"type": "full"}, output={"merge": True})),
+    Case("cpu takes no GPU", "spec", minimal_job(**CPU, **pods(resources={"limits": {GPU: 1}}))),
+    Case("cpu takes no GPU", "spec", minimal_job(**CPU, **pods(resources={"requests": {MIG: 1}}))),
+    Case("one process per GPU", "spec", minimal_job(**pods(resources={"limits": {GPU: 8}}))),
+    Case("one process per GPU", "spec", minimal_job(**pods(resources={"limits": {GPU: "2"}}))),
+    Case("takes the same share", "spec", minimal_job(distributed={"numNodes": 3, "processesPerNode": 2})),
+]
+
+ACCEPTED = {
+    "validation list without split": minimal_job(data={"validation": LISTED}),
+    "validation list with the share set to 0": minimal_job(data={"validation": LISTED, "split": {"validation": 0}}),
+    "lora block": minimal_job(method={"lora": {"rank": 8}}),
+    "steps instead of epochs": minimal_job(training={"epochs": None, "maxSteps": 10}),
+    "part of an epoch": minimal_job(training={"epochs": 0.5}),
+    "whole learning rate": minimal_job(training={"learningRate": 1}),
+    "tiny learning rate": minimal_job(training={"learningRate": 2e-9}),
+    "micro batch": minimal_job(training={"microBatchSize": 4}),
+    "ZeRO stage 0": minimal_job(distributed={"zeroStage": 0}),
+    "GPU limit as text": minimal_job(**pods(resources={"limits": {GPU: "1"}})),
+    "GPU limit as number": minimal_job(**pods(resources={"limits": {GPU: 1}})),
+    "quantities": minimal_job(**pods(resources={"requests": {"cpu": "1.5", "memory": "3Gi", "hugepages-2Mi": 0}})),
+    "empty endpoint": minimal_job(storage={"s3": {"endpoint": ""}}),
+    "any affinity": minimal_job(**pods(affinity={"podAntiAffinity": {"future": [1, "two"]}})),
+    "longest name": minimal_job("j" * 45),
+}
+
+
+def rule_messages(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from (rule["message"] for rule in schema.get("x-kubernetes-validations", []))
+        for node in schema.values():
+            yield from rule_messages(node)
+
+
+def all_rules() -> list[str]:
+    crd = yaml.safe_load((ROOT / "crds/finetunejobs.yaml").read_text())
+    return list(rule_messages(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]))
+
+
+@pytest.mark.parametrize("message", all_rules())
+def test_rule_has_a_case(message: str) -> None:
+    assert [case for case in CASES if case.words in message] or message.startswith(IMMUTABLE)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.field}: {case.words}")
+def test_refused_with_the_sentence(crd_installed: KubeApi, case: Case) -> None:
+    (message,) = (rule for rule in all_rules() if case.words in rule)
+
+    with pytest.raises(ApiError) as refusal:
+        crd_installed.request("POST", JOBS, body=case.job, dryRun="All", fieldValidation="Strict")
+
+    assert refusal.value.code == 422
+    assert [(cause["field"], message) for cause in refusal.value.status["details"]["causes"]] == [
+        (case.field, message)
+    ]
+    assert refusal.value.status["details"]["causes"][0]["message"].endswith(message)
+
+
+@pytest.mark.parametrize("job", ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_accepted(crd_installed: KubeApi, job: dict[str, Any]) -> None:
+    crd_installed.request("POST", JOBS, body=job, dryRun="All", fieldValidation="Strict")
+
+
+def test_merge_patch_of_the_builder() -> None:
+    assert merge({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": None, "e": 4}}) == {"a": 1, "b": {"d": 3, "e": 4}}
