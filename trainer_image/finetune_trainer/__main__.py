@@ -1,0 +1,91 @@
+"""`python -m finetune_trainer prepare|train|export|train-worker`: runs one stage and says how it ended.
+
+However a stage ends, its exit code is the contract with the operator and its last word is in the termination
+message.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.stage import StageInput, TerminationMessage
+from finetune_trainer import log
+from finetune_trainer.errors import (
+    CRASH_EXIT_CODE,
+    MESSAGE_LIMIT,
+    StageFailure,
+    StopRequested,
+    WorkersFailed,
+    describe,
+    redact,
+)
+from finetune_trainer.stage_input import read_job, read_pod
+from finetune_trainer.storage import Store, open_s3
+from finetune_trainer.storage.retry import PATIENT, PROBING
+from finetune_trainer.termination import write_last_word
+
+Run = Callable[[StageInput, Store], TerminationMessage]
+
+STAGES = {
+    "prepare": "finetune_trainer.prepare.stage",
+    "train": "finetune_trainer.train.stage",
+    "export": "finetune_trainer.export.stage",
+    "train-worker": "finetune_trainer.train.worker",
+}
+"""Modules with `run(job, store) -> TerminationMessage`; imported when run, since some take seconds."""
+
+
+def run_stage(name: str) -> tuple[int, TerminationMessage]:
+    """Run a stage; return its exit code and last word, whatever happens in it."""
+    try:
+        job = read_job()
+        log.bind(stage=name, attempt=job.attempt, rank=int(os.environ.get("RANK", "0")))
+        store = open_s3(job.spec.storage.s3, PROBING if name == "prepare" else PATIENT)
+        run: Run = import_module(STAGES[name]).run
+        return ExitCode.DONE, run(job, store)
+    except StageFailure as failure:
+        return failure.code, TerminationMessage(reason=failure.reason, message=_clip(failure.message))
+    except WorkersFailed as failure:
+        return failure.code, failure.last_word
+    except StopRequested:
+        message = f"the stage {name} was stopped on request before it was done; it starts anew"
+        return ExitCode.STOPPED, TerminationMessage(reason=Reason.STOPPED, message=message)
+    except Exception as error:  # noqa: BLE001 - a crash too has an exit code and a last word
+        log.exception("crashed", error)
+        return CRASH_EXIT_CODE, TerminationMessage(reason=Reason.CRASHED, message=describe(error))
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Run the stage named by the only argument and exit."""
+    if len(arguments) != 1 or arguments[0] not in STAGES:
+        sys.exit(f"usage: python -m finetune_trainer {'|'.join(STAGES)}")
+    # Until a worker takes the signal over to save first, SIGTERM ends a stage at once.
+    signal.signal(signal.SIGTERM, _stop)
+    log.capture_library_logs()
+    code, message = run_stage(arguments[0])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    write_last_word(read_pod().termination_log, message)
+    log.info("stage-ended", exitCode=code, reason=message.reason, message=message.message)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: it would wait for threads that still try to reach the server.
+    os._exit(code)
+
+
+def _clip(text: str) -> str:
+    text = redact(text)
+    return text if len(text) <= MESSAGE_LIMIT else f"{text[: MESSAGE_LIMIT - 1]}…"
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise StopRequested
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

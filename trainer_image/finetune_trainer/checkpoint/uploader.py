@@ -1,0 +1,93 @@
+"""The uploader process of one rank: takes finished local folders from a pipe and brings them to S3.
+
+A process and not a thread, because a thread would fight the training for the interpreter lock. It is spawned, so
+that it inherits neither device memory nor locks, and it dies with its parent: an upload that outlived its attempt
+could write beside the next one.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from finetune_trainer import log
+from finetune_trainer.checkpoint.commit import gather_ranks, put_commit, upload_rank
+from finetune_trainer.checkpoint.discover import checkpoint_ref
+from finetune_trainer.checkpoint.records import Committed, Outcome, Save, SaveFailed, Uploaded, WriterSettings
+from finetune_trainer.checkpoint.retention import collect_orphans, tidy
+from finetune_trainer.errors import StageFailure, describe
+from finetune_trainer.storage import Store, open_s3
+
+_PR_SET_PDEATHSIG = 1
+_NICENESS = 10
+_Work = Callable[[Store, WriterSettings, int], None]
+
+
+def run_uploader(connection: Connection, settings: WriterSettings, parent: int, log_fields: dict[str, Any]) -> None:
+    """Serve `Save` requests until None arrives or the parent is gone; answer each with its outcome."""
+    _die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)  # the training goes first
+    log.bind(**log_fields)
+    log.capture_library_logs()
+    store = open_s3(settings.s3, settings.budget)
+    if settings.rank == 0:
+        _housekeeping("orphans-left", collect_orphans, store, settings, 0)
+    while (save := _next(connection)) is not None:
+        outcome = handle(store, settings, save)
+        connection.send(outcome)
+        if isinstance(outcome, Committed):
+            _housekeeping("old-checkpoints-left", tidy, store, settings, outcome.step)
+
+
+def handle(store: Store, settings: WriterSettings, save: Save) -> Outcome:
+    """Carry out one save; whatever goes wrong is the outcome, not an exception."""
+    start = time.monotonic()
+    try:
+        outcome = _save(store, settings, save)
+    except StageFailure as failure:
+        return SaveFailed(save.step, failure.message)
+    except Exception as error:  # noqa: BLE001 - a failed save must never end the uploader, and by it the next saves
+        log.exception("checkpoint-crashed", error, step=save.step)
+        return SaveFailed(save.step, describe(error))
+    finally:
+        shutil.rmtree(save.directory, ignore_errors=True)
+    if isinstance(outcome, Committed):
+        seconds = round(time.monotonic() - start, 3)
+        log.info("checkpoint-committed", step=save.step, bytes=outcome.ref.size_bytes, seconds=seconds)
+    return outcome
+
+
+def _save(store: Store, settings: WriterSettings, save: Save) -> Outcome:
+    upload_rank(store, settings, save)
+    if settings.rank != 0:
+        return Uploaded(save.step)
+    files = gather_ranks(store, settings, save.step)
+    commit = put_commit(store, settings, save, files)
+    return Committed(save.step, checkpoint_ref(settings.layout, commit))
+
+
+def _housekeeping(event: str, work: _Work, store: Store, settings: WriterSettings, step: int) -> None:
+    try:
+        work(store, settings, step)
+    except StageFailure as failure:
+        # It is done again after the next commit.
+        log.warning(event, cause=failure.message)
+
+
+def _next(connection: Connection) -> Save | None:
+    try:
+        request: Save | None = connection.recv()
+    except EOFError:
+        return None
+    return request
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)  # it died before the request above

@@ -1,0 +1,39 @@
+"""The last word of a stage: JSON of at most 4096 bytes in the file that Kubernetes shows as termination message."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune_api.stage import TERMINATION_LIMIT, TerminationMessage
+from finetune_trainer import log
+
+_SHORTEST_SENTENCE = 200
+_DISPENSABLE = ("data", "plan", "evaluation", "output", "bestCheckpoint", "lastCheckpoint", "progress")
+"""Parts that are left out, in this order, when the record is too long even with a short sentence."""
+
+
+def encode(message: TerminationMessage) -> bytes:
+    """Return the record as JSON within the limit: first the sentence is shortened, then parts are left out."""
+    wire = message.to_wire()
+    sentence = wire.get("message", "")
+    while len(_json(wire)) > TERMINATION_LIMIT and len(sentence) > _SHORTEST_SENTENCE:
+        sentence = sentence[: max(_SHORTEST_SENTENCE, len(sentence) - 100)]
+        wire["message"] = f"{sentence}…"
+    for part in _DISPENSABLE:
+        if len(_json(wire)) <= TERMINATION_LIMIT:
+            break
+        wire.pop(part, None)
+    return _json(wire)
+
+
+def write_last_word(path: Path, message: TerminationMessage) -> None:
+    """Write the record; a path that cannot be written is logged and does not change how the stage ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(message))
+    except OSError as error:
+        log.error("termination-message-lost", path=str(path), cause=str(error), reason=message.reason)
+
+
+def _json(wire: dict[str, Any]) -> bytes:
+    return json.dumps(wire, separators=(",", ":"), ensure_ascii=False).encode()
