@@ -1,0 +1,173 @@
+"""The only writer: carries a Plan out, in the order status, deletes, children, events.
+
+The status goes by server-side apply to /status, whole, under one field manager, and only when it says something else
+than before. A child is created once and never changed, so it goes by a plain create: an apply would merge into
+whatever bears the name, a user's own Service for one, while a create that meets the name is told so (409) and looks
+whose it is. Names are deterministic, so a stale view costs one refused request and never a second child. Replies go
+into the store at once; the watch repeats them later, without effect.
+"""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import finetune_api
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError, TransientError
+from finetune_operator.kinds import EVENT, FINE_TUNE_JOB, JOB, kind_of
+from finetune_operator.kube import Kube
+from finetune_operator.log import job_fields
+from finetune_operator.metrics import Metrics
+from finetune_operator.model import Delete, Event, FineTuneJob, Observed, Plan, RefusedWrite
+from finetune_operator.refusals import RefusalBook
+from finetune_operator.store import Store
+from finetune_operator.workqueue import Key
+
+NOTE_LIMIT = 1024
+"""Characters that the API server takes as an Event's note."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a pass changed."""
+
+    status: bool = False
+    children: bool = False
+    """Whether children were created or deleted, or a new refusal is to be shown: look at the job once more."""
+
+
+class Writer:
+    """Carries plans out."""
+
+    def __init__(self, kube: Kube, *, store: Store, refusals: RefusalBook, metrics: Metrics, identity: str) -> None:
+        self._kube = kube
+        self._store = store
+        self._refusals = refusals
+        self._metrics = metrics
+        self._identity = identity
+
+    async def apply(self, observed: Observed, plan: Plan) -> Applied:
+        """Carry the plan out.
+
+        Raises TransientError when the API server cannot take it now; what was done until then stays done, and the
+        next pass plans the rest again.
+        """
+        job = observed.job
+        try:
+            wrote_status = await self._write_status(job, plan.status)
+        except (NotFoundError, ConflictError):
+            return Applied()  # deleted, or made anew under the same name: its own event is on the way
+        for delete in plan.deletes:
+            await self._delete(job, delete)
+        changed = [await self._create(job, child) for child in plan.children]
+        if wrote_status:
+            self._count(job, plan.status)
+            for event in plan.events:
+                await self._tell(job, plan.status, event)
+        return Applied(status=wrote_status, children=bool(plan.deletes) or any(changed))
+
+    async def _write_status(self, job: FineTuneJob, status: FineTuneJobStatus) -> bool:
+        if status.to_wire() == job.status.to_wire():
+            return False
+        meta = {"namespace": job.namespace, "name": job.name, "uid": job.uid}
+        body = {"apiVersion": finetune_api.API_VERSION, "kind": finetune_api.KIND, "metadata": meta}
+        reply = await self._kube.apply(FINE_TUNE_JOB, {**body, "status": status.to_wire()}, subresource="status")
+        self._store.put(FINE_TUNE_JOB, reply)
+        return True
+
+    async def _delete(self, job: FineTuneJob, delete: Delete) -> None:
+        if delete.kind != JOB.kind:
+            raise ValueError(f"the operator deletes Jobs, not a {delete.kind}")
+        await self._kube.delete(JOB, namespace=job.namespace, name=delete.name, uid=delete.uid)
+        logger.info("child deleted", extra=_fields(job, child=delete.name))
+
+    async def _create(self, job: FineTuneJob, child: dict[str, Any]) -> bool:
+        """Create the child; return whether the job is to be looked at once more."""
+        kind, name, key = kind_of(child), child["metadata"]["name"], Key(job.namespace, job.name)
+        try:
+            reply = await self._create_or_find(job, child)
+        except RefusedError as error:
+            refused = RefusedWrite(kind=kind.kind, name=name, code=error.status, message=error.message)
+            logger.warning("child refused", extra=_fields(job, child=name, code=error.status, error=error.message))
+            return self._refusals.note(key, uid=job.uid, refused=refused)
+        self._refusals.clear(key, name=name)
+        if kind is JOB:
+            self._store.put(JOB, reply)
+        return True
+
+    async def _create_or_find(self, job: FineTuneJob, child: dict[str, Any]) -> dict[str, Any]:
+        kind, name = kind_of(child), child["metadata"]["name"]
+        try:
+            reply = await self._kube.create(kind, child)
+        except ConflictError:
+            found = await self._kube.get(kind, namespace=job.namespace, name=name)
+            _check_owner(job, found)
+            return found
+        logger.info("child created", extra=_fields(job, child=name, kind=kind.kind))
+        return reply
+
+    async def _tell(self, job: FineTuneJob, status: FineTuneJobStatus, event: Event) -> None:
+        try:
+            await self._kube.create(EVENT, _event(job, status, event, identity=self._identity))
+        except ConflictError:
+            return  # told before the operator was restarted
+        except ApiError as error:
+            logger.warning("event not recorded", extra=_fields(job, reason=event.reason, error=error.message))
+
+    def _count(self, job: FineTuneJob, status: FineTuneJobStatus) -> None:
+        reason = status.reason.value if status.reason else "None"
+        more = status.restarts.total - job.status.restarts.total
+        if more > 0:
+            self._metrics.restarts.labels(job.namespace, reason).inc(more)
+        if status.phase.is_terminal and not job.status.phase.is_terminal:
+            self._metrics.finished.labels(job.namespace, status.phase.value, reason).inc()
+        if status.phase is not job.status.phase:
+            logger.info("phase changed", extra=_fields(job, phase=status.phase.value, reason=reason))
+
+
+def _check_owner(job: FineTuneJob, found: dict[str, Any]) -> None:
+    """Raise unless the object found under a child's name is the job's own.
+
+    TransientError for what is on its way out (an earlier job of the same name), RefusedError for somebody else's.
+    """
+    meta = found["metadata"]
+    owners = [one for one in meta.get("ownerReferences") or () if one.get("controller")]
+    what = f"{found['kind']} {meta['name']}"
+    if meta.get("deletionTimestamp"):
+        raise TransientError(f"{what} is still being deleted", status=409)
+    if any(one["uid"] == job.uid for one in owners):
+        return
+    if any(one["kind"] == finetune_api.KIND and one["name"] == job.name for one in owners):
+        raise TransientError(f"{what} of an earlier FineTuneJob of this name is still there", status=409)
+    raise RefusedError(
+        f"{what} exists and does not belong to this FineTuneJob; delete it or give the FineTuneJob another name",
+        status=409,
+    )
+
+
+def _event(job: FineTuneJob, status: FineTuneJobStatus, event: Event, *, identity: str) -> dict[str, Any]:
+    """Build the Event; its name follows from what it says, so that a repetition meets itself."""
+    seed = f"{job.uid} {status.phase} {status.attempt} {status.restarts.total} {event.reason} {event.message}"
+    digest = hashlib.sha256(seed.encode()).hexdigest()[:16]
+    about = {"apiVersion": finetune_api.API_VERSION, "kind": finetune_api.KIND, "uid": job.uid}
+    return {
+        "apiVersion": EVENT.api_version,
+        "kind": EVENT.kind,
+        "metadata": {"namespace": job.namespace, "name": f"{job.name}.{digest}"},
+        "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "reportingController": finetune_api.GROUP + "/operator",
+        "reportingInstance": identity[:128],
+        "action": "Reconcile",
+        "type": event.type,
+        "reason": event.reason,
+        "note": event.message[:NOTE_LIMIT],
+        "regarding": {**about, "namespace": job.namespace, "name": job.name},
+    }
+
+
+def _fields(job: FineTuneJob, **more: Any) -> dict[str, Any]:
+    return job_fields(job.namespace, job.name, **more)

@@ -1,0 +1,64 @@
+"""The kopf side: event handlers that note and never work.
+
+kopf calls an event handler once and forgets an error, so a handler does only what cannot fail: put a record into the
+store, mark the owner's key dirty. No index, timer, daemon or create/update/delete handler: those write annotations
+and finalizers, and an index over thousands of objects starts in quadratic time.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import kopf
+
+import finetune_api
+from finetune_operator.kinds import CHILD_SELECTOR, FINE_TUNE_JOB, JOB, POD, Kind
+from finetune_operator.login import log_in
+from finetune_operator.store import Store
+from finetune_operator.workqueue import WorkQueue
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Return kopf's settings: server-side selectors, chunked lists, finite time-outs, no write of its own."""
+    settings = kopf.OperatorSettings()
+    settings.peering.standalone = True
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 330
+    settings.watching.connect_timeout = 10
+    settings.watching.chunk_size = 500
+    settings.watching.label_selectors["batch", "v1", "jobs"] = CHILD_SELECTOR
+    settings.watching.label_selectors["", "v1", "pods"] = CHILD_SELECTOR
+    settings.networking.connect_timeout = 10
+    settings.networking.request_timeout = 30
+    settings.persistence.finalizer = f"{finetune_api.GROUP}/finalizer"
+    settings.process.ultimate_exiting_timeout = 25
+    return settings
+
+
+def build_registry(*, store: Store, queue: WorkQueue, prime: Callable[[], Awaitable[None]]) -> kopf.OperatorRegistry:
+    """Return the handlers: log-in, the first list before any watch, and one event handler per kind."""
+    registry = kopf.OperatorRegistry()
+
+    def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo:
+        return log_in(settings)
+
+    async def startup(**_: Any) -> None:
+        await prime()
+
+    kopf.on.login(registry=registry)(login)
+    kopf.on.startup(registry=registry)(startup)
+    for kind in (FINE_TUNE_JOB, JOB, POD):
+        group, _, version = kind.api_version.rpartition("/")
+        kopf.on.event(group, version, kind.plural, registry=registry)(_note(kind, store=store, queue=queue))
+    return registry
+
+
+def _note(kind: Kind, *, store: Store, queue: WorkQueue) -> Callable[..., Awaitable[None]]:
+    async def note(event: kopf.RawEvent, **_: Any) -> None:
+        take = store.remove if event["type"] == "DELETED" else store.put
+        key = take(kind, event["object"])
+        if key is not None:
+            queue.add(key)
+
+    return note

@@ -1,0 +1,143 @@
+"""Leadership by a Lease (coordination.k8s.io): at most one replica writes.
+
+The holder renews every two seconds; whoever sees the Lease unchanged for its whole duration, by its own clock, may
+take it. A holder that could not renew for `RENEW_DEADLINE` stops being the leader by its own clock, which is well
+before anybody else may take over, and `holds` is asked before each write, so that even a process that was frozen in
+between sends nothing more. A clean end releases the Lease, so that the next replica starts within a second or two.
+
+The Lease object is replaced with its resourceVersion, so that of two takers one wins. Renewals use a session of their
+own: workers that wait for a slow API server must not hold up the renewal.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from finetune_operator.errors import ApiError, NotFoundError
+from finetune_operator.kinds import LEASE
+from finetune_operator.kube import Kube
+
+DURATION = 10
+"""Seconds after which an unchanged Lease may be taken: 10 s, and a look every second, keep a takeover below 15 s."""
+RENEW_DEADLINE = 7.0
+RENEW_EVERY = 2.0
+RETRY_EVERY = 0.5
+LOOK_EVERY = 1.0
+CALL_SECONDS = 3.0
+
+logger = logging.getLogger(__name__)
+
+
+class Leader:
+    """One replica's part in the election."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        *,
+        namespace: str,
+        name: str,
+        identity: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kube = kube
+        self._namespace, self._name = namespace, name
+        self._identity = identity
+        self._clock = clock
+        self._seen: tuple[str, float] = ("", clock())
+        self._renewed_at = float("-inf")
+
+    def holds(self) -> bool:
+        """Return whether this replica is the leader for sure, now."""
+        return self._clock() - self._renewed_at < RENEW_DEADLINE
+
+    async def acquire(self) -> None:
+        """Wait until this replica is the leader."""
+        while not await self._attempt():  # noqa: ASYNC110 - another process sets this, not an event of ours
+            await asyncio.sleep(LOOK_EVERY)
+        logger.info("this replica is the leader", extra={"fields": {"identity": self._identity}})
+
+    async def keep(self) -> None:
+        """Renew the Lease for as long as that works; return when it is lost."""
+        pause = RENEW_EVERY
+        while True:
+            await asyncio.sleep(pause)
+            renewed = await self._attempt()
+            if not renewed and not self.holds():
+                return
+            pause = RENEW_EVERY if renewed else RETRY_EVERY
+
+    async def release(self) -> None:
+        """Give the Lease back if it is held, so that another replica need not wait for it to expire."""
+        if not self.holds():
+            return
+        self._renewed_at = float("-inf")
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                lease = await self._kube.get(LEASE, namespace=self._namespace, name=self._name)
+                if _holder(lease) == self._identity:
+                    lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+                    await self._kube.replace(LEASE, lease)
+        except (ApiError, TimeoutError) as error:
+            logger.warning("the Lease could not be released; it expires by itself: %s", error)
+
+    async def _attempt(self) -> bool:
+        """Acquire or renew once; return whether this replica is the leader after it."""
+        began = self._clock()
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                done = await self._acquire_or_renew()
+        except (ApiError, TimeoutError) as error:
+            logger.warning("the Lease %s/%s: %s", self._namespace, self._name, error or "no answer in time")
+            return False
+        if done:
+            self._renewed_at = began
+        return done
+
+    async def _acquire_or_renew(self) -> bool:
+        try:
+            lease = await self._kube.get(LEASE, namespace=self._namespace, name=self._name)
+        except NotFoundError:
+            await self._kube.create(LEASE, self._manifest(_new_spec(self._identity)))
+            return True
+        if _holder(lease) != self._identity and not self._has_expired(lease):
+            return False
+        lease["spec"] = _next_spec(lease.get("spec") or {}, self._identity)
+        await self._kube.replace(LEASE, lease)
+        return True
+
+    def _has_expired(self, lease: dict[str, Any]) -> bool:
+        version = str(lease["metadata"]["resourceVersion"])
+        if version != self._seen[0]:
+            self._seen = (version, self._clock())
+        if not _holder(lease):
+            return True
+        duration = (lease.get("spec") or {}).get("leaseDurationSeconds") or DURATION
+        return self._clock() - self._seen[1] > float(duration)
+
+    def _manifest(self, spec: dict[str, Any]) -> dict[str, Any]:
+        meta = {"namespace": self._namespace, "name": self._name}
+        return {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": meta, "spec": spec}
+
+
+def _holder(lease: dict[str, Any]) -> str:
+    return (lease.get("spec") or {}).get("holderIdentity") or ""
+
+
+def _new_spec(identity: str) -> dict[str, Any]:
+    now = _now()
+    times = {"acquireTime": now, "renewTime": now, "leaseTransitions": 0}
+    return {"holderIdentity": identity, "leaseDurationSeconds": DURATION, **times}
+
+
+def _next_spec(spec: dict[str, Any], identity: str) -> dict[str, Any]:
+    if spec.get("holderIdentity") == identity:
+        return {**spec, "leaseDurationSeconds": DURATION, "renewTime": _now()}
+    return {**_new_spec(identity), "leaseTransitions": (spec.get("leaseTransitions") or 0) + 1}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

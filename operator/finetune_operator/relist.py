@@ -1,0 +1,86 @@
+"""Full lists: the first one before any watch is open, and one every few minutes as the cure for lost events.
+
+kopf lists again after a watch was lost, but says nothing of what vanished meanwhile; only a comparison of whole lists
+finds that. Jobs that differ are marked dirty and counted: on a healthy cluster the count stays at zero.
+"""
+
+import asyncio
+import logging
+import random
+
+from finetune_operator.errors import ApiError, NotFoundError
+from finetune_operator.kinds import CHILD_SELECTOR, FINE_TUNE_JOB
+from finetune_operator.kube import Kube
+from finetune_operator.metrics import Metrics
+from finetune_operator.records import RawJob
+from finetune_operator.store import KINDS, Store
+from finetune_operator.workqueue import Key, WorkQueue
+
+PRIME_RETRY_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+class Lister:
+    """Compares the store with the API server."""
+
+    def __init__(
+        self, kube: Kube, *, store: Store, queue: WorkQueue, metrics: Metrics, namespaces: tuple[str, ...]
+    ) -> None:
+        self._kube = kube
+        self._store = store
+        self._queue = queue
+        self._metrics = metrics
+        self._namespaces: tuple[str | None, ...] = namespaces or (None,)
+        self.failures = 0
+        """Relists that failed in a row."""
+
+    async def prime(self) -> None:
+        """Fill the store and mark every job dirty that has not ended; wait for the API server as long as it takes."""
+        while True:
+            try:
+                await self._compare()
+                break
+            except NotFoundError:
+                logger.error("the API server does not know FineTuneJobs; install the CRD of the chart")
+            except ApiError as error:
+                logger.warning("the first list failed; trying again: %s", error.message)
+            await asyncio.sleep(PRIME_RETRY_SECONDS)
+        for entry in self._store.jobs():
+            if self._has_business(entry.key, entry.record):
+                self._queue.add(entry.key)
+
+    async def relist_forever(self, every_seconds: float) -> None:
+        """Compare for ever, with jitter, so that replicas and clusters do not list in step."""
+        while True:
+            await asyncio.sleep(every_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - not a secret
+            await self.relist()
+
+    async def relist(self) -> None:
+        """Compare once and mark what differs dirty; a failure is counted and mended by the next one."""
+        try:
+            changed = await self._compare()
+        except (ApiError, TimeoutError) as error:
+            self.failures += 1
+            self._metrics.relists.labels("failed").inc()
+            logger.warning("relist failed: %s", error)
+            return
+        self.failures = 0
+        self._metrics.relists.labels("done").inc()
+        self._metrics.drift.inc(len(changed))
+        for key in changed:
+            self._queue.add(key)
+
+    async def _compare(self) -> set[Key]:
+        self._store.begin_relist()
+        changed: set[Key] = set()
+        for kind in KINDS:
+            selector = "" if kind is FINE_TUNE_JOB else CHILD_SELECTOR
+            for namespace in self._namespaces:
+                items, version = await self._kube.list_all(kind, namespace=namespace, selector=selector)
+                changed |= self._store.replace(kind, items, version=version, namespace=namespace)
+        return changed
+
+    def _has_business(self, key: Key, record: object) -> bool:
+        ended = isinstance(record, RawJob) and record.is_terminal
+        return not ended or bool(self._store.children(key))

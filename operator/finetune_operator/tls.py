@@ -1,0 +1,57 @@
+"""The progress server's certificate, read again when its files change.
+
+A renewed certificate (cert-manager, or a chart that makes a new one) must not need a restart: the files are looked at
+every half minute and loaded into the context that the listening socket already uses; open connections stay.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+LOOK_EVERY_SECONDS = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class Certificate:
+    """A server's TLS context over its certificate file and key file, and the authority that clients are told."""
+
+    def __init__(self, *, cert_file: Path, key_file: Path, ca_file: Path) -> None:
+        self._files = (cert_file, key_file, ca_file)
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._loaded = self._read()
+        self._load()
+
+    def reload_if_changed(self) -> bool:
+        """Load the files if they changed; return whether. A pair that does not fit is tried again next time."""
+        try:
+            content = self._read()
+            if content == self._loaded:
+                return False
+            self._load()
+        except (OSError, ssl.SSLError) as error:
+            logger.error("the new certificate cannot be used yet; the old one stays: %s", error)
+            return False
+        self._loaded = content
+        logger.info("the progress server's certificate was read again")
+        return True
+
+    @property
+    def authority(self) -> str:
+        """PEM text of the authority that signed the certificate."""
+        return self._loaded[2].decode()
+
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        """Look at the files for ever."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            if self.reload_if_changed():
+                on_change()
+
+    def _read(self) -> tuple[bytes, ...]:
+        return tuple(path.read_bytes() for path in self._files)
+
+    def _load(self) -> None:
+        self.context.load_cert_chain(*self._files[:2])
