@@ -76,7 +76,11 @@ class TrainingBatches:
             return plan(self._lengths, max_length, seed=seed, epoch=epoch, packing=packing)
 
         self._plan = lru_cache(maxsize=2)(epoch_plan)  # a step touches at most the end of one and the next
-        self.num_sequences = len(self._plan(0))
+        first = self._plan(0)
+        self.num_sequences = len(first)
+        sums = np.add.reduceat(self._lengths[first.rows], first.offsets[:-1]) if len(first) else np.zeros(1)
+        self.longest_sequence = int(sums.max())
+        """Tokens; the same in every epoch."""
 
     def sequences(self, schedule: Schedule, step: int) -> list[NDArray[np.int64]]:
         """Return the rows of each sequence of a step, over all processes, in reading order."""

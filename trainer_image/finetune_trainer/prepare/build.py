@@ -1,0 +1,141 @@
+"""Building the token cache: every row is read, checked, assigned to a split, encoded and appended.
+
+One pass, in batches, so that memory does not grow with the data. After the first invalid row nothing is encoded
+any more, but all rows are still read, so that one run of the stage names all that is wrong.
+
+The lists for validation and test are read first: a training row that occurs in one of them word for word is left
+out of training and counted, because a model scored on rows it has learned by heart tells nothing.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from finetune_trainer import log
+from finetune_trainer.data.cache import SPLITS, CacheWriter, SplitName
+from finetune_trainer.prepare.encode import Encoded, Encoder
+from finetune_trainer.prepare.formats import Example, Format, canonical, other_columns, parse, to_columns
+from finetune_trainer.prepare.problems import Place, Problems, RowError
+from finetune_trainer.prepare.readers import Row
+from finetune_trainer.prepare.split import Shares, assign
+
+_BATCH = 512
+"""Rows that are encoded at once."""
+
+
+@dataclass(frozen=True)
+class _Checked:
+    place: Place
+    split: SplitName
+    example: Example
+    columns: dict[str, Any]
+
+
+@dataclass
+class Counts:
+    """What happened to the rows that were read."""
+
+    read: int = 0
+    too_long: dict[SplitName, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    longest: int = 0
+    """Tokens of the longest row, kept or not."""
+    in_held_out: int = 0
+    """Training rows left out because they stand in a validation or test list."""
+    highest_token: int = 0
+
+
+class CacheBuilder:
+    """Builds the caches of all splits below a folder; a context manager that closes the files."""
+
+    def __init__(self, directory: Path, encoder: Encoder, *, form: Format, shares: Shares, row_limit: int) -> None:
+        self._directory = directory
+        self._encoder = encoder
+        self.form: Format = form
+        self._shares = shares
+        self._row_limit = row_limit
+        self._held_out: set[bytes] = set()
+        self._files = ExitStack()
+        self.writers: dict[SplitName, CacheWriter] = {}
+        self.counts = Counts()
+        self.problems = Problems()
+
+    def __enter__(self) -> "CacheBuilder":
+        """Open the files."""
+        cache = self._directory / "cache"
+        cache.mkdir(parents=True)
+        self.writers = {split: self._files.enter_context(CacheWriter(cache, split)) for split in SPLITS}
+        path = self._directory / "test.jsonl"
+        self._test_rows = self._files.enter_context(path.open("w", encoding="utf-8", errors="surrogatepass"))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the files."""
+        self._files.close()
+
+    def add(self, rows: Iterable[Row], split: SplitName, *, given: bool) -> None:
+        """Add the rows of one list; `given` says that it is a list of its own, from which nothing is split off."""
+        checked = self._check(rows, split, given=given)
+        while batch := list(islice(checked, _BATCH)):
+            if not self.problems.total:
+                self._store(batch)
+
+    def _check(self, rows: Iterable[Row], split: SplitName, *, given: bool) -> Iterator[_Checked]:
+        for row in rows:
+            self.counts.read += 1
+            try:
+                if isinstance(row.columns, RowError):
+                    raise row.columns
+                example = parse(row.columns, self.form)
+            except RowError as error:
+                self.problems.add(row.place, error)
+                continue
+            normal = canonical(example)
+            if given:
+                self._held_out.add(sha256(normal).digest())
+            elif sha256(normal).digest() in self._held_out:
+                self.counts.in_held_out += 1
+                continue
+            yield _Checked(row.place, split if given else assign(normal, self._shares), example, row.columns)
+
+    def _store(self, batch: list[_Checked]) -> None:
+        for row, encoded in zip(batch, self._encoder.encode([row.example for row in batch]), strict=True):
+            if isinstance(encoded, RowError):
+                self.problems.add(row.place, encoded)
+            elif not any(encoded.supervised[1:]):
+                self.problems.add(row.place, RowError("messages", "the chat template leaves no token of the answer"))
+            else:
+                self._append(row, encoded)
+
+    def _append(self, row: _Checked, encoded: Encoded) -> None:
+        self.counts.longest = max(self.counts.longest, len(encoded.input_ids))
+        if len(encoded.input_ids) > self._row_limit:
+            self.counts.too_long[row.split] += 1
+            return
+        self.counts.highest_token = max(self.counts.highest_token, *encoded.input_ids)
+        self.writers[row.split].append(encoded.input_ids, [False, *encoded.supervised[1:]])
+        if row.split == "test":
+            columns = {**other_columns(row.columns, self.form), **to_columns(row.example)}
+            self._test_rows.write(json.dumps(columns, ensure_ascii=False, default=str) + "\n")
+
+    def log_counts(self) -> None:
+        """Log what was kept and what was left out."""
+        for split, writer in self.writers.items():
+            log.info(
+                "split-encoded",
+                split=split,
+                rows=writer.rows,
+                tokens=writer.tokens,
+                supervised_tokens=writer.supervised_tokens,
+                dropped_too_long=self.counts.too_long[split],
+            )
+        if self.counts.in_held_out:
+            log.warning(
+                "training-rows-left-out",
+                rows=self.counts.in_held_out,
+                why="they stand word for word in data.validation or data.test",
+            )

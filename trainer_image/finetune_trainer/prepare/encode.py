@@ -1,0 +1,190 @@
+"""Encoding: from examples to tokens, with a flag on each token that the loss is taken on.
+
+A conversation is rendered by the chat template (`template.py`); the answers are supervised, each with the token
+that ends the turn, so that the tuned model knows when to stop, but without the white space that a template puts
+after it. Prompt and completion are used as they stand, as TRL does with plain text: the tokenizer's own opening
+token if it has one, the prompt, the completion, the end-of-sequence token; no chat template is applied.
+
+Text is always cut where an answer begins: generation starts from the tokens of the prompt alone, so a token that
+reaches over the cut could never be produced there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_trainer import log
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.formats import Completion, Conversation, Example, Format
+from finetune_trainer.prepare.problems import RowError
+from finetune_trainer.prepare.template import Rendered, render, render_prompt
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of a row, and which of them are targets."""
+
+    input_ids: list[int]
+    supervised: list[bool]
+
+
+class Encoder(Protocol):
+    """Encodes examples of one format."""
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
+        """Encode examples; one that cannot be encoded gives its error instead."""
+        ...
+
+    def prompt(self, example: Example) -> list[int]:
+        """Return the tokens that the model is given to answer the example."""
+        ...
+
+
+def build_encoder(tokenizer: Any, form: Format) -> Encoder:
+    """Return the encoder of a format. Raises StageFailure when the tokenizer lacks what the format needs."""
+    if form == "promptCompletion":
+        if tokenizer.eos_token_id is None:
+            raise _invalid_model(
+                "the tokenizer has no end-of-sequence token, so answers would never end;"
+                " set eos_token in tokenizer_config.json"
+            )
+        return CompletionEncoder(tokenizer)
+    if not tokenizer.chat_template:
+        raise _invalid_model(
+            "the tokenizer has no chat template, which format messages needs;"
+            " set spec.model.chatTemplate, or use columns prompt and completion"
+        )
+    return ChatEncoder(tokenizer)
+
+
+def _invalid_model(message: str) -> StageFailure:
+    return StageFailure(ExitCode.INVALID, Reason.INVALID_MODEL, message)
+
+
+def reference(example: Example) -> str:
+    """Return the answer that the example holds to its prompt."""
+    return example.completion if isinstance(example, Completion) else example.turns[-1].content
+
+
+class ChatEncoder:
+    """Encodes conversations through the tokenizer's chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._warned = False
+        self._special = set(tokenizer.all_special_ids) | {
+            token for token, content in tokenizer.added_tokens_decoder.items() if content.special
+        }
+
+    def prompt(self, example: Example) -> list[int]:
+        """Return the tokens before the last answer."""
+        assert isinstance(example, Conversation)  # noqa: S101 - one encoder sees one format
+        text = render_prompt(self._tokenizer, example)
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
+        """Encode conversations; the tokenizer spreads a batch over the cores."""
+        results = [self._render(example) for example in examples]
+        rendered = [result for result in results if isinstance(result, Rendered)]
+        if not rendered:
+            return [result for result in results if isinstance(result, RowError)]
+        texts = [row.text for row in rendered]
+        batch = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        # What generation would start from, for each answer of each row.
+        given = [row.text[:first] for row in rendered for first, _ in row.answers]
+        prompts = iter(self._tokenizer(given, add_special_tokens=False)["input_ids"])
+        marked = (
+            self._mark(row, ids, offsets, [next(prompts) for _ in row.answers])
+            for row, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True)
+        )
+        return [result if isinstance(result, RowError) else next(marked) for result in results]
+
+    def _render(self, example: Example) -> Rendered | RowError:
+        assert isinstance(example, Conversation)  # noqa: S101
+        try:
+            return render(self._tokenizer, example)
+        except RowError as error:
+            return error
+
+    def _mark(
+        self, row: Rendered, ids: list[int], offsets: list[tuple[int, int]], prompts: list[list[int]]
+    ) -> Encoded:
+        ends = [end for _, end in row.answers]
+        crosses_end = any(start < end < stop for end in ends for start, stop in offsets)
+        if crosses_end or any(ids[: len(prompt)] != prompt for prompt in prompts):
+            return self._mark_segments(row)
+        supervised = [False] * len(ids)
+        for first, end in row.answers:
+            inside = [index for index, (start, stop) in enumerate(offsets) if start >= first and stop <= end]
+            for index in self._up_to_turn_end(inside, ids, row.text, offsets):
+                supervised[index] = True
+        return Encoded(ids, supervised)
+
+    def _up_to_turn_end(
+        self, inside: list[int], ids: list[int], text: str, offsets: list[tuple[int, int]]
+    ) -> list[int]:
+        """Return the tokens of an answer without the white space after the token that ends the turn."""
+        for at in range(len(inside) - 1, -1, -1):
+            if ids[inside[at]] in self._special:
+                return inside[: at + 1]
+            start, end = offsets[inside[at]]
+            if text[start:end].strip():
+                break
+        self._warn_once()
+        return inside
+
+    def _warn_once(self) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "no-turn-end-token",
+                hint="the chat template ends answers without a special token, so the tuned model may not stop",
+            )
+
+    def _mark_segments(self, row: Rendered) -> Encoded:
+        """Encode a row whose tokens would differ at a cut: each stretch between two cuts by itself."""
+        ids: list[int] = []
+        supervised: list[bool] = []
+        bounds = [0, *(cut for span in row.answers for cut in span), len(row.text)]
+        for number, (start, end) in enumerate(pairwise(bounds)):
+            text = row.text[start:end]
+            part = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            tokens, offsets = part["input_ids"], part["offset_mapping"]
+            # Stretches alternate: what is given, an answer, what is given ...
+            answer = self._up_to_turn_end(list(range(len(tokens))), tokens, text, offsets) if number % 2 else []
+            ids += tokens
+            supervised += [index < len(answer) for index in range(len(tokens))]
+        return Encoded(ids, supervised)
+
+
+class CompletionEncoder:
+    """Encodes prompt and completion as plain text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        bos = tokenizer.bos_token_id
+        self._opening = [bos] if list(tokenizer("")["input_ids"])[:1] == [bos] else []
+
+    def prompt(self, example: Example) -> list[int]:
+        """Return the opening token, if the tokenizer has one, and the prompt."""
+        assert isinstance(example, Completion)  # noqa: S101
+        return self._opening + self._tokens([example.prompt])[0]
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
+        """Encode prompts and completions; the tokenizer spreads a batch over the cores."""
+        prompts = self._tokens([example.prompt for example in examples if isinstance(example, Completion)])
+        answers = self._tokens([example.completion for example in examples if isinstance(example, Completion)])
+        return [self._join(*pair) for pair in zip(prompts, answers, strict=True)]
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        return list(self._tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []
+
+    def _join(self, prompt: list[int], answer: list[int]) -> Encoded | RowError:
+        given = [*self._opening, *prompt]
+        target = [*answer, self._tokenizer.eos_token_id]
+        if not given:
+            return RowError("prompt", "has no tokens, so nothing can be predicted from it")
+        return Encoded(given + target, [False] * len(given) + [True] * len(target))

@@ -1,0 +1,135 @@
+"""Formats of rows: from the columns of a row to an example, or to the field that is wrong.
+
+    messages           {"messages": [{"role": "system"|"user"|"assistant", "content": "..."}, ...]}
+    promptCompletion   {"prompt": "...", "completion": "..."}
+
+A conversation may open with a system turn; then user and assistant take turns, beginning with user and ending with
+assistant. Other columns are no part of an example.
+"""
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetune_trainer.prepare.problems import RowError
+
+Format = Literal["messages", "promptCompletion"]
+_COLUMNS: dict[Format, tuple[str, ...]] = {"messages": ("messages",), "promptCompletion": ("prompt", "completion")}
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """An example of format messages."""
+
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An example of format promptCompletion."""
+
+    prompt: str
+    completion: str
+
+
+Example = Conversation | Completion
+
+
+def detect(columns: dict[str, Any]) -> Format:
+    """Tell the format from a row's columns. Raises RowError when it is none."""
+    for name, needed in _COLUMNS.items():
+        if all(column in columns for column in needed):
+            return name
+    found = ", ".join(repr(column) for column in columns) or "none"
+    raise RowError("columns", f"need 'messages', or 'prompt' and 'completion'; found {found}")
+
+
+def parse(columns: dict[str, Any], form: Format) -> Example:
+    """Return the example of a row. Raises RowError."""
+    for column in _COLUMNS[form]:
+        if columns.get(column) is None:
+            raise RowError(column, f"is missing; format {form} needs it in every row")
+    if form == "promptCompletion":
+        return Completion(_text(columns["prompt"], "prompt"), _text(columns["completion"], "completion"))
+    return _conversation(columns["messages"])
+
+
+def other_columns(columns: dict[str, Any], form: Format) -> dict[str, Any]:
+    """Return the columns that are no part of the example."""
+    return {name: value for name, value in columns.items() if name not in _COLUMNS[form]}
+
+
+def to_columns(example: Example) -> dict[str, Any]:
+    """Return the columns of an example: the inverse of parse."""
+    if isinstance(example, Completion):
+        return {"prompt": example.prompt, "completion": example.completion}
+    return {"messages": [{"role": turn.role, "content": turn.content} for turn in example.turns]}
+
+
+def canonical(example: Example) -> bytes:
+    """Return the normalised row: what two rows have in common that are the same to a reader."""
+
+    def normal(value: Any) -> Any:
+        if isinstance(value, str):
+            return unicodedata.normalize("NFC", value).strip()
+        if isinstance(value, list):
+            return [normal(item) for item in value]
+        return {key: normal(item) for key, item in value.items()}
+
+    return json.dumps(normal(to_columns(example)), sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise RowError(field, f"is {type(value).__name__}, not text")
+    if not value.strip():
+        raise RowError(field, "is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RowError(field, "holds half of a surrogate pair, which is no text") from None
+    return value
+
+
+def _conversation(value: Any) -> Conversation:
+    if not isinstance(value, list):
+        raise RowError("messages", f"is {type(value).__name__}, not a list of turns")
+    if not value:
+        raise RowError("messages", "has no turns")
+    turns = tuple(_turn(item, f"messages[{index}]") for index, item in enumerate(value))
+    _check_order(turns)
+    return Conversation(turns)
+
+
+def _turn(value: Any, field: str) -> Turn:
+    if not isinstance(value, dict):
+        raise RowError(field, "is not an object with role and content")
+    unknown = sorted(key for key, item in value.items() if key not in ("role", "content") and item is not None)
+    if unknown:
+        raise RowError(f"{field}.{unknown[0]}", "is not known; a turn has role and content")
+    role = value.get("role")
+    if role not in _ROLES:
+        raise RowError(f"{field}.role", f"is {role!r}; write system, user or assistant")
+    return Turn(role, _text(value.get("content"), f"{field}.content"))
+
+
+def _check_order(turns: tuple[Turn, ...]) -> None:
+    if all(turn.role != "assistant" for turn in turns):
+        raise RowError("messages", "has no assistant turn, so there is nothing to learn from")
+    opening = 1 if turns[0].role == "system" else 0
+    for index, turn in enumerate(turns[opening:], start=opening):
+        wanted = "user" if (index - opening) % 2 == 0 else "assistant"
+        if turn.role != wanted:
+            raise RowError(f"messages[{index}].role", f"is {turn.role}, but {wanted} must speak here")
+    if turns[-1].role != "assistant":
+        raise RowError("messages", f"ends with a {turns[-1].role} turn; the last turn must be the assistant's")

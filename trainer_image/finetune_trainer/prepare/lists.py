@@ -1,0 +1,76 @@
+"""The lists of a job (train, validation, test): their rows, and the format that all of them share."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from finetune_api.spec import Data
+from finetune_trainer.data.cache import SplitName
+from finetune_trainer.prepare.formats import Format, detect
+from finetune_trainer.prepare.problems import Problems, RowError, invalid_data
+from finetune_trainer.prepare.readers import Row
+from finetune_trainer.prepare.sources import find_files, read_rows
+from finetune_trainer.storage import Store
+
+
+class RowLists:
+    """The rows of a job's lists. Files are found at once, so that a missing one is told before any row is read."""
+
+    def __init__(self, store: Store, data: Data, scratch: Path) -> None:
+        self._data = data
+        # Held-out lists first: training rows are compared with them.
+        self._files = {
+            split: find_files(store, sources)
+            for split, sources in (("test", data.test), ("validation", data.validation), ("train", data.train))
+        }
+        self._train = read_rows(store, self._files["train"], scratch)
+        self._store = store
+        self._scratch = scratch
+
+    def format(self) -> Format:
+        """Return the format that is set, or that of the first training row that can be read."""
+        if self._data.format != "auto":
+            return self._data.format
+        seen: list[Row] = []
+        for row in self._train:
+            seen.append(row)
+            if not isinstance(row.columns, RowError):
+                self._train = chain(seen, self._train)
+                return _detect(row)
+        problems = Problems()
+        for row in seen:
+            assert isinstance(row.columns, RowError)  # noqa: S101 - else it would have told the format
+            problems.add(row.place, row.columns)
+        problems.raise_if_any(len(seen))
+        raise self._empty("train")
+
+    def rows(self) -> Iterator[tuple[SplitName, Iterator[Row]]]:
+        """Yield each list that is given with its rows. Raises StageFailure after one that holds none."""
+        if self._data.test:
+            yield "test", self._counted("test", read_rows(self._store, self._files["test"], self._scratch / "test"))
+        if self._data.validation:
+            files = self._files["validation"]
+            yield (
+                "validation",
+                self._counted("validation", read_rows(self._store, files, self._scratch / "validation")),
+            )
+        yield "train", self._counted("train", self._train)
+
+    def _counted(self, split: SplitName, rows: Iterator[Row]) -> Iterator[Row]:
+        row = None
+        for row in rows:
+            yield row
+        if row is None:
+            raise self._empty(split)
+
+    def _empty(self, split: SplitName) -> Exception:
+        files = ", ".join(file.uri for file in self._files[split][:3])
+        return invalid_data(f"the data set is empty: spec.data.{split} ({files}) holds no rows")
+
+
+def _detect(row: Row) -> Format:
+    assert not isinstance(row.columns, RowError)  # noqa: S101
+    try:
+        return detect(row.columns)
+    except RowError as error:
+        raise invalid_data(f"{row.place}: {error.field}: {error.text}") from error

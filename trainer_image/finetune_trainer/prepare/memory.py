@@ -1,0 +1,92 @@
+"""How much memory one training process needs: an estimate from the model's sizes, made before any pod is started.
+
+Sources of the terms: ZeRO (https://arxiv.org/abs/1910.02054) for what each stage shards; for activations the
+tensors that a decoder layer with fused attention keeps for its backward pass
+(https://arxiv.org/abs/2205.05198, section 4, without the attention matrix).
+"""
+
+from dataclasses import dataclass
+
+from finetune_trainer.prepare.model_shape import ModelShape
+
+GIB = 1024**3
+_ADAM_BYTES = 12
+"""Per trained parameter: fp32 master copy and two fp32 moments."""
+_FP32_BYTES = 4
+_RUNTIME_BYTES = {"cpu": int(0.8 * GIB), "gpu": int(1.5 * GIB)}
+"""A process before the model is there: interpreter, torch, DeepSpeed; on a GPU the CUDA context and NCCL."""
+_BUCKET_PARAMETERS = 500_000_000
+"""Largest communication bucket of DeepSpeed, in parameters."""
+_HEAD_CHUNK_TOKENS = 1024
+"""Supervised tokens whose logits exist at one time."""
+_HIDDEN_TENSORS = 12
+"""Tensors of the hidden size that a layer keeps per token: norms, queries, keys, values, attention, residuals."""
+_INTERMEDIATE_TENSORS = 4
+"""Tensors of the intermediate size: gate, up, activation, product."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of a run decides on its memory."""
+
+    device: str
+    precision: str
+    zero_stage: int
+    world_size: int
+    micro_batch_tokens: int
+    """Tokens of the largest micro-batch."""
+    activation_checkpointing: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of one process, by use."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.runtime
+
+    def __str__(self) -> str:
+        parts = ("weights", "optimizer", "gradients", "activations", "runtime")
+        return ", ".join(f"{part} {getattr(self, part) / GIB:.1f} GiB" for part in parts)
+
+
+def estimate(shape: ModelShape, layout: Layout) -> Estimate:
+    """Return what one process needs at its peak."""
+    trained, width = shape.trainable_parameters, number_bytes(layout.precision)
+
+    def share(size: int, from_stage: int) -> int:
+        return -(-size // layout.world_size) if layout.zero_stage >= from_stage else size
+
+    buckets = 2 * min(trained, _BUCKET_PARAMETERS) * width if layout.world_size > 1 else 0
+    return Estimate(
+        weights=share(shape.total_parameters * width, 3),
+        gradients=share(trained * width, 2) + buckets,
+        optimizer=share(trained * _ADAM_BYTES, 1),
+        activations=_activations(shape, layout, width),
+        runtime=_RUNTIME_BYTES[layout.device],
+    )
+
+
+def number_bytes(precision: str) -> int:
+    """Return the bytes of one number."""
+    return 2 if precision == "bf16" else _FP32_BYTES
+
+
+def _activations(shape: ModelShape, layout: Layout, width: int) -> int:
+    tokens = layout.micro_batch_tokens
+    per_layer = (_HIDDEN_TENSORS * shape.hidden_size + _INTERMEDIATE_TENSORS * shape.intermediate_size) * width
+    if layout.activation_checkpointing:  # the input of each layer, and one layer in full
+        kept = tokens * (shape.layers * shape.hidden_size * width + per_layer)
+    else:
+        kept = tokens * shape.layers * per_layer
+    # Logits, their gradient and the softmax of one chunk.
+    head = min(tokens, _HEAD_CHUNK_TOKENS) * shape.vocabulary * (width + 2 * _FP32_BYTES)
+    return kept + head

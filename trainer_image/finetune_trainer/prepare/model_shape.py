@@ -1,0 +1,87 @@
+"""The model without its weights: exact counts of parameters, and the sizes that memory depends on.
+
+The model is built on PyTorch's meta device from config.json, with the adapters of the method, so that every
+architecture that transformers knows is counted by its own code and not by a formula.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.spec import Lora, Method
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.model_files import invalid_model
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model, adapters included."""
+
+    total_parameters: int
+    trainable_parameters: int
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    vocabulary: int
+    max_positions: int | None
+    """Longest row the model can place; None: it sets no bound."""
+
+
+def read_config(directory: Path, uri: str) -> Any:
+    """Return the model's configuration. Raises StageFailure when transformers does not know the model."""
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise invalid_model(
+            f"{uri}: config.json describes no model this trainer knows ({_first_line(error)});"
+            " models that bring code of their own are not run"
+        ) from error
+
+
+def measure(config: Any, method: Method, uri: str) -> ModelShape:
+    """Return the sizes of the model under a method. Raises StageFailure when it cannot be built or adapted."""
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise invalid_model(
+            f"{uri}: no causal language model can be built from config.json: {_first_line(error)}"
+        ) from error
+    if method.type == "lora":
+        model = _adapt(model, method.lora or Lora())
+    text = config.get_text_config()
+    return ModelShape(
+        total_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        vocabulary=text.vocab_size,
+        max_positions=getattr(text, "max_position_embeddings", None),
+    )
+
+
+def _adapt(model: Any, lora: Lora) -> Any:
+    targets: Any = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
+    config = LoraConfig(
+        r=lora.rank, target_modules=targets, modules_to_save=lora.modules_to_save or None, task_type="CAUSAL_LM"
+    )
+    try:
+        with torch.device("meta"):
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise StageFailure(
+            ExitCode.INVALID,
+            Reason.INVALID_SPEC,
+            f"spec.method.lora does not fit the model: {_first_line(error)}",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,162 @@
+"""The plan: what every `auto` becomes, decided before any training pod exists, and whether it fits at all.
+
+    zeroStage              0 for one process; else 2, and 3 where 2 does not fit: sharding the weights too costs
+                           a few percent of speed, so it is not done without need
+    activationCheckpointing  off where the activations fit, since recomputing them costs about a fifth of the speed
+    microBatchSize         the largest divisor of a process's share of a step that fits, up to the number of tokens
+                           beyond which a larger forward pass is not faster
+
+What does not fit is given up in this order: large micro-batches, kept activations, whole weights.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import Plan
+from finetune_trainer.data.schedule import Schedule
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.memory import GIB, Estimate, Layout, estimate
+from finetune_trainer.prepare.model_shape import ModelShape
+
+ASSUMED_GPU_BYTES = 80 * GIB
+"""A GPU's memory is not known before a pod runs on it: that of an A100 or H100 is assumed, and never refused for."""
+_USABLE = 0.9
+"""Share of a GPU's memory that is planned for; the allocator's fragments take the rest."""
+_TARGET_TOKENS = {"cpu": 4096, "gpu": 16384}
+"""Tokens of a forward pass beyond which the matrix products are no faster."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known when the plan is made."""
+
+    shape: ModelShape
+    schedule: Schedule
+    sequence_tokens: int
+    """Tokens of the longest sequence."""
+    memory_limit_bytes: int | None
+    """Memory limit of a training pod."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    layout: Layout
+    micro_batch_size: int
+    estimate: Estimate
+
+
+def resolve(spec: FineTuneJobSpec, facts: Facts) -> Plan:
+    """Return the plan of a job. Raises StageFailure (OutOfMemory) when no allowed choice fits the pod."""
+    budget = _budget(spec, facts)
+    choices = list(_choices(spec, facts))
+    fitting = (choice for choice in choices if budget is None or choice.estimate.total <= budget)
+    chosen = next(fitting, None)
+    if chosen is None:
+        # What uses least. On a GPU the budget is an assumption, so the job may try.
+        chosen = min(choices, key=lambda choice: choice.estimate.total)
+        if spec.distributed.device == "cpu":
+            raise _too_large(spec, facts, chosen)
+    return _plan(spec, facts, chosen)
+
+
+def _budget(spec: FineTuneJobSpec, facts: Facts) -> int | None:
+    """Return the bytes that one process may use; None: no limit is known."""
+    if spec.distributed.device == "gpu":
+        return int(ASSUMED_GPU_BYTES * _USABLE)
+    if facts.memory_limit_bytes is None:
+        return None
+    return facts.memory_limit_bytes // spec.distributed.processes_per_node
+
+
+def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
+    """Yield what the spec allows, from the fastest to the most frugal."""
+    world = spec.distributed.num_nodes * spec.distributed.processes_per_node
+    for zero_stage in _zero_stages(spec, world):
+        for checkpointing in _checkpointing(spec):
+            for micro in _micro_batch_sizes(spec, facts, world):
+                layout = Layout(
+                    device=spec.distributed.device,
+                    precision=spec.training.precision,
+                    zero_stage=zero_stage,
+                    world_size=world,
+                    micro_batch_tokens=micro * facts.sequence_tokens,
+                    activation_checkpointing=checkpointing,
+                )
+                yield _Choice(layout, micro, estimate(facts.shape, layout))
+
+
+def _zero_stages(spec: FineTuneJobSpec, world: int) -> list[int]:
+    wanted = spec.distributed.zero_stage
+    if wanted != "auto":
+        return [wanted]
+    return [0] if world == 1 else [2, 3]
+
+
+def _checkpointing(spec: FineTuneJobSpec) -> list[bool]:
+    wanted = spec.training.activation_checkpointing
+    return [False, True] if wanted == "auto" else [wanted == "on"]
+
+
+def per_process(schedule: Schedule, world: int) -> int:
+    """Return the most sequences of a step that one process gets."""
+    return -(-schedule.sequences_per_step // world)
+
+
+def _micro_batch_sizes(spec: FineTuneJobSpec, facts: Facts, world: int) -> list[int]:
+    most = per_process(facts.schedule, world)
+    wanted = spec.training.micro_batch_size
+    if wanted != "auto":
+        return [min(wanted, most)]
+    target = _TARGET_TOKENS[spec.distributed.device]
+    sizes = [size for size in range(most, 0, -1) if most % size == 0]
+    return [size for size in sizes if size == 1 or size * facts.sequence_tokens <= target]
+
+
+def _plan(spec: FineTuneJobSpec, facts: Facts, choice: _Choice) -> Plan:
+    varlen = spec.distributed.device == "gpu" and spec.training.precision == "bf16"
+    world = choice.layout.world_size
+    return Plan(
+        zero_stage=choice.layout.zero_stage,
+        world_size=world,
+        micro_batch_size=choice.micro_batch_size,
+        gradient_accumulation_steps=-(-per_process(facts.schedule, world) // choice.micro_batch_size),
+        activation_checkpointing=choice.layout.activation_checkpointing,
+        attention="varlen" if varlen else "sdpa",
+        precision=spec.training.precision,
+        total_steps=facts.schedule.total_steps,
+        total_parameters=facts.shape.total_parameters,
+        trainable_parameters=facts.shape.trainable_parameters,
+        estimated_bytes_per_device=choice.estimate.total,
+    )
+
+
+def _too_large(spec: FineTuneJobSpec, facts: Facts, least: _Choice) -> StageFailure:
+    processes = spec.distributed.processes_per_node
+    limit = (facts.memory_limit_bytes or 0) / GIB
+    need = least.estimate.total * processes / GIB
+    return StageFailure(
+        ExitCode.OUT_OF_DEVICE_MEMORY,
+        Reason.OUT_OF_MEMORY,
+        f"training needs about {need:.1f} GiB in each pod ({processes} process{'es' if processes > 1 else ''} of"
+        f" {least.estimate.total / GIB:.1f} GiB: {least.estimate}), but its memory limit is {limit:.1f} GiB;"
+        f" {_advice(spec, least)}",
+    )
+
+
+def _advice(spec: FineTuneJobSpec, least: _Choice) -> str:
+    layout = least.layout
+    advice = ["raise spec.podTemplate.resources.limits.memory"]
+    if spec.method.type == "full":
+        advice.append("set spec.method.type: lora")
+    if layout.world_size > 1 and layout.zero_stage < 3:
+        advice.append("set spec.distributed.zeroStage: 3")
+    if not layout.activation_checkpointing:
+        advice.append("set spec.training.activationCheckpointing: on")
+    if least.micro_batch_size > 1:
+        advice.append("set spec.training.microBatchSize: 1")
+    if layout.world_size == spec.distributed.processes_per_node and layout.zero_stage > 0:
+        advice.append("raise spec.distributed.numNodes")
+    return f"{', '.join(advice[:-1])} or {advice[-1]}" if len(advice) > 1 else advice[0]

@@ -1,0 +1,65 @@
+"""What is wrong with a row, said as `file:line: field: problem`, and the verdict over a whole data set."""
+
+from dataclasses import dataclass, field
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_trainer import log
+from finetune_trainer.errors import StageFailure
+
+LISTED_IN_LOG = 20
+_LISTED_IN_MESSAGE = 3
+_MESSAGE_CHARACTERS = 1100
+
+
+class RowError(Exception):
+    """A field of a row is wrong."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(field, text)
+        self.field = field
+        self.text = text
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands: a line of a text file, or a row of a Parquet file (both from 1)."""
+
+    file: str
+    number: int
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.unit}{self.number}"
+
+
+@dataclass
+class Problems:
+    """All that is wrong with the rows: the first ones in words, the rest in number."""
+
+    total: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, place: Place, error: RowError) -> None:
+        """Note one invalid row."""
+        self.total += 1
+        if len(self.first) < LISTED_IN_LOG:
+            text = f"{place}: {error.field}: {error.text}" if error.field else f"{place}: {error.text}"
+            self.first.append(text)
+            log.error("invalid-row", problem=text)
+
+    def raise_if_any(self, rows: int) -> None:
+        """Raise StageFailure with the first problems and the total when there is any."""
+        if not self.total:
+            return
+        shown = self.first[:_LISTED_IN_MESSAGE]
+        while len(shown) > 1 and sum(map(len, shown)) > _MESSAGE_CHARACTERS:
+            shown.pop()
+        verb = "row is" if self.total == 1 else "rows are"
+        more = "" if self.total == len(shown) else f"; the log lists the first {len(self.first)}"
+        raise invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
+
+
+def invalid_data(message: str) -> StageFailure:
+    """Return the failure of a data set that cannot be trained on."""
+    return StageFailure(ExitCode.INVALID, Reason.INVALID_DATA, message)

@@ -1,0 +1,76 @@
+"""The verdict over the built caches, and the report that goes to the job's status."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from finetune_api.run import FileEntry
+from finetune_api.spec import Data
+from finetune_api.status import DataReport, SplitReport
+from finetune_trainer.data.cache import SPLITS, SplitName, cache_files
+from finetune_trainer.prepare.build import CacheBuilder
+from finetune_trainer.prepare.model_files import invalid_model
+from finetune_trainer.prepare.model_shape import ModelShape
+from finetune_trainer.prepare.problems import invalid_data
+
+
+def check_caches(builder: CacheBuilder, data: Data, shape: ModelShape) -> None:
+    """Raise StageFailure when rows are invalid, nothing is left to train on, or the model lacks their tokens."""
+    builder.log_counts()
+    counts = builder.counts
+    builder.problems.raise_if_any(counts.read)
+    if not builder.writers["train"].rows:
+        raise invalid_data(_nothing_left(builder, data, shape))
+    if counts.highest_token >= shape.vocabulary:
+        raise invalid_model(
+            f"the tokenizer yields token {counts.highest_token}, but the model has {shape.vocabulary} embeddings;"
+            " tokenizer and weights in spec.model.uri do not belong together"
+        )
+
+
+def _nothing_left(builder: CacheBuilder, data: Data, shape: ModelShape) -> str:
+    counts = builder.counts
+    if counts.too_long["train"]:
+        limit = f"spec.data.maxLength {data.max_length}"
+        mend = "raise it"
+        if shape.max_positions and shape.max_positions < data.max_length:
+            limit = f"the model's {shape.max_positions} positions"
+            mend = "shorten the rows"
+        return (
+            f"all {counts.too_long['train']} training rows are longer than {limit}"
+            f" (the longest row has {counts.longest} tokens); {mend}"
+        )
+    held = {split: writer.rows for split, writer in builder.writers.items()}
+    return (
+        f"no training rows are left of {counts.read}: {held['validation']} went to validation, {held['test']} to"
+        f" test, {counts.in_held_out} stand in those lists word for word; add rows or lower spec.data.split"
+    )
+
+
+def report(builder: CacheBuilder, *, sequences: int, digest: str) -> DataReport:
+    """Return the report; `sequences` counts those of an epoch of training."""
+    splits = {split: _split_report(builder, split) for split in SPLITS}
+    train = splits["train"]
+    return DataReport(
+        format=builder.form,
+        train=train.model_copy(update={"sequences": sequences}),
+        validation=splits["validation"],
+        test=splits["test"],
+        dropped_too_long=sum(builder.counts.too_long.values()),
+        supervised_share=round(train.supervised_tokens / train.tokens, 4),
+        padding_share=0.0,  # batches are concatenated rows; there is nothing to pad
+        digest=digest,
+    )
+
+
+def _split_report(builder: CacheBuilder, split: SplitName) -> SplitReport:
+    writer = builder.writers[split]
+    return SplitReport(
+        rows=writer.rows, tokens=writer.tokens, supervised_tokens=writer.supervised_tokens, sequences=writer.rows
+    )
+
+
+def data_digest(files: Sequence[FileEntry]) -> str:
+    """Return the digest of the prepared rows: that of the cache files' digests, whoever wrote them."""
+    names = [name for split in SPLITS for name in cache_files(split)]
+    by_name = {entry.key.rsplit("/", 1)[-1]: entry.sha256 for entry in files}
+    return sha256("\n".join(f"{by_name[name]} {name}" for name in names).encode()).hexdigest()

@@ -1,0 +1,121 @@
+"""The prepare stage: probe, fetch, check, split, encode, plan, publish.
+
+It runs on a CPU pod before any GPU is taken, and says in its last word all that is wrong with spec, model or data.
+What it publishes is one set of objects under this pod's own prefix and, last, the manifest that names them: put
+once and never replaced, so a second pod of the same run uses what the first one made.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from finetune_api.reasons import Reason
+from finetune_api.run import Prepared, RunLayout
+from finetune_api.stage import StageInput, TerminationMessage
+from finetune_api.uris import parse_s3
+from finetune_trainer import log
+from finetune_trainer.data.batches import TrainingBatches
+from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.prepared import find_prepared
+from finetune_trainer.data.schedule import Schedule, schedule
+from finetune_trainer.prepare.build import CacheBuilder
+from finetune_trainer.prepare.encode import build_encoder
+from finetune_trainer.prepare.lists import RowLists
+from finetune_trainer.prepare.model_files import ModelFiles
+from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
+from finetune_trainer.prepare.plan import Facts, resolve
+from finetune_trainer.prepare.preview import log_preview
+from finetune_trainer.prepare.probe import probe
+from finetune_trainer.prepare.report import check_caches, data_digest, report
+from finetune_trainer.prepare.split import shares_of
+from finetune_trainer.prepare.tokenizer import load_tokenizer
+from finetune_trainer.stage_input import read_pod
+from finetune_trainer.storage import Store
+
+
+def run(job: StageInput, store: Store) -> TerminationMessage:
+    """Prepare the data of a job. Raises StageFailure with all that a user has to mend."""
+    probe(job, store)
+    layout = RunLayout(job.spec.checkpoint.uri, job.uid)
+    prepared = find_prepared(store, layout)
+    if prepared is None:
+        prepared = _prepare(job, store, layout)
+    else:
+        log.info("already-prepared", writer=prepared.writer)
+    return TerminationMessage(reason=Reason.SUCCEEDED, plan=prepared.plan, data=prepared.data)
+
+
+def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
+    pod = read_pod()
+    scratch = pod.work_dir / "prepare"
+    shutil.rmtree(scratch, ignore_errors=True)  # left by an earlier run outside Kubernetes
+    result = scratch / "prepared"
+    model = ModelFiles(store, parse_s3(job.spec.model.uri))
+    model.check()
+    small_files = model.fetch_small(scratch / "model")
+    shape = measure(read_config(scratch / "model", job.spec.model.uri), job.spec.method, job.spec.model.uri)
+    tokenizer = load_tokenizer(scratch / "model", job.spec.model)
+    tokenizer.save_pretrained(result / "tokenizer")
+    builder = _build_caches(job, store, tokenizer=tokenizer, shape=shape, result=result)
+    cache = TokenCache.open(result / "cache", "train")
+    log_preview(tokenizer, cache)
+    batches = _batches(job, cache)
+    steps = _schedule(job, batches)
+    facts = Facts(shape, steps, batches.longest_sequence, job.memory_limit_bytes)
+    plan = resolve(job.spec, facts)
+    log.info("plan", **plan.to_wire())
+    # Last, since it takes longest: what is wrong with the rows has been told by now.
+    model_files = [*small_files, *model.hash_weights(scratch)]
+    files = store.upload_all(result, layout.prepared(pod.uid))
+    data = report(builder, sequences=batches.num_sequences, digest=data_digest(files))
+    prepared = Prepared(writer=pod.uid, files=files, model_files=model_files, data=data, plan=plan)
+    return _publish(store, layout, prepared)
+
+
+def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: ModelShape, result: Path) -> CacheBuilder:
+    data = job.spec.data
+    lists = RowLists(store, data, result.parent / "rows")
+    form = lists.format()
+    log.info("format", format=form)
+    row_limit = min(data.max_length, shape.max_positions or data.max_length)
+    with CacheBuilder(
+        result, build_encoder(tokenizer, form), form=form, shares=shares_of(data), row_limit=row_limit
+    ) as builder:
+        for split, rows in lists.rows():
+            builder.add(rows, split, given=split != "train")
+    check_caches(builder, data, shape)
+    return builder
+
+
+def _batches(job: StageInput, cache: TokenCache) -> TrainingBatches:
+    data = job.spec.data
+    return TrainingBatches(cache, max_length=data.max_length, packing=data.packing, seed=job.spec.training.seed)
+
+
+def _schedule(job: StageInput, batches: TrainingBatches) -> Schedule:
+    training = job.spec.training
+    steps = schedule(
+        batches.num_sequences,
+        epochs=training.epochs,
+        max_steps=training.max_steps,
+        global_batch_size=training.global_batch_size,
+    )
+    if steps.sequences_per_step < training.global_batch_size:
+        log.warning(
+            "fewer-sequences-than-global-batch",
+            sequences=batches.num_sequences,
+            global_batch_size=training.global_batch_size,
+            hint="each step takes the whole data set; lower spec.training.globalBatchSize or spec.data.maxLength",
+        )
+    return steps
+
+
+def _publish(store: Store, layout: RunLayout, prepared: Prepared) -> Prepared:
+    """Put the manifest, or return the one that another pod of this run has put in the meantime."""
+    text = prepared.model_dump_json(by_alias=True, exclude_none=True).encode()
+    if store.put_new(layout.prepared_manifest, text, writer=prepared.writer):
+        return prepared
+    log.warning("prepared-by-another-pod", manifest=layout.prepared_manifest.uri)
+    other = find_prepared(store, layout)
+    assert other is not None  # noqa: S101 - it made our conditional put fail
+    return other

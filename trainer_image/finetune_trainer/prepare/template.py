@@ -1,0 +1,62 @@
+"""Chat templates: the text of a conversation and where in it the answers stand, found by rendering prefixes.
+
+Templates say nothing about which text is the model's own. But the text that the model is given before its k-th
+answer is the template applied to the turns before it with a generation prompt, and the text up to the answer's end
+is the template applied to the turns up to it: the answer is what lies between. This holds for every template under
+which both are prefixes of the whole, which is verified for each row; no template needs to be known by name.
+"""
+
+from typing import Any, NamedTuple
+
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.formats import Conversation, Turn
+from finetune_trainer.prepare.problems import RowError
+
+
+class Rendered(NamedTuple):
+    """A conversation's text and the spans [start, end) of its answers, in characters."""
+
+    text: str
+    answers: list[tuple[int, int]]
+
+
+def render(tokenizer: Any, conversation: Conversation) -> Rendered:
+    """Render a conversation. Raises RowError when the template refuses it or is not built up turn by turn."""
+    turns = conversation.turns
+    text = _apply(tokenizer, turns, prompt=False)
+    answers = []
+    for index, turn in enumerate(turns):
+        if turn.role == "assistant":
+            before = _apply(tokenizer, turns[:index], prompt=True)
+            upto = text if index + 1 == len(turns) else _apply(tokenizer, turns[: index + 1], prompt=False)
+            if not (text.startswith(before) and text.startswith(upto) and len(before) < len(upto)):
+                raise RowError(
+                    f"messages[{index}]",
+                    "the chat template renders this answer differently when other turns follow or when it is asked"
+                    " for, so it cannot be told apart; set spec.model.chatTemplate to a template that appends turns",
+                )
+            answers.append((len(before), len(upto)))
+    return Rendered(text, answers)
+
+
+def render_prompt(tokenizer: Any, conversation: Conversation) -> str:
+    """Return the text that the model is given before the last answer of a conversation."""
+    return _apply(tokenizer, conversation.turns[:-1], prompt=True)
+
+
+def _apply(tokenizer: Any, turns: tuple[Turn, ...], *, prompt: bool) -> str:
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+    except TemplateSyntaxError as error:
+        raise StageFailure(
+            ExitCode.INVALID,
+            Reason.INVALID_SPEC,
+            f"the chat template is not valid Jinja: line {error.lineno}: {error}",
+        ) from error
+    except TemplateError as error:
+        raise RowError("messages", f"the chat template refuses the conversation: {error}") from error

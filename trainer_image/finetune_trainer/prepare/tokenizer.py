@@ -1,0 +1,24 @@
+"""The tokenizer of the base model, with the chat template of the job."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from finetune_api.spec import Model
+from finetune_trainer.prepare.model_files import invalid_model
+
+
+def load_tokenizer(directory: Path, model: Model) -> Any:
+    """Load a tokenizer from local files. Raises StageFailure when they are no tokenizer that can be used."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise invalid_model(f"{model.uri}: the tokenizer cannot be loaded: {text}") from error
+    if not tokenizer.is_fast:
+        # Only these tell which characters a token stands for, which the marking of answers rests on.
+        raise invalid_model(f"{model.uri}: the tokenizer has no tokenizer.json; convert it and copy the file there")
+    if model.chat_template:
+        tokenizer.chat_template = model.chat_template
+    return tokenizer
