@@ -1,8 +1,12 @@
-"""Fixtures that every tier shares: a tiny random model on disk, as a user's model prefix in S3 would hold it."""
+"""Fixtures that every tier shares: the servers on loopback, and a tiny random model on disk as S3 would hold it."""
 
 from pathlib import Path
 
 import pytest
+
+from finetune_loopback.fixtures import crd_installed, kube_api, s3_server
+
+__all__ = ["crd_installed", "kube_api", "s3_server"]
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"

@@ -1,4 +1,4 @@
-"""Real servers for the integration tests, started once per session."""
+"""Fixtures of the real servers, started once per test session."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from finetune_api import GROUP, PLURAL
 from finetune_loopback.kube_api import KubeApi, running_kube_api
 from finetune_loopback.s3_server import S3Server, running_s3_server
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
