@@ -196,7 +196,7 @@ class Plan:
     status: FineTuneJobStatus
     deletes: tuple[Delete, ...] = ()
     children: tuple[dict[str, Any], ...] = ()
-    """Objects that are not there yet; an object is created once and never changed."""
+    """Jobs that are not there yet, created once and never changed; with a Job its Service, which may be there."""
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
     """Seconds after which to look again though nothing happened."""

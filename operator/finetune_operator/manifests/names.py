@@ -1,0 +1,50 @@
+"""Names and labels of the children: deterministic, so that planning the same child twice creates it once."""
+
+from finetune_api import API_VERSION, GROUP, KIND
+from finetune_api.stage import Stage
+from finetune_operator.model import FineTuneJob
+
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+MANAGED_BY = "finetune-operator"
+JOB_LABEL = f"{GROUP}/job"
+STAGE_LABEL = f"{GROUP}/stage"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+
+
+def child_name(job: str, stage: Stage, attempt: int) -> str:
+    """Return the name of a stage's Job: `<job>-a<N>` for training, `<job>-<stage>` and `-<stage>-<N>` else."""
+    if stage is Stage.TRAIN:
+        return f"{job}-a{attempt}"
+    return f"{job}-{stage.value}" if attempt == 1 else f"{job}-{stage.value}-{attempt}"
+
+
+def service_name(job: str) -> str:
+    """Return the name of the headless Service that gives the training pods host names."""
+    return job
+
+
+def rendezvous_host(job: FineTuneJob, attempt: int) -> str:
+    """Return the host name of the pod with index 0 of a training attempt."""
+    return f"{child_name(job.name, Stage.TRAIN, attempt)}-0.{service_name(job.name)}.{job.namespace}.svc"
+
+
+def job_labels(job: str) -> dict[str, str]:
+    """Labels of every child of a FineTuneJob."""
+    return {MANAGED_BY_LABEL: MANAGED_BY, JOB_LABEL: job}
+
+
+def stage_labels(job: str, stage: Stage, attempt: int) -> dict[str, str]:
+    """Labels of one stage's Job and pods."""
+    return {**job_labels(job), STAGE_LABEL: stage.value, ATTEMPT_LABEL: str(attempt)}
+
+
+def owner_reference(job: FineTuneJob) -> dict[str, object]:
+    """Return the reference by which Kubernetes deletes a child together with its FineTuneJob."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": job.name,
+        "uid": job.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }

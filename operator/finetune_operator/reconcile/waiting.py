@@ -1,0 +1,89 @@
+"""Policy: why the pods of a stage do not run yet, and for how long that is borne.
+
+The clock of preRunningDeadlineSeconds starts with the phase, so it also runs while the API server refuses the Job.
+At the deadline the job fails with the specific cause as its reason, if one is known.
+"""
+
+import math
+from datetime import datetime, timedelta
+
+from finetune_api.reasons import ConditionType, Reason
+from finetune_api.stage import Stage
+from finetune_operator.reconcile.causes import Wait, pod_wait, refusal_wait
+from finetune_operator.reconcile.failure import fail
+from finetune_operator.reconcile.launch import PHASES, REASONS, SETTLE_SECONDS, activity, children, wait_for
+from finetune_operator.reconcile.scene import Scene, Step
+
+REFUSED_AGAIN_SECONDS = 30.0
+
+
+def await_pods(scene: Scene) -> Step | None:
+    """Return the step of a stage whose pods do not all run yet, or None when they do or did."""
+    wait = explain_wait(scene)
+    if wait is None:
+        return None
+    if wait.is_final:
+        return fail(scene.observed, scene.status, reason=wait.reason or Reason.CRASHED, message=wait.message)
+    left = scene.seconds_until(deadline(scene))
+    if left <= 0:
+        return _give_up(scene, wait)
+    settling = scene.seconds_until(phase_start(scene)) + SETTLE_SECONDS if wait.reason is None else 0.0
+    return Step(
+        phase=PHASES[scene.stage],
+        reason=wait.reason or REASONS[scene.stage],
+        message=wait.message if settling <= 0 else activity(scene.blueprint(scene.stage, scene.attempt)),
+        children=children(scene, scene.stage, scene.attempt),
+        requeue_after=min(left, _recheck(wait, settling)),
+    )
+
+
+def explain_wait(scene: Scene) -> Wait | None:
+    """Return why pods of the current stage do not run yet, the gravest cause first; None when all run or ran."""
+    if scene.child is None and scene.live_pods:
+        return Wait(None, wait_for(scene.live_pods))
+    if scene.child is None:
+        refused = [refusal for refusal in scene.observed.refused if scene.is_hindered_by(refusal)]
+        return refusal_wait(refused[0]) if refused else Wait(None, f"Job {scene.child_name} is being created")
+    waits = [pod_wait(pod, scene.spec.storage.s3) for pod in scene.pods if pod.phase == "Pending"]
+    if waits:
+        return min(waits, key=lambda wait: wait.gravity)
+    missing = scene.num_pods - len(scene.pods)
+    if missing > 0 and not _had_pod(scene):
+        return Wait(
+            None,
+            f"{missing} of {scene.num_pods} pods are not created yet; see kubectl describe job {scene.child_name}",
+        )
+    return None
+
+
+def deadline(scene: Scene) -> datetime:
+    """Return when the patience with the current phase ends."""
+    return phase_start(scene) + timedelta(seconds=scene.spec.pre_running_deadline_seconds)
+
+
+def phase_start(scene: Scene) -> datetime:
+    """Return when the current phase began; a job that is new begins now."""
+    return scene.status.phase_time or scene.now
+
+
+def _recheck(wait: Wait, settling: float) -> float:
+    """Return the seconds after which a wait is looked at again though no pod changed."""
+    if wait.reason is Reason.CREATION_REFUSED:
+        return REFUSED_AGAIN_SECONDS
+    return settling if settling > 0 else math.inf
+
+
+def _had_pod(scene: Scene) -> bool:
+    """Whether the one pod of prepare or export had a node once: it may have run for long, and the Job will say why
+    it is gone. The phase of a training attempt tells the same by itself.
+    """
+    return scene.stage is not Stage.TRAIN and any(
+        one.type is ConditionType.SCHEDULED and one.status == "True" for one in scene.status.conditions
+    )
+
+
+def _give_up(scene: Scene, wait: Wait) -> Step:
+    patience = scene.spec.pre_running_deadline_seconds
+    message = f"{scene.label}: pods did not run within {patience} s (spec.preRunningDeadlineSeconds): {wait.message}"
+    reason = wait.reason or Reason.PRE_RUNNING_DEADLINE_EXCEEDED
+    return fail(scene.observed, scene.status, reason=reason, message=message)
