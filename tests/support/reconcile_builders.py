@@ -62,11 +62,8 @@ def job(status: FineTuneJobStatus | None = None, **changes: Any) -> FineTuneJob:
 def status(phase: Phase = Phase.RUNNING, **changes: Any) -> FineTuneJobStatus:
     """A status in a phase since T0; training phases are attempt 1 unless told otherwise."""
     attempt = 0 if phase in (Phase.PENDING, Phase.PREPARING) else 1
-    fields = (
-        {"phase": phase, "attempt": attempt, "start_time": T0, "phase_time": T0, "reason": Reason(phase.value)}
-        if (phase.value in set(Reason))
-        else {"phase": phase, "attempt": attempt, "start_time": T0, "phase_time": T0}
-    )
+    reason = Reason(phase.value) if phase.value in set(Reason) else None
+    fields = {"phase": phase, "attempt": attempt, "start_time": T0, "phase_time": T0, "reason": reason}
     return FineTuneJobStatus(**{**fields, **changes})
 
 
