@@ -31,7 +31,7 @@ for folder in /etc/kubernetes /var/lib/kubelet /var/lib/containerd /var/lib/cni 
   mkdir -p "$node$folder" "$folder"
   mount --bind "$node$folder" "$folder"
 done
-mkdir -p /var/log/containers
+mkdir -p /var/log/containers /etc/kubernetes/manifests
 rm -f /etc/resolv.conf
 cp "$node/resolv.conf" /etc/resolv.conf
 

@@ -74,7 +74,7 @@ def build(layout: Layout, name: str, context: Context, *, arguments: Mapping[str
 
 
 def prune(layout: Layout) -> None:
-    """Drop images that no name leads to any more; layers of named images stay."""
+    """Drop images that no name leads to any more, among them the cached first stages of builds."""
     buildah(layout, "rmi", "--prune")
 
 

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 from .process import ClusterError
-from .topology import CGROUP_ROOT, Node
+from .topology import Node
 
 MOUNT = Path("/sys/fs/cgroup")
+UNIFIED = "unified"
 INIT = "init"
 # Kubelet and containerd keep answering while every core trains: 8 times a pod's share.
 INIT_CPU_SHARES = "8192"
@@ -21,12 +22,14 @@ KILL_SECONDS = 20.0
 
 
 def hierarchies() -> list[Path]:
-    """Mount points of the version 1 hierarchies, the unified one left out."""
+    """Mount points of the version 1 hierarchies."""
+    return [path for path in _mounts() if path.name != UNIFIED]
+
+
+def _mounts() -> list[Path]:
     if not MOUNT.is_dir():
         return []
-    return sorted(
-        path for path in MOUNT.iterdir() if path.is_dir() and path.name != "unified" and not path.is_symlink()
-    )
+    return sorted(path for path in MOUNT.iterdir() if path.is_dir() and not path.is_symlink())
 
 
 def is_usable(names: set[str]) -> bool:
@@ -96,10 +99,13 @@ def kill(relative: str) -> None:
         time.sleep(0.05)
 
 
-def remove_all() -> None:
-    """Remove the cluster's groups from every hierarchy; their processes must be gone."""
-    for hierarchy in hierarchies():
-        for group in reversed(_groups(hierarchy / CGROUP_ROOT)):
+def remove(relative: str) -> None:
+    """Remove this group and those below from every hierarchy; their processes must be gone.
+
+    That includes the unified hierarchy, in which runc makes groups of its own accord.
+    """
+    for hierarchy in _mounts():
+        for group in reversed(_groups(hierarchy / relative)):
             group.rmdir()
 
 

@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -65,11 +66,19 @@ def _logical_lines(dockerfile: str) -> Iterator[tuple[int, str]]:
         pending = ""
 
 
-def stage(root: Path, dockerfile: Path, target: Path) -> Context:
-    """Copy what ``dockerfile`` takes from ``root`` into the new folder ``target`` and hash it.
+@contextmanager
+def staged(root: Path, dockerfile: Path, target: Path) -> Iterator[Context]:
+    """Copy what ``dockerfile`` takes from ``root`` into the folder ``target``, hash it, and remove it in the end.
 
     Raises ClusterError when a source is missing or lies outside ``root``.
     """
+    try:
+        yield _stage(root, dockerfile, target)
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def _stage(root: Path, dockerfile: Path, target: Path) -> Context:
     text = dockerfile.read_text()
     digest = hashlib.sha256(text.encode())
     shutil.rmtree(target, ignore_errors=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import buildah, machine
 from .configuration import ETCD_TAG, PAUSE_IMAGE, REGISTRY
-from .context import Context, stage
+from .context import Context, staged
 from .layout import REPOSITORY, SOURCES, Layout
 from .process import ClusterError, locked, run, step, succeeds
 from .tools import COREDNS_VERSION, KUBERNETES_VERSION, TOOLS, key_of
@@ -62,12 +62,13 @@ def build_project_images(layout: Layout, sources: Iterable[ImageSource], *, with
             buildah.ensure_base(layout)
         for source in sources:
             _build_project_image(layout, source, with_docker=with_docker)
-        if not with_docker:
-            buildah.prune(layout)
 
 
 def _check_disk(layout: Layout) -> None:
     machine.install_packages()
+    if machine.free_disk_gb(layout) < machine.DISK_GB:
+        with step("remove layers that no image uses, as the disk gets full"):
+            buildah.prune(layout)
     unbuilt = any(not buildah.has_image(layout, source.name) for source in PROJECT_IMAGES.values())
     machine.check(machine.facts(layout, builds_images=unbuilt))
 
@@ -76,20 +77,25 @@ def _build_project_image(layout: Layout, source: ImageSource, *, with_docker: bo
     dockerfile = REPOSITORY / source.dockerfile
     if not dockerfile.exists():
         raise ClusterError(f"{source.dockerfile} is missing: image {source.name} cannot be built.")
-    context = stage(REPOSITORY, dockerfile, layout.scratch / f"context-{_file_name(source.name)}")
-    if with_docker:
-        if not (
-            _is_built(layout, source.name, context.key) and succeeds(["docker", "image", "inspect", source.name])
-        ):
-            with step(f"build {source.name}"):
-                run(["docker", "build", "--file", context.dockerfile, "--tag", source.name, context.folder])
-            _note(layout, source.name, context.key)
-        return
-    key = _combined(context.key, buildah.base_key())
-    if not (_is_built(layout, source.name, key) and buildah.has_image(layout, source.name)):
+    with staged(REPOSITORY, dockerfile, layout.scratch / f"context-{_file_name(source.name)}") as context:
+        base = "docker" if with_docker else buildah.base_key()
+        key = _combined(context.key, base)
+        if _is_built(layout, source.name, key) and _has_image(layout, source.name, with_docker=with_docker):
+            return
         with step(f"build {source.name}"):
-            buildah.build(layout, source.name, context, arguments={"BASE_IMAGE": buildah.BASE_IMAGE})
+            _build(layout, source.name, context, with_docker=with_docker)
         _note(layout, source.name, key)
+
+
+def _has_image(layout: Layout, name: str, *, with_docker: bool) -> bool:
+    return succeeds(["docker", "image", "inspect", name]) if with_docker else buildah.has_image(layout, name)
+
+
+def _build(layout: Layout, name: str, context: Context, *, with_docker: bool) -> None:
+    if with_docker:
+        run(["docker", "build", "--file", context.dockerfile, "--tag", name, context.folder])
+    else:
+        buildah.build(layout, name, context, arguments={"BASE_IMAGE": buildah.BASE_IMAGE})
 
 
 def build_cluster_images(layout: Layout) -> None:
@@ -97,22 +103,29 @@ def build_cluster_images(layout: Layout) -> None:
     with locked(layout.locks / "images"):
         buildah.ensure_base(layout)
         for name, tool in CLUSTER_IMAGES.items():
-            template = SOURCES / "images" / ("kube-proxy.Dockerfile" if tool == "kube-proxy" else "binary.Dockerfile")
-            text = template.read_text().replace("{tool}", tool)
-            key = _combined(key_of(TOOLS[tool]), text, buildah.base_key())
+            key = cluster_image_key(tool)
             if not (_is_built(layout, name, key) and buildah.has_image(layout, name)):
                 with step(f"image of {tool}"):
-                    arguments = {"BASE_IMAGE": buildah.BASE_IMAGE} if tool == "kube-proxy" else {}
-                    buildah.build(layout, name, _tool_context(layout, tool, text), arguments=arguments)
+                    _build_cluster_image(layout, name, tool)
                 _note(layout, name, key)
 
 
-def _tool_context(layout: Layout, tool: str, text: str) -> Context:
-    target = layout.scratch / f"context-{tool}"
+def cluster_image_key(tool: str) -> str:
+    """Content key of the image that carries this tool."""
+    return _combined(key_of(TOOLS[tool]), _cluster_dockerfile(tool), buildah.base_key())
+
+
+def _cluster_dockerfile(tool: str) -> str:
+    name = "kube-proxy.Dockerfile" if tool == "kube-proxy" else "binary.Dockerfile"
+    return (SOURCES / "images" / name).read_text().replace("{tool}", tool)
+
+
+def _build_cluster_image(layout: Layout, name: str, tool: str) -> None:
     dockerfile = layout.scratch / f"{tool}.Dockerfile"
     dockerfile.parent.mkdir(parents=True, exist_ok=True)
-    dockerfile.write_text(text)
-    return stage(layout.bin, dockerfile, target)
+    dockerfile.write_text(_cluster_dockerfile(tool))
+    with staged(layout.bin, dockerfile, layout.scratch / f"context-{tool}") as context:
+        buildah.build(layout, name, context, arguments={"BASE_IMAGE": buildah.BASE_IMAGE})
 
 
 def _stamp(layout: Layout, name: str) -> Path:

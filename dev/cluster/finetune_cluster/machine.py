@@ -46,16 +46,24 @@ def docker_answers() -> bool:
 
 def facts(layout: Layout, *, builds_images: bool) -> Facts:
     """Look at the machine. ``builds_images`` says whether gigabytes are about to be written."""
-    existing = next(path for path in (layout.state, *layout.state.parents) if path.exists())
     return Facts(
         is_root=os.geteuid() == 0,
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
-        free_disk_gb=shutil.disk_usage(existing).free / 1e9,
+        free_disk_gb=free_disk_gb(layout),
         hierarchies=frozenset(path.name for path in cgroups.hierarchies()),
         has_foreign_cluster=FOREIGN_CLUSTER.exists(),
         builds_images=builds_images,
-        disk_type=run(["stat", "--file-system", "--format", "%T", existing]).strip(),
+        disk_type=run(["stat", "--file-system", "--format", "%T", _existing(layout)]).strip(),
     )
+
+
+def free_disk_gb(layout: Layout) -> float:
+    """Free gigabytes on the state folder's disk."""
+    return shutil.disk_usage(_existing(layout)).free / 1e9
+
+
+def _existing(layout: Layout) -> Path:
+    return next(path for path in (layout.state, *layout.state.parents) if path.exists())
 
 
 def refusal(found: Facts) -> str | None:

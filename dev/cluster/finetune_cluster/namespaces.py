@@ -50,7 +50,7 @@ def _tear_down(layout: Layout) -> None:
     layout.kubeconfig.unlink(missing_ok=True)
     cgroups.kill(CGROUP_ROOT)
     network.remove_all()
-    cgroups.remove_all()
+    cgroups.remove(CGROUP_ROOT)
     if layout.nodes.exists():
         shutil.rmtree(layout.nodes)
 
@@ -118,8 +118,7 @@ def _copy_kubeconfig(layout: Layout) -> None:
 
 def _connect(layout: Layout, each: Node) -> None:
     pod_range = kubectl.pod_range(layout, each.name)
-    file = node.network_folder(layout, each) / "10-bridge.conflist"
-    file.write_text(json.dumps(configuration.network_list(pod_range)))
+    node.write_network_list(layout, each, pod_range)
     network.route_pods(each, pod_range)
     network.close_way_out(each)
 
@@ -127,7 +126,8 @@ def _connect(layout: Layout, each: Node) -> None:
 def cluster_key() -> str:
     """Key of everything a running cluster was started from; another key means it must be started anew."""
     documents = [configuration.init_documents("", Path("/patches")), configuration.join_documents(WORKER, "")]
-    parts = [tools.key_of(tools.TOOLS[name]) for name in tools.NODE_TOOLS]
+    parts = [tools.key_of(tools.TOOLS[name]) for name in ("kubelet", "kubeadm")]
+    parts += [images.cluster_image_key(tool) for tool in images.CLUSTER_IMAGES.values()]
     parts += [json.dumps([*documents, configuration.patch_files(), configuration.network_list("")])]
     parts += [(SOURCES / name).read_text() for name in SCRIPTS]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -185,7 +185,17 @@ def start_node(layout: Layout, name: str) -> None:
         raise ClusterError("The cluster is not up: run `python3 dev/cluster up`.")
     with step(f"start node {name}"):
         node.kill(each)
+        _reset_network(layout, each)
         _start_node(layout, each)
+
+
+def _reset_network(layout: Layout, each: Node) -> None:
+    """Give the node a fresh network, as a reboot would: kube-proxy and CNI misread what they left before."""
+    network.detach(each)
+    network.attach(each)
+    for other in NODES:
+        network.route_pods(other, node.pod_range(layout, other))
+    network.close_way_out(each)
 
 
 def status(layout: Layout) -> None:

@@ -8,9 +8,12 @@ once rather than hang.
 import contextlib
 import ipaddress
 import json
+from pathlib import Path
 
 from .process import ClusterError, run, succeeds
 from .topology import BRIDGE, BRIDGE_ADDRESS, NODE_SUBNET, NODES, POD_SUBNET, SERVICE_SUBNET, Node
+
+NAMESPACE_FOLDER = Path("/run/netns")
 
 
 def clash(routes: list[str]) -> str | None:
@@ -71,16 +74,26 @@ def route_pods(node: Node, pod_range: str) -> None:
             run(["ip", "-n", other.netns, "route", "replace", pod_range, "via", node.address])
 
 
+def detach(node: Node) -> None:
+    """Remove the node's network namespace and cable; what is not there is skipped."""
+    present = {line.split()[0] for line in run(["ip", "netns", "list"]).splitlines() if line.strip()}
+    # Both ends of the cable go with either; the namespace alone would take its end away only later.
+    if succeeds(["ip", "link", "show", node.veth]):
+        run(["ip", "link", "delete", node.veth])
+    if node.netns in present:
+        run(["ip", "netns", "delete", node.netns])
+
+
 def remove_all() -> None:
     """Remove namespaces, cables, routes and the bridge; what is not there is skipped."""
-    present = {line.split()[0] for line in run(["ip", "netns", "list"]).splitlines() if line.strip()}
     for node in NODES:
-        if node.netns in present:
-            run(["ip", "netns", "delete", node.netns])
-        if succeeds(["ip", "link", "show", node.veth]):
-            run(["ip", "link", "delete", node.veth])
+        detach(node)
     if succeeds(["ip", "link", "show", BRIDGE]):
         run(["ip", "link", "delete", BRIDGE])
+    if NAMESPACE_FOLDER.is_dir() and not any(NAMESPACE_FOLDER.iterdir()):
+        # The first `ip netns add` made it a mount point.
+        succeeds(["umount", NAMESPACE_FOLDER])
+        NAMESPACE_FOLDER.rmdir()
 
 
 def check_ranges() -> None:

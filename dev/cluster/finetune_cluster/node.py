@@ -4,6 +4,7 @@ A node is a set of namespaces around ``node-init.sh``. Nothing of it is remember
 its cgroup, so a node that outlived its starter is found as well as one that was killed half-way.
 """
 
+import json
 import subprocess
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from .process import ClusterError, run
 from .topology import Node
 
 START_SECONDS = 30.0
+NETWORK_LIST = "10-bridge.conflist"
 CTR = ("ctr", "--namespace", "k8s.io")
 
 
@@ -32,8 +34,22 @@ def network_folder(layout: Layout, node: Node) -> Path:
     return layout.node(node.name) / "cni"
 
 
+def write_network_list(layout: Layout, node: Node, pod_range: str) -> None:
+    """Give the node's pods their addresses; its kubelet is ready from then on."""
+    content = json.dumps(configuration.network_list(pod_range))
+    (network_folder(layout, node) / NETWORK_LIST).write_text(content)
+
+
+def pod_range(layout: Layout, node: Node) -> str:
+    """The pod address range that the node was given when it joined."""
+    content = json.loads((network_folder(layout, node) / NETWORK_LIST).read_text())
+    return str(content["plugins"][0]["ipam"]["ranges"][0][0]["subnet"])
+
+
 def start(layout: Layout, node: Node) -> None:
     """Start the node's init in its prepared folder and network, and wait until its containerd answers."""
+    # The groups of containers that died with the last init would delay the kubelet by seconds each.
+    cgroups.remove(node.cgroup)
     leaves = cgroups.create(node)
     with (layout.node(node.name) / "node.log").open("ab") as log:
         # The init outlives us by design: it is ended through its cgroup.
