@@ -6,6 +6,7 @@ that reason; Pod Security admission is on.
 """
 
 import contextlib
+import functools
 import json
 import secrets
 import subprocess
@@ -32,6 +33,7 @@ AUDIT_POLICY = {
 }
 
 
+@functools.cache
 def binaries(*names: str) -> Path:
     """Return the folder that holds these programs of the local cluster, built first when they are stale."""
     command = [sys.executable, str(REPOSITORY / "dev/cluster"), "binaries", *names]

@@ -1,0 +1,14 @@
+"""An API server of the chart's own, because a release and the other tests both bring the CRD."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from finetune_loopback.kube_api import KubeApi, running_kube_api
+
+
+@pytest.fixture(scope="session")
+def chart_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApi]:
+    """An empty API server."""
+    with running_kube_api(tmp_path_factory.mktemp("chart")) as api:
+        yield api
