@@ -55,7 +55,7 @@ class Problems:
         shown = self.first[:_LISTED_IN_MESSAGE]
         while len(shown) > 1 and sum(map(len, shown)) > _MESSAGE_CHARACTERS:
             shown.pop()
-        verb = "row is" if self.total == 1 else "rows are"
+        verb = "rows is" if self.total == 1 else "rows are"
         more = "" if self.total == len(shown) else f"; the log lists the first {len(self.first)}"
         raise invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
 

@@ -45,13 +45,13 @@ def _object(line: bytes) -> dict[str, Any] | RowError:
     if len(line) == LONGEST_LINE:
         return RowError("", f"the line is longer than {LONGEST_LINE} bytes; write one JSON object per line")
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.rstrip().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return RowError("", f"not UTF-8 text (byte {error.start + 1})")
     except json.JSONDecodeError as error:
         return RowError("", f"not valid JSON: {error.msg} at column {error.colno}; write one JSON object per line")
-    except RecursionError:
-        return RowError("", "not valid JSON: nested too deeply")
+    except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
+        return RowError("", f"not valid JSON: {error}")
     if not isinstance(value, dict):
         return RowError("", f"is a JSON {_kind(value)}, not an object; write one JSON object per line")
     return value
@@ -110,7 +110,7 @@ def _decode_messages(columns: dict[str, Any]) -> dict[str, Any] | RowError:
         return columns
     try:
         return {**columns, "messages": json.loads(text)}
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return RowError("messages", f"not valid JSON: {error}; write a JSON list of turns")
 
 

@@ -30,13 +30,13 @@ def check_caches(builder: CacheBuilder, data: Data, shape: ModelShape) -> None:
 def _nothing_left(builder: CacheBuilder, data: Data, shape: ModelShape) -> str:
     counts = builder.counts
     if counts.too_long["train"]:
-        limit = f"spec.data.maxLength {data.max_length}"
+        limit = f"spec.data.maxLength {data.max_length} tokens"
         mend = "raise it"
         if shape.max_positions and shape.max_positions < data.max_length:
             limit = f"the model's {shape.max_positions} positions"
             mend = "shorten the rows"
         return (
-            f"all {counts.too_long['train']} training rows are longer than {limit}"
+            f"every training row ({counts.too_long['train']}) is longer than {limit}"
             f" (the longest row has {counts.longest} tokens); {mend}"
         )
     held = {split: writer.rows for split, writer in builder.writers.items()}

@@ -1,0 +1,345 @@
+"""The prepare stage against a real S3 server: what it publishes, and what it says of bad input."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoTokenizer
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.run import RunLayout
+from finetune_trainer.data.cache import SPLITS, TokenCache
+from finetune_trainer.data.prepared import fetch_model, fetch_prepared
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.stage import run
+
+GIB = 1024**3
+NO_SPLIT = {"validation": 0, "test": 0}
+
+
+def row(number: int, **columns) -> dict:
+    return {
+        "messages": [
+            {"role": "user", "content": f"How do I reset password {number}?"},
+            {"role": "assistant", "content": f"Open page {number}."},
+        ],
+        **columns,
+    }
+
+
+def rows(count: int, start: int = 0) -> list[dict]:
+    return [row(number, id=number) for number in range(start, start + count)]
+
+
+def fetched(s3_job, job, directory: Path):
+    return fetch_prepared(s3_job.store, RunLayout(job.spec.checkpoint.uri, job.uid), directory)
+
+
+def texts(prepared, split: str) -> list[str]:
+    tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer)
+    cache = TokenCache.open(prepared.cache, split)
+    return [tokenizer.decode(cache.row(index)[0].tolist()) for index in range(len(cache))]
+
+
+def test_publishes_cache_tokenizer_test_rows_and_plan(s3_job, tmp_path, capsys):
+    s3_job.put_rows("rows/train.jsonl", rows(100))
+    job = s3_job.stage_input()
+    message = run(job, s3_job.store)
+    assert message.reason == Reason.SUCCEEDED
+    data, plan = message.data, message.plan
+    assert data.format == "messages"
+    assert data.train.rows + data.validation.rows + data.test.rows == 100
+    assert min(data.validation.rows, data.test.rows) > 0
+    assert 0 < data.supervised_share < 0.5
+    assert data.padding_share == 0
+    assert plan.total_parameters > plan.trainable_parameters > 0
+    assert (plan.zero_stage, plan.world_size, plan.attention) == (0, 1, "sdpa")
+    assert plan.total_steps == -(-data.train.sequences // 4)
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    assert prepared.record.data == data
+    for split in SPLITS:
+        report = getattr(data, split)
+        cache = TokenCache.open(prepared.cache, split)
+        assert (len(cache), len(cache.input_ids), int(cache.supervised.sum())) == (
+            report.rows,
+            report.tokens,
+            report.supervised_tokens,
+        )
+    kept = [json.loads(line) for line in prepared.test_rows.read_text().splitlines()]
+    assert [(item["id"], item["messages"][1]["content"]) for item in kept] == [
+        (item["id"], f"Open page {item['id']}.") for item in kept
+    ]
+    for item, text in zip(kept, texts(prepared, "test"), strict=True):
+        assert item["messages"][0]["content"] in text
+    previews = [line for line in capsys.readouterr().out.splitlines() if "row-preview" in line]
+    assert len(previews) == 2
+    assert "[[Open page" in previews[0]
+    assert "<|im_end|>]]" in previews[0]
+
+
+def test_the_model_can_be_fetched_as_it_was_seen(s3_job, tmp_path, tiny_model):
+    s3_job.put_rows("rows/train.jsonl", rows(20))
+    job = s3_job.stage_input()
+    run(job, s3_job.store)
+    record = fetched(s3_job, job, tmp_path / "fetched").record
+    folder = fetch_model(s3_job.store, job.spec.model.uri, record, tmp_path / "model")
+    assert {path.name for path in folder.iterdir()} == {path.name for path in tiny_model.iterdir()}
+    assert (folder / "model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+    s3_job.put("model/model.safetensors", b"changed")
+    with pytest.raises(StageFailure, match="does not match its SHA-256"):
+        fetch_model(s3_job.store, job.spec.model.uri, record, tmp_path / "again")
+
+
+def test_a_second_pod_uses_what_the_first_has_published(s3_job, monkeypatch):
+    s3_job.put_rows("rows/train.jsonl", rows(20))
+    job = s3_job.stage_input()
+    first = run(job, s3_job.store)
+    before = s3_job.keys("runs/")
+    s3_job.put("rows/train.jsonl", b"")
+    monkeypatch.setenv("FINETUNE_POD_UID", "another-pod")
+    assert run(job, s3_job.store) == first
+    assert s3_job.keys("runs/") == before
+
+
+def test_the_digest_tells_the_data_and_nothing_else(s3_job):
+    s3_job.put_rows("rows/train.jsonl", rows(20))
+    first = run(s3_job.stage_input(), s3_job.store).data.digest
+    again = run(s3_job.stage_input(checkpoint={"uri": s3_job.uri("other/")}), s3_job.store).data.digest
+    s3_job.put_rows("rows/train.jsonl", rows(21))
+    other = run(s3_job.stage_input(checkpoint={"uri": s3_job.uri("third/")}), s3_job.store).data.digest
+    assert first == again != other
+
+
+def test_a_prefix_of_all_kinds_of_files_in_one_format(s3_job, tmp_path):
+    s3_job.put_rows("rows/a.jsonl", [{"prompt": "q1", "completion": "a1"}])
+    s3_job.put("rows/deep/b.csv", b'prompt,completion\nq2,"a2, and more"\n')
+    pq.write_table(pa.table({"prompt": ["q3"], "completion": ["a3"]}), tmp_path / "c.parquet")
+    s3_job.put("rows/c.parquet", (tmp_path / "c.parquet").read_bytes())
+    s3_job.put("rows/README.md", b"not rows")
+    job = s3_job.stage_input(data={"train": [{"uri": s3_job.uri("rows/")}], "split": NO_SPLIT, "packing": False})
+    data = run(job, s3_job.store).data
+    assert (data.format, data.train.rows, data.train.sequences) == ("promptCompletion", 3, 3)
+    assert texts(fetched(s3_job, job, tmp_path / "fetched"), "train") == [
+        "q1a1<|im_end|>",
+        "q3a3<|im_end|>",
+        "q2a2, and more<|im_end|>",
+    ]
+
+
+def test_rows_of_a_given_test_list_are_not_trained_on(s3_job, tmp_path, capsys):
+    s3_job.put_rows("rows/train.jsonl", rows(10))
+    s3_job.put_rows("rows/test.jsonl", [row(3, note="kept"), row(50)])
+    lists = {"test": [{"uri": s3_job.uri("rows/test.jsonl")}], "split": NO_SPLIT}
+    job = s3_job.stage_input(data={**base_data(s3_job), **lists})
+    data = run(job, s3_job.store).data
+    assert (data.train.rows, data.validation.rows, data.test.rows) == (9, 0, 2)
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    assert not any("password 3?" in text for text in texts(prepared, "train"))
+    assert json.loads(prepared.test_rows.read_text().splitlines()[0])["note"] == "kept"
+    assert "training-rows-left-out" in capsys.readouterr().out
+
+
+def test_rows_stay_in_their_split_when_others_are_added(s3_job, tmp_path):
+    s3_job.put_rows("rows/train.jsonl", rows(60))
+    first = s3_job.stage_input()
+    run(first, s3_job.store)
+    s3_job.put_rows("rows/train.jsonl", [*rows(40, start=100), *reversed(rows(60))])
+    second = s3_job.stage_input(checkpoint={"uri": s3_job.uri("other/")})
+    run(second, s3_job.store)
+    before, after = (fetched(s3_job, job, tmp_path / job.spec.checkpoint.uri[-5:]) for job in (first, second))
+    for split in SPLITS:
+        assert set(texts(before, split)) <= set(texts(after, split))
+
+
+def test_rows_that_are_too_long_are_dropped_and_counted(s3_job):
+    s3_job.put_rows("rows/train.jsonl", [*rows(10), row(11, messages=[*row(0)["messages"]] * 40)])
+    data = run(s3_job.stage_input(data={**base_data(s3_job), "split": NO_SPLIT}), s3_job.store).data
+    assert (data.train.rows, data.dropped_too_long) == (10, 1)
+
+
+def test_the_models_positions_bound_the_rows_too(s3_job):
+    s3_job.put_rows("rows/train.jsonl", [*rows(10), row(11, messages=[*row(0)["messages"]] * 60)])
+    data = run(
+        s3_job.stage_input(data={**base_data(s3_job), "maxLength": 8192, "split": NO_SPLIT}), s3_job.store
+    ).data
+    assert (data.train.rows, data.dropped_too_long) == (10, 1)
+
+
+def base_data(s3_job) -> dict:
+    return {"train": [{"uri": s3_job.uri("rows/train.jsonl")}], "maxLength": 256}
+
+
+def test_the_jobs_chat_template_replaces_the_models(s3_job, tmp_path):
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    template = "{% for m in messages %}<|im_start|>{{ m['role'][0] }}:{{ m['content'] }}<|im_end|>{% endfor %}"
+    model = {"uri": s3_job.uri("model/"), "chatTemplate": template}
+    job = s3_job.stage_input(model=model, data={**base_data(s3_job), "split": NO_SPLIT})
+    run(job, s3_job.store)
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    assert texts(prepared, "train")[0] == (
+        "<|im_start|>u:How do I reset password 0?<|im_end|><|im_start|>a:Open page 0.<|im_end|>"
+    )
+    assert AutoTokenizer.from_pretrained(prepared.tokenizer).chat_template == template
+
+
+def test_nothing_stays_behind_at_the_place_of_the_result(s3_job):
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    run(s3_job.stage_input(), s3_job.store)
+    assert s3_job.keys("output/") == []
+
+
+GOOD = json.dumps(row(0)).encode() + b"\n"
+NO_ANSWER = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(
+            GOOD + b'{"messages": [\n',
+            "1 of 2 rows is invalid: {rows}:2: not valid JSON: Expecting value at column 15;"
+            " write one JSON object per line",
+            id="broken-json",
+        ),
+        pytest.param(
+            GOOD + NO_ANSWER,
+            "1 of 2 rows is invalid: {rows}:2: messages: has no assistant turn, so there is nothing to learn from",
+            id="no-assistant",
+        ),
+        pytest.param(b"", "the data set is empty: spec.data.train ({rows}) holds no rows", id="empty"),
+        pytest.param(b"\n \n", "the data set is empty: spec.data.train ({rows}) holds no rows", id="blank"),
+        pytest.param(
+            b'{"question": "x"}\n',
+            "{rows}:1: columns: need 'messages', or 'prompt' and 'completion'; found 'question'",
+            id="unknown-columns",
+        ),
+        pytest.param(
+            b"nope\n" * 3,
+            "3 of 3 rows are invalid: {rows}:1: not valid JSON: Expecting value at column 1; write one JSON object"
+            " per line; {rows}:2: not valid JSON: Expecting value at column 1; write one JSON object per line;"
+            " {rows}:3: not valid JSON: Expecting value at column 1; write one JSON object per line",
+            id="all-broken",
+        ),
+        pytest.param(
+            json.dumps(row(0, messages=[*row(0)["messages"]] * 40)).encode(),
+            "every training row (1) is longer than spec.data.maxLength 256 tokens (the longest row has {longest}"
+            " tokens); raise it",
+            id="too-long",
+        ),
+    ],
+)
+def test_bad_rows_end_the_stage_with_a_sentence(s3_job, content, message):
+    s3_job.put("rows/train.jsonl", content)
+    job = s3_job.stage_input(data={**base_data(s3_job), "split": NO_SPLIT})
+    with pytest.raises(StageFailure) as caught:
+        run(job, s3_job.store)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.INVALID_DATA)
+    longest = caught.value.message.partition("the longest row has ")[2].partition(" ")[0]
+    assert caught.value.message == message.format(rows=s3_job.uri("rows/train.jsonl"), longest=longest)
+    assert s3_job.keys("runs/") == []
+
+
+def test_all_invalid_rows_are_counted_and_the_first_are_logged(s3_job, capsys):
+    s3_job.put("rows/train.jsonl", GOOD + NO_ANSWER * 30 + GOOD)
+    with pytest.raises(StageFailure, match=r"30 of 32 rows are invalid: .*; the log lists the first 20$"):
+        run(s3_job.stage_input(), s3_job.store)
+    assert capsys.readouterr().out.count('"event": "invalid-row"') == 20
+
+
+def fails(s3_job, job) -> StageFailure:
+    with pytest.raises(StageFailure) as caught:
+        run(job, s3_job.store)
+    return caught.value
+
+
+def test_sources_that_are_missing_or_of_another_kind(s3_job):
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    s3_job.put("other/notes.txt", b"x")
+    for uri, reason, message in [
+        ("rows/none.jsonl", Reason.OBJECT_NOT_FOUND, "{uri} does not exist"),
+        ("rows", Reason.OBJECT_NOT_FOUND, "{uri} does not exist; it is a folder: write it with a trailing /"),
+        (
+            "other/",
+            Reason.INVALID_DATA,
+            "{uri} holds no rows: there is no file ending in .jsonl, .json, .csv, .parquet below it",
+        ),
+        (
+            "other/notes.txt",
+            Reason.INVALID_DATA,
+            "{uri}: rows are read from files ending in .jsonl, .json, .csv, .parquet",
+        ),
+    ]:
+        failure = fails(s3_job, s3_job.stage_input(data={"train": [{"uri": s3_job.uri(uri)}]}))
+        assert (failure.code, failure.reason) == (ExitCode.INVALID, reason)
+        assert failure.message == message.format(uri=s3_job.uri(uri))
+
+
+def test_a_missing_bucket_is_named(s3_job):
+    failure = fails(s3_job, s3_job.stage_input(data={"train": [{"uri": "s3://no-such-bucket/rows.jsonl"}]}))
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.BUCKET_NOT_FOUND)
+    assert "no-such-bucket" in failure.message
+
+
+def test_models_that_are_none(s3_job):
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    s3_job.put("pickled/config.json", b"{}")
+    s3_job.put("pickled/pytorch_model.bin", b"x")
+    s3_job.put("bare/config.json", b"{}")
+    s3_job.put("configless/model.safetensors", b"x")
+    for key in ("odd/model.safetensors", "odd/tokenizer.json"):
+        s3_job.put(key, b"x")
+    s3_job.put("odd/config.json", b'{"model_type": "oddity"}')
+    for prefix, message in [
+        ("none/", "{uri} holds no .safetensors weights; it is empty: copy the model there, or mend spec.model.uri"),
+        ("bare/", "{uri} holds no .safetensors weights; it has config.json: copy the weights there too"),
+        (
+            "pickled/",
+            "{uri} holds no .safetensors weights; it has pytorch_model.bin, but pickled weights are never loaded:"
+            " save them as safetensors",
+        ),
+        ("configless/", "{uri} holds no config.json; copy the model's config.json beside its weights"),
+        ("odd/", "{uri}: config.json describes no model this trainer knows ("),
+    ]:
+        failure = fails(s3_job, s3_job.stage_input(model={"uri": s3_job.uri(prefix)}))
+        assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_MODEL)
+        assert failure.message.startswith(message.format(uri=s3_job.uri(prefix)))
+
+
+def test_weights_that_were_cut_off(s3_job, tiny_model):
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    content = (tiny_model / "model.safetensors").read_bytes()
+    s3_job.put("model/model.safetensors", content[:-100])
+    failure = fails(s3_job, s3_job.stage_input())
+    assert failure.reason == Reason.INVALID_MODEL
+    assert failure.message == (
+        f"{s3_job.uri('model/model.safetensors')} was cut off: it has {len(content) - 100} bytes of {len(content)};"
+        " copy it again"
+    )
+
+
+def test_adapter_targets_that_the_model_lacks(s3_job):
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    failure = fails(s3_job, s3_job.stage_input(method={"type": "lora", "lora": {"targetModules": ["nope"]}}))
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_SPEC)
+    assert failure.message.startswith("spec.method.lora does not fit the model: Target modules")
+
+
+def test_a_model_larger_than_the_memory_limit(s3_job):
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    failure = fails(s3_job, s3_job.stage_input(memory_limit_bytes=GIB // 2))
+    assert (failure.code, failure.reason) == (ExitCode.OUT_OF_DEVICE_MEMORY, Reason.OUT_OF_MEMORY)
+    assert "but its memory limit is 0.5 GiB; raise spec.podTemplate.resources.limits.memory" in failure.message
+
+
+def test_the_result_of_another_job_is_not_overwritten(s3_job):
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    s3_job.put("output/manifest.json", b"{}")
+    failure = fails(s3_job, s3_job.stage_input())
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.OUTPUT_EXISTS)
+    assert failure.message == (
+        f"{s3_job.uri('output/manifest.json')} exists already, written by another program; nothing is overwritten:"
+        " set spec.output.uri to an empty prefix, or remove the old result"
+    )

@@ -1,0 +1,175 @@
+"""The plan and its memory estimate: what auto becomes, and the sentence for a model that is too large."""
+
+import pytest
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.data.schedule import schedule
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.memory import GIB, Layout, estimate
+from finetune_trainer.prepare.model_shape import ModelShape
+from finetune_trainer.prepare.plan import Facts, resolve
+
+LLAMA_8B = {
+    "layers": 32,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "vocabulary": 128256,
+    "max_positions": 8192,
+}
+SMOL = {"layers": 30, "hidden_size": 576, "intermediate_size": 1536, "vocabulary": 49152}
+SHAPES = {
+    ("8b", "full"): ModelShape(
+        total_parameters=8_030_000_000, trainable_parameters=8_030_000_000, max_positions=8192, **LLAMA_8B
+    ),
+    ("8b", "lora"): ModelShape(
+        total_parameters=8_072_000_000, trainable_parameters=42_000_000, max_positions=8192, **LLAMA_8B
+    ),
+    ("smol", "full"): ModelShape(
+        total_parameters=134_500_000, trainable_parameters=134_500_000, max_positions=2048, **SMOL
+    ),
+    ("smol", "lora"): ModelShape(
+        total_parameters=139_400_000, trainable_parameters=4_900_000, max_positions=2048, **SMOL
+    ),
+}
+
+
+def spec(*, method="lora", nodes=1, processes=1, device="gpu", batch=64, training=None, zero="auto"):
+    return FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "s3://models/base/"},
+            "method": {"type": method},
+            "data": {"train": [{"uri": "s3://data/rows.jsonl"}]},
+            "training": {"epochs": 1, "globalBatchSize": batch, **(training or {})},
+            "distributed": {
+                "numNodes": nodes,
+                "processesPerNode": processes,
+                "device": device,
+                "zeroStage": zero,
+            },
+            "checkpoint": {"uri": "s3://runs/x/"},
+            "output": {"uri": "s3://models/x/"},
+        }
+    )
+
+
+def facts(model, method, *, sequences=10_000, batch=64, tokens=2048, limit=None):
+    steps = schedule(sequences, epochs=1, max_steps=None, global_batch_size=batch)
+    return Facts(SHAPES[model, method], steps, tokens, limit)
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "nodes", "processes", "stage"),
+    [
+        ("8b", "lora", 1, 1, 0),
+        ("8b", "lora", 1, 2, 2),
+        ("8b", "lora", 2, 8, 2),
+        ("8b", "full", 2, 8, 2),
+        ("8b", "full", 1, 2, 3),  # 48 GB of optimizer state and 32 GB of weights and gradients do not fit on one
+        ("smol", "full", 1, 4, 2),
+    ],
+)
+def test_zero_stage(model, method, nodes, processes, stage):
+    plan = resolve(spec(method=method, nodes=nodes, processes=processes), facts(model, method))
+    assert plan.zero_stage == stage
+    assert plan.world_size == nodes * processes
+
+
+def test_what_is_set_is_kept():
+    chosen = {"microBatchSize": 3, "activationCheckpointing": "on"}
+    plan = resolve(spec(processes=2, zero=1, training=chosen), facts("8b", "lora"))
+    assert (plan.zero_stage, plan.micro_batch_size, plan.activation_checkpointing) == (1, 3, True)
+    assert plan.gradient_accumulation_steps == 11  # 32 sequences of a process, 3 at a time
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+@pytest.mark.parametrize("tokens", [60, 512, 2048, 32768])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_micro_batches_make_up_the_global_batch_exactly(nodes, tokens, device):
+    plan = resolve(spec(nodes=nodes, processes=2, device=device), facts("smol", "lora", tokens=tokens))
+    assert plan.micro_batch_size * plan.gradient_accumulation_steps * plan.world_size == 64
+    assert plan.micro_batch_size == 1 or plan.micro_batch_size * tokens <= 16384
+
+
+def test_activations_are_kept_where_they_fit():
+    short = resolve(spec(), facts("8b", "lora"))
+    long = resolve(spec(), facts("8b", "lora", tokens=32768))
+    assert not short.activation_checkpointing
+    assert long.activation_checkpointing
+
+
+def test_a_small_data_set_has_smaller_steps():
+    plan = resolve(spec(processes=2, device="cpu"), facts("smol", "lora", sequences=7))
+    assert plan.micro_batch_size * plan.gradient_accumulation_steps == 4
+    assert plan.total_steps == 1
+
+
+@pytest.mark.parametrize(("device", "precision", "attention"), [("gpu", "bf16", "varlen"), ("cpu", "bf16", "sdpa")])
+def test_attention(device, precision, attention):
+    plan = resolve(spec(device=device, training={"precision": precision}), facts("smol", "lora"))
+    assert (plan.attention, plan.precision) == (attention, precision)
+
+
+def test_a_memory_limit_is_met_by_more_frugal_choices():
+    roomy = resolve(spec(device="cpu"), facts("smol", "full", limit=32 * GIB))
+    tight = resolve(spec(device="cpu"), facts("smol", "full", limit=4 * GIB))
+    assert not roomy.activation_checkpointing
+    assert tight.activation_checkpointing or tight.micro_batch_size < roomy.micro_batch_size
+    assert tight.estimated_bytes_per_device <= 4 * GIB
+
+
+def test_a_model_larger_than_the_limit_is_refused_with_numbers_and_advice():
+    job = spec(method="full", nodes=2, processes=2, device="cpu")
+    with pytest.raises(StageFailure) as caught:
+        resolve(job, facts("8b", "full", limit=16 * GIB))
+    assert (caught.value.code, caught.value.reason) == (ExitCode.OUT_OF_DEVICE_MEMORY, Reason.OUT_OF_MEMORY)
+    message = caught.value.message
+    assert message.startswith("training needs about ")
+    assert "GiB in each pod (2 processes of " in message
+    assert "but its memory limit is 16.0 GiB; raise spec.podTemplate.resources.limits.memory" in message
+    assert "set spec.method.type: lora" in message
+
+
+def test_advice_names_what_the_spec_holds_back():
+    fixed = {"activationCheckpointing": "off", "microBatchSize": 8}
+    with pytest.raises(StageFailure) as caught:
+        resolve(spec(processes=2, device="cpu", zero=0, training=fixed), facts("8b", "lora", limit=8 * GIB))
+    for advice in ("zeroStage: 3", "activationCheckpointing: on", "microBatchSize: 1"):
+        assert advice in caught.value.message
+
+
+def layout(**changes):
+    values = {
+        "device": "gpu",
+        "precision": "bf16",
+        "zero_stage": 0,
+        "world_size": 8,
+        "micro_batch_tokens": 2048,
+        "activation_checkpointing": False,
+    }
+    return Layout(**{**values, **changes})
+
+
+def test_each_stage_shards_what_its_paper_says():
+    shape = SHAPES["8b", "full"]
+    stages = [estimate(shape, layout(zero_stage=stage)) for stage in range(4)]
+    parameters = shape.total_parameters
+    assert [stage.weights for stage in stages] == [2 * parameters] * 3 + [2 * parameters // 8]
+    assert [stage.optimizer for stage in stages] == [12 * parameters] + [12 * parameters // 8] * 3
+    assert stages[1].gradients - stages[2].gradients == 2 * parameters - 2 * parameters // 8
+    assert stages[2].gradients == stages[3].gradients
+
+
+def test_checkpointing_saves_activations_and_fp32_doubles_weights():
+    shape = SHAPES["8b", "lora"]
+    kept = estimate(shape, layout())
+    recomputed = estimate(shape, layout(activation_checkpointing=True))
+    assert recomputed.activations < kept.activations / 5
+    assert estimate(shape, layout(precision="fp32")).weights == 2 * kept.weights
+
+
+def test_known_sizes():
+    """An 8B model in LoRA on one 80 GB GPU is known to train with room; in full it does not fit."""
+    assert estimate(SHAPES["8b", "lora"], layout(world_size=1)).total < 40 * GIB
+    assert estimate(SHAPES["8b", "full"], layout(world_size=1)).total > 100 * GIB

@@ -1,0 +1,264 @@
+"""Reading and checking rows: good files give rows, broken ones the place, the field and the problem."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_trainer.prepare import readers
+from finetune_trainer.prepare.formats import Completion, canonical, detect, other_columns, parse, to_columns
+from finetune_trainer.prepare.problems import Place, Problems, RowError
+from finetune_trainer.prepare.readers import read_csv, read_jsonl, read_parquet
+
+GOOD = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+def read(reader, path):
+    return [
+        (str(row.place), row.columns if isinstance(row.columns, dict) else f"{row.columns.field}|{row.columns.text}")
+        for row in reader(path, "s3://d/f")
+    ]
+
+
+def test_jsonl_rows_and_their_lines(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n  \n{"a": "\xc3\xa8"}\r\n{"a": 3}')
+    assert read(read_jsonl, path) == [("s3://d/f:1", {"a": 1}), ("s3://d/f:4", {"a": "è"}), ("s3://d/f:5", {"a": 3})]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"a": 1', "not valid JSON: Expecting ',' delimiter at column 8; write one JSON object per line"),
+        (b"[", "not valid JSON: Expecting value at column 2; write one JSON object per line"),
+        (b"[1]", "is a JSON array, not an object; write one JSON object per line"),
+        (b"null", "is a JSON null, not an object; write one JSON object per line"),
+        (b"true", "is a JSON boolean, not an object; write one JSON object per line"),
+        (b'"x"', "is a JSON string, not an object; write one JSON object per line"),
+        (b'{"a": "\xe8"}', "not UTF-8 text (byte 8)"),
+        (b"1" * 5000, "not valid JSON: Exceeds the limit (4300 digits)"),
+        (b"[" * 100_000, "not valid JSON: maximum recursion depth exceeded"),
+    ],
+)
+def test_jsonl_lines_that_are_no_rows(tmp_path, line, problem):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
+    found = read(read_jsonl, path)
+    assert found[1][0] == "s3://d/f:2"
+    assert found[1][1].startswith(f"|{problem}")
+    assert found[2] == ("s3://d/f:3", {"a": 3})
+
+
+def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LONGEST_LINE", 100)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + b"x" * 1000)
+    assert read(read_jsonl, path)[1:] == [
+        ("s3://d/f:2", "|the line is longer than 100 bytes; write one JSON object per line")
+    ]
+
+
+@given(st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.none()), max_size=8))
+def test_any_objects_survive_jsonl(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("jsonl") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [columns for _, columns in read(read_jsonl, path)] == rows
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_text_readers(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("bytes") / "rows"
+    path.write_bytes(content)
+    for reader in (read_jsonl, read_csv, read_parquet):
+        for row in reader(path, "f"):
+            assert isinstance(row.columns, (dict, RowError))
+
+
+def test_csv_rows_and_their_lines(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,completion\n"two\nlines","a, b"\n\nc,d\n', encoding="utf-8-sig")
+    assert read(read_csv, path) == [
+        ("s3://d/f:2", {"prompt": "two\nlines", "completion": "a, b"}),
+        ("s3://d/f:5", {"prompt": "c", "completion": "d"}),
+    ]
+
+
+def test_csv_holds_messages_as_json(tmp_path):
+    path = tmp_path / "rows.csv"
+    quoted = json.dumps(GOOD).replace('"', '""')
+    path.write_text(f'id,messages\n1,"{quoted}"\n2,"[oops"\n')
+    first, second = read(read_csv, path)
+    assert first == ("s3://d/f:2", {"id": "1", "messages": GOOD})
+    assert second[1].startswith("messages|not valid JSON: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"a,b\n1,2,3\n", "|has 3 fields, the header has 2; quote fields that hold commas"),
+        (b"a,b\n1\n", "|has 1 fields, the header has 2; quote fields that hold commas"),
+        (b'a,b\n1,"2\n', "|not valid CSV: unexpected end of data"),
+        (b"a,b\n1,\xe8\n", "|not valid CSV: 'utf-8' codec can't decode byte 0xe8"),
+    ],
+)
+def test_csv_lines_that_are_no_rows(tmp_path, content, problem):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    assert read(read_csv, path)[0][1].startswith(problem)
+
+
+def test_parquet_rows_and_their_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "_PARQUET_ROWS", 2)
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"messages": [GOOD, json.dumps(GOOD) and GOOD, GOOD], "id": [7, 8, 9]}), path)
+    found = read(read_parquet, path)
+    assert [place for place, _ in found] == ["s3://d/f:row 1", "s3://d/f:row 2", "s3://d/f:row 3"]
+    assert found[2][1] == {"messages": GOOD, "id": 9}
+
+
+def test_parquet_holds_messages_as_json_too(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"messages": [json.dumps(GOOD)]}), path)
+    assert read(read_parquet, path)[0][1] == {"messages": GOOD}
+
+
+def test_a_file_that_is_no_parquet(tmp_path):
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"id,messages\n")
+    [(place, problem)] = read(read_parquet, path)
+    assert place == "s3://d/f:row 1"
+    assert problem.startswith("|not a readable Parquet file: ")
+
+
+@pytest.mark.parametrize(
+    ("columns", "form"),
+    [
+        ({"messages": [], "prompt": "", "completion": ""}, "messages"),
+        ({"prompt": "", "completion": "", "x": 1}, "promptCompletion"),
+    ],
+)
+def test_detects_the_format(columns, form):
+    assert detect(columns) == form
+
+
+def test_an_unknown_format_names_what_was_found():
+    with pytest.raises(RowError) as caught:
+        detect({"question": "", "answer": ""})
+    assert caught.value.text == "need 'messages', or 'prompt' and 'completion'; found 'question', 'answer'"
+
+
+ROLES = "write system, user or assistant"
+NO_ANSWER = "has no assistant turn, so there is nothing to learn from"
+
+
+def turns(*roles):
+    return [{"role": role, "content": "x"} for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "problem"),
+    [
+        ({}, "messages", "is missing; format messages needs it in every row"),
+        ({"messages": None}, "messages", "is missing; format messages needs it in every row"),
+        ({"messages": "hi"}, "messages", "is str, not a list of turns"),
+        ({"messages": []}, "messages", "has no turns"),
+        ({"messages": ["hi"]}, "messages[0]", "is not an object with role and content"),
+        (
+            {"messages": [{"role": "bot", "content": "x"}]},
+            "messages[0].role",
+            "is 'bot'; write system, user or assistant",
+        ),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", f"is None; {ROLES}"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "is NoneType, not text"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content", "is list, not text"),
+        ({"messages": [{"role": "user", "content": " \n"}]}, "messages[0].content", "is empty"),
+        (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]},
+            "messages[1].content",
+            "is empty",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": []}]},
+            "messages[0].tool_calls",
+            "is not known; a turn has role and content",
+        ),
+        ({"messages": turns("user")}, "messages", NO_ANSWER),
+        (
+            {"messages": turns("system", "user")},
+            "messages",
+            NO_ANSWER,
+        ),
+        (
+            {"messages": turns("user", "assistant", "user")},
+            "messages",
+            "ends with a user turn; the last turn must be the assistant's",
+        ),
+        ({"messages": turns("assistant")}, "messages[0].role", "is assistant, but user must speak here"),
+        (
+            {"messages": turns("user", "user", "assistant")},
+            "messages[1].role",
+            "is user, but assistant must speak here",
+        ),
+        (
+            {"messages": turns("user", "assistant", "system", "user", "assistant")},
+            "messages[2].role",
+            "is system, but user must speak here",
+        ),
+        ({"messages": turns("system", "assistant")}, "messages[1].role", "is assistant, but user must speak here"),
+    ],
+)
+def test_conversations_that_are_refused(columns, field, problem):
+    with pytest.raises(RowError) as caught:
+        parse(columns, "messages")
+    assert (caught.value.field, caught.value.text) == (field, problem)
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "problem"),
+    [
+        ({"prompt": "x"}, "completion", "is missing; format promptCompletion needs it in every row"),
+        ({"prompt": "x", "completion": ""}, "completion", "is empty"),
+        ({"prompt": ["x"], "completion": "y"}, "prompt", "is list, not text"),
+        ({"prompt": "x", "completion": "\ud800"}, "completion", "holds half of a surrogate pair, which is no text"),
+    ],
+)
+def test_completions_that_are_refused(columns, field, problem):
+    with pytest.raises(RowError) as caught:
+        parse(columns, "promptCompletion")
+    assert (caught.value.field, caught.value.text) == (field, problem)
+
+
+def test_an_example_goes_back_into_columns():
+    columns = {"messages": GOOD, "id": 3, "note": None}
+    example = parse(columns, "messages")
+    assert to_columns(example) == {"messages": GOOD}
+    assert other_columns(columns, "messages") == {"id": 3, "note": None}
+
+
+def test_rows_that_read_the_same_are_the_same():
+    assert canonical(Completion("è ", "b")) == canonical(Completion("e\u0300", " b\n"))
+    assert canonical(Completion("a", "b")) != canonical(Completion("a", "B"))
+
+
+def test_problems_are_told_with_their_number():
+    problems = Problems()
+    for line in range(1, 31):
+        problems.add(Place("s3://d/f.jsonl", line), RowError("messages", "has no turns"))
+    with pytest.raises(Exception, match="30 of 40 rows are invalid") as caught:
+        problems.raise_if_any(40)
+    assert caught.value.message == (
+        "30 of 40 rows are invalid: s3://d/f.jsonl:1: messages: has no turns;"
+        " s3://d/f.jsonl:2: messages: has no turns;"
+        " s3://d/f.jsonl:3: messages: has no turns; the log lists the first 20"
+    )
+
+
+def test_one_problem_fits_a_sentence():
+    problems = Problems()
+    problems.add(Place("s3://d/f.parquet", 7, unit="row "), RowError("", "not valid"))
+    with pytest.raises(Exception, match="1 of 9 row") as caught:
+        problems.raise_if_any(9)
+    assert caught.value.message == "1 of 9 rows is invalid: s3://d/f.parquet:row 7: not valid"
