@@ -36,8 +36,8 @@ class Applied:
     """What a pass changed."""
 
     status: bool = False
-    children: bool = False
-    """Whether children were created or deleted, or a new refusal is to be shown: look at the job once more."""
+    look_again: bool = False
+    """Whether a child was created or a new refusal is to be shown: look at the job once more."""
 
 
 class Writer:
@@ -63,12 +63,12 @@ class Writer:
             return Applied()  # deleted, or made anew under the same name: its own event is on the way
         for delete in plan.deletes:
             await self._delete(job, delete)
-        changed = [await self._create(job, child) for child in plan.children]
+        look_again = await self._create_all(job, plan.children)
         if wrote_status:
             self._count(job, plan.status)
             for event in plan.events:
                 await self._tell(job, plan.status, event)
-        return Applied(status=wrote_status, children=bool(plan.deletes) or any(changed))
+        return Applied(status=wrote_status, look_again=look_again)
 
     async def _write_status(self, job: FineTuneJob, status: FineTuneJobStatus) -> bool:
         if status.to_wire() == job.status.to_wire():
@@ -85,19 +85,30 @@ class Writer:
         await self._kube.delete(JOB, namespace=job.namespace, name=delete.name, uid=delete.uid)
         logger.info("child deleted", extra=_fields(job, child=delete.name))
 
-    async def _create(self, job: FineTuneJob, child: dict[str, Any]) -> bool:
-        """Create the child; return whether the job is to be looked at once more."""
-        kind, name, key = kind_of(child), child["metadata"]["name"], Key(job.namespace, job.name)
-        try:
-            reply = await self._create_or_find(job, child)
-        except RefusedError as error:
-            refused = RefusedWrite(kind=kind.kind, name=name, code=error.status, message=error.message)
-            logger.warning("child refused", extra=_fields(job, child=name, code=error.status, error=error.message))
-            return self._refusals.note(key, uid=job.uid, refused=refused)
-        self._refusals.clear(key, name=name)
-        if kind is JOB:
+    async def _create_all(self, job: FineTuneJob, children: tuple[dict[str, Any], ...]) -> bool:
+        """Create the children in order, up to the first that is refused: a later one may need an earlier one.
+
+        Return whether the job is to be looked at once more.
+        """
+        key, created = Key(job.namespace, job.name), False
+        for child in children:
+            name = child["metadata"]["name"]
+            try:
+                await self._create(job, child)
+            except RefusedError as error:
+                logger.warning(
+                    "child refused", extra=_fields(job, child=name, code=error.status, error=error.message)
+                )
+                refused = RefusedWrite(kind=child["kind"], name=name, code=error.status, message=error.message)
+                return self._refusals.note(key, uid=job.uid, refused=refused)
+            self._refusals.clear(key, name=name)
+            created = True
+        return created
+
+    async def _create(self, job: FineTuneJob, child: dict[str, Any]) -> None:
+        reply = await self._create_or_find(job, child)
+        if kind_of(child) is JOB:
             self._store.put(JOB, reply)
-        return True
 
     async def _create_or_find(self, job: FineTuneJob, child: dict[str, Any]) -> dict[str, Any]:
         kind, name = kind_of(child), child["metadata"]["name"]

@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-_QUIET = ("aiohttp.access", "kopf.activities")
+_QUIET = ("aiohttp.access", "kopf")
 
 
 class JsonFormatter(logging.Formatter):

@@ -84,7 +84,7 @@ class Worker:
         applied = await self._writer.apply(observed, plan)
         if plan.status.phase.is_terminal:
             self._samples.forget(key)
-        if applied.children:
+        if applied.look_again:
             self._queue.add(key)
         if plan.requeue_after is not None:
             self._queue.add_after(key, plan.requeue_after)

@@ -1,0 +1,116 @@
+"""How progress samples become looks at a job, on simulated time."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from finetune_api.stage import ProgressSample
+from finetune_api.status import CheckpointRef, Progress
+from finetune_loopback.simulated_time import simulate
+from finetune_operator.samples import BUDGET_BURST, BUDGET_PER_SECOND, EVERY_SECONDS, Budget, SampleBook
+from finetune_operator.workqueue import Key, WorkQueue
+
+KEY = Key("ns", "tune")
+COMMIT = CheckpointRef(uri="s3://b/c", step=5, time=datetime(2026, 1, 1, tzinfo=UTC), size_bytes=1)
+
+
+def sample(step: int, *, attempt: int = 1, commit: CheckpointRef | None = None) -> ProgressSample:
+    return ProgressSample(attempt=attempt, progress=Progress(step=step, total_steps=100), last_checkpoint=commit)
+
+
+class Desk:
+    """A book over a queue, with a worker that notes when each key came up and what the newest sample was."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.queue = WorkQueue(loop, jitter=lambda: 1.0)
+        self.book = SampleBook(self.queue, clock=loop.time)
+        self.looks: list[tuple[float, int]] = []
+        self.task = asyncio.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            key = await self.queue.take()
+            newest = self.book.get(key, uid="u1")
+            self.looks.append((asyncio.get_running_loop().time(), newest.progress.step if newest else -1))
+            self.queue.done(key)
+
+    def put(self, new: ProgressSample, *, key: Key = KEY, uid: str = "u1") -> None:
+        self.book.put(key, uid=uid, sample=new)
+
+
+def test_a_sample_every_two_seconds_is_a_look_every_ten_and_the_last_one_is_shown() -> None:
+    async def main() -> list[tuple[float, int]]:
+        desk = Desk()
+        for step in range(15):
+            desk.put(sample(step))
+            await asyncio.sleep(2)
+        await asyncio.sleep(60)
+        desk.task.cancel()
+        return desk.looks
+
+    assert simulate(main) == [(0, 0), (10, 4), (20, 9), (30, 14)]
+
+
+@pytest.mark.parametrize("urgent", [sample(2, commit=COMMIT), sample(2, attempt=2)])
+def test_a_commit_or_a_new_attempt_is_shown_at_once(urgent: ProgressSample) -> None:
+    async def main() -> list[tuple[float, int]]:
+        desk = Desk()
+        desk.put(sample(1))
+        await asyncio.sleep(1)
+        desk.put(urgent)
+        await asyncio.sleep(1)
+        desk.task.cancel()
+        return desk.looks
+
+    assert simulate(main) == [(0, 1), (1, 2)]
+
+
+def test_a_sample_of_an_earlier_job_of_that_name_is_not_the_new_jobs() -> None:
+    async def main() -> None:
+        desk = Desk()
+        desk.put(sample(7), uid="old")
+        assert desk.book.get(KEY, uid="u1") is None
+        desk.put(sample(1))
+        newest = desk.book.get(KEY, uid="u1")
+        assert newest is not None
+        assert newest.progress.step == 1
+        desk.book.forget(KEY)
+        assert desk.book.get(KEY, uid="u1") is None
+        desk.task.cancel()
+
+    simulate(main)
+
+
+def test_all_jobs_together_stay_within_one_budget() -> None:
+    jobs, seconds = 1000, 300
+
+    async def main() -> int:
+        desk = Desk()
+        keys = [Key("ns", f"tune-{number}") for number in range(jobs)]
+        for key in keys:
+            desk.put(sample(0), key=key)
+        await asyncio.sleep(1)
+        first = len(desk.looks)
+        for step in range(1, seconds // 10):
+            for key in keys:
+                desk.put(sample(step), key=key)
+            await asyncio.sleep(10)
+        desk.task.cancel()
+        assert first == jobs
+        return len(desk.looks) - first
+
+    looks = simulate(main)
+    assert looks <= BUDGET_PER_SECOND * seconds + BUDGET_BURST
+    assert looks >= BUDGET_PER_SECOND * (seconds - 3 * EVERY_SECONDS) * 0.9
+
+
+def test_a_budget_gives_bursts_then_its_rate() -> None:
+    now = [0.0]
+    budget = Budget(per_second=2, burst=3, clock=lambda: now[0])
+    assert [budget.try_take() for _ in range(4)] == [True, True, True, False]
+    now[0] = 0.5
+    assert [budget.try_take() for _ in range(2)] == [True, False]
+    now[0] = 100
+    assert [budget.take() for _ in range(5)] == [0, 0, 0, 0.5, 1.0]
