@@ -115,6 +115,7 @@ async def _start_kopf(replica: Replica) -> tuple[asyncio.Event, Task]:
     tasks = await kopf.spawn_tasks(
         registry=build_registry(store=replica.store, queue=replica.queue, prime=replica.prime),
         settings=replica.kopf_settings,
+        identity=replica.settings.pod_name,  # kopf's own guess asks for the user's name, which an image's uid lacks
         clusterwide=not namespaces,
         namespaces=namespaces,
         stop_flag=stop,
