@@ -6,17 +6,18 @@ import sys
 from finetune_operator.log import configure_logging
 from finetune_operator.runtime import run
 from finetune_operator.settings import Settings, SettingsError
+from finetune_operator.tls import CertificateError
 
 
 def main() -> int:
-    """Run the operator; return the process's exit code (2 for settings that cannot be used)."""
+    """Run the operator; return the process's exit code (2 for settings or a certificate that cannot be used)."""
     try:
         settings = Settings.from_environment()
-    except SettingsError as error:
+        configure_logging(settings.log_level)
+        return asyncio.run(run(settings))
+    except (SettingsError, CertificateError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    configure_logging(settings.log_level)
-    return asyncio.run(run(settings))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Writer:
             await self._delete(job, delete)
         look_again = await self._create_all(job, plan.children)
         if wrote_status:
-            self._count(job, plan.status)
+            self._count(job, plan)
             for event in plan.events:
                 await self._tell(job, plan.status, event)
         return Applied(status=wrote_status, look_again=look_again)
@@ -129,8 +129,9 @@ class Writer:
         except ApiError as error:
             logger.warning("event not recorded", extra=_fields(job, reason=event.reason, error=error.message))
 
-    def _count(self, job: FineTuneJob, status: FineTuneJobStatus) -> None:
-        reason = status.reason.value if status.reason else "None"
+    def _count(self, job: FineTuneJob, plan: Plan) -> None:
+        status = plan.status
+        reason = plan.events[0].reason if plan.events else str(status.reason)
         more = status.restarts.total - job.status.restarts.total
         if more > 0:
             self._metrics.restarts.labels(job.namespace, reason).inc(more)

@@ -54,7 +54,10 @@ class Reply:
         """Return the JSON object. Raises TransientError or RefusedError for an error's status."""
         if self.status >= 400:
             self._raise(call)
-        parsed: dict[str, Any] = json.loads(self.body)
+        try:
+            parsed: dict[str, Any] = json.loads(self.body)
+        except ValueError as error:
+            raise TransientError(f"{call}: the answer is no JSON: {error}", status=self.status) from error
         return parsed
 
     def _raise(self, call: str) -> NoReturn:

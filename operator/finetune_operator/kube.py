@@ -111,7 +111,7 @@ class Kube:
         for attempt in (1, 2):
             try:
                 reply = await self._send(verb, path, query or {}, body)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            except (aiohttp.ClientError, kopf.LoginError, TimeoutError, OSError) as error:
                 self._metrics.api_calls.labels(verb, kind.kind, "none").inc()
                 raise TransientError(f"{verb} {path}: {type(error).__name__}: {error}", status=0) from error
             self._metrics.api_calls.labels(verb, kind.kind, str(reply.status)).inc()

@@ -34,7 +34,7 @@ class Metrics:
         self.progress = self._counter("progress_samples", "Progress samples by verdict.", ("verdict",))
         self.token_reviews = self._counter("token_reviews", "Token reviews asked of the API server.", ("verdict",))
         self.relists = self._counter("relists", "Comparisons with the API server by outcome.", ("outcome",))
-        self.drift = self._counter("relist_drift", "Jobs a relist found changed without an event.", ())
+        self.drift = self._counter("relist_drift", "Jobs that a relist found changed before an event told.", ())
 
     def watch_state(
         self, *, jobs: Callable[[], Iterable[tuple[str, str]]], depth: Callable[[], int], age: Callable[[], float]

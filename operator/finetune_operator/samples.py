@@ -44,49 +44,66 @@ class Budget:
 
 
 @dataclass(slots=True)
-class _Latest:
+class _Kept:
     uid: str
-    sample: ProgressSample
+    newest: ProgressSample
+    shown: ProgressSample
+    """What a look at the job sees: the newest one as of `show_at`."""
     show_at: float
-    """When the job was, or will be, marked dirty for its samples."""
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the newest sample has not been shown yet."""
+        return self.newest is not self.shown
 
 
 class SampleBook:
-    """The newest sample of each job; marks jobs dirty in the queue at the pace of this module."""
+    """The newest sample of each job; marks jobs dirty in the queue at the pace of this module.
+
+    The pace holds whatever else makes a worker look at the job in between: a pod's event, or the echo of the last
+    status that was written, shows no sample before its time.
+    """
 
     def __init__(self, queue: WorkQueue, *, clock: Callable[[], float]) -> None:
         self._queue = queue
         self._clock = clock
-        self._latest: dict[Key, _Latest] = {}
+        self._kept: dict[Key, _Kept] = {}
         self._budget = Budget(per_second=BUDGET_PER_SECOND, burst=BUDGET_BURST, clock=clock)
 
     def put(self, key: Key, *, uid: str, sample: ProgressSample) -> None:
         """Keep the sample as the job's newest one and see that it is shown in time."""
-        now, before = self._clock(), self._latest.get(key)
-        if before is None or before.uid != uid or _is_urgent(before.sample, sample):
-            self._latest[key] = _Latest(uid, sample, now)
+        now, kept = self._clock(), self._kept.get(key)
+        if kept is None or kept.uid != uid or _is_urgent(kept.newest, sample):
+            self._kept[key] = _Kept(uid, newest=sample, shown=sample, show_at=now)
             self._queue.add(key)
             return
-        before.sample = sample
-        if before.show_at > now:
-            return
-        delay = max(before.show_at + EVERY_SECONDS - now, 0.0) + self._budget.take()
-        before.show_at = now + delay
-        self._queue.add_after(key, delay)
+        if not kept.is_pending:
+            kept.show_at = max(now, kept.show_at + EVERY_SECONDS) + self._budget.take()
+            self._queue.add_after(key, kept.show_at - now)
+        kept.newest = sample
 
     def get(self, key: Key, *, uid: str) -> ProgressSample | None:
-        """Return the newest sample of the job with that uid."""
-        latest = self._latest.get(key)
-        return latest.sample if latest is not None and latest.uid == uid else None
+        """Return the newest sample of the job with that uid whose time to be shown has come."""
+        kept = self._kept.get(key)
+        if kept is None or kept.uid != uid:
+            return None
+        if self._clock() >= kept.show_at:
+            kept.shown = kept.newest
+        return kept.shown
+
+    def seconds_until_due(self, key: Key) -> float | None:
+        """Return when the job is to be looked at for a sample that waits; None when none does."""
+        kept = self._kept.get(key)
+        return max(0.0, kept.show_at - self._clock()) if kept is not None and kept.is_pending else None
 
     def forget(self, key: Key) -> None:
         """Drop what is kept of a job that is gone or has ended."""
-        self._latest.pop(key, None)
+        self._kept.pop(key, None)
 
 
 def _is_urgent(before: ProgressSample, after: ProgressSample) -> bool:
     return (
         before.attempt != after.attempt
-        or before.last_checkpoint != after.last_checkpoint
-        or before.best_checkpoint != after.best_checkpoint
+        or after.last_checkpoint not in (None, before.last_checkpoint)
+        or after.best_checkpoint not in (None, before.best_checkpoint)
     )

@@ -15,14 +15,27 @@ LOOK_EVERY_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 
 
+class CertificateError(Exception):
+    """The progress server's certificate cannot be used; the text says which files and why."""
+
+
 class Certificate:
-    """A server's TLS context over its certificate file and key file, and the authority that clients are told."""
+    """A server's TLS context over its certificate file and key file, and the authority that clients are told.
+
+    Raises CertificateError when the files cannot be used at the start.
+    """
 
     def __init__(self, *, cert_file: Path, key_file: Path, ca_file: Path) -> None:
         self._files = (cert_file, key_file, ca_file)
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._loaded = self._read()
-        self._load()
+        try:
+            self._loaded = self._read()
+            self._load()
+        except (OSError, ssl.SSLError) as error:
+            raise CertificateError(
+                f"the certificate in {cert_file}, {key_file} and {ca_file} cannot be used: {error};"
+                " mount the Secret that the chart makes, or set TLS_CERT_FILE, TLS_KEY_FILE and TLS_CA_FILE"
+            ) from error
 
     def reload_if_changed(self) -> bool:
         """Load the files if they changed; return whether. A pair that does not fit is tried again next time."""

@@ -86,8 +86,9 @@ class Worker:
             self._samples.forget(key)
         if applied.look_again:
             self._queue.add(key)
-        if plan.requeue_after is not None:
-            self._queue.add_after(key, plan.requeue_after)
+        for delay in (plan.requeue_after, self._samples.seconds_until_due(key)):
+            if delay is not None:
+                self._queue.add_after(key, delay)
 
     def _failed(self, key: Key, *, cause: str, error: Exception, wait: float = 0.0) -> None:
         self._metrics.reconcile_failures.labels(cause).inc()

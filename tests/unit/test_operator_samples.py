@@ -34,6 +34,9 @@ class Desk:
             key = await self.queue.take()
             newest = self.book.get(key, uid="u1")
             self.looks.append((asyncio.get_running_loop().time(), newest.progress.step if newest else -1))
+            delay = self.book.seconds_until_due(key)
+            if delay is not None:
+                self.queue.add_after(key, delay)
             self.queue.done(key)
 
     def put(self, new: ProgressSample, *, key: Key = KEY, uid: str = "u1") -> None:
@@ -65,6 +68,24 @@ def test_a_commit_or_a_new_attempt_is_shown_at_once(urgent: ProgressSample) -> N
         return desk.looks
 
     assert simulate(main) == [(0, 1), (1, 2)]
+
+
+def test_other_looks_neither_show_a_sample_early_nor_lose_it() -> None:
+    async def main() -> list[tuple[float, int]]:
+        desk = Desk()
+        desk.put(sample(1))
+        await asyncio.sleep(1)
+        desk.put(sample(2))
+        await asyncio.sleep(1)
+        desk.queue.add(KEY)
+        await asyncio.sleep(1)
+        desk.queue.add_after(KEY, 2)
+        desk.put(sample(3))
+        await asyncio.sleep(30)
+        desk.task.cancel()
+        return desk.looks
+
+    assert simulate(main) == [(0, 1), (2, 1), (5, 1), (10, 3)]
 
 
 def test_a_sample_of_an_earlier_job_of_that_name_is_not_the_new_jobs() -> None:

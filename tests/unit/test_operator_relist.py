@@ -1,0 +1,145 @@
+"""The first list and the lists after it: what is marked dirty, and what a failing API server does. Simulated time."""
+
+import asyncio
+from typing import Any
+
+from finetune_loopback.kube_objects import raw_child_job, raw_job, raw_pod
+from finetune_loopback.simulated_time import simulate
+from finetune_operator.errors import ApiError, NotFoundError, TransientError
+from finetune_operator.kinds import FINE_TUNE_JOB, JOB, POD, Kind
+from finetune_operator.metrics import Metrics
+from finetune_operator.relist import Lister
+from finetune_operator.store import Store
+from finetune_operator.workqueue import Key, WorkQueue
+
+
+class ApiServer:
+    """Lists what it is given; fails as often as it is told."""
+
+    def __init__(self) -> None:
+        self.items: dict[Kind, list[dict[str, Any]]] = {FINE_TUNE_JOB: [], JOB: [], POD: []}
+        self.version = 100
+        self.failures: list[ApiError] = []
+        self.lists: list[tuple[str, str | None, str]] = []
+
+    async def list_all(self, kind: Kind, *, namespace: str | None, selector: str) -> tuple[list[dict[str, Any]], int]:
+        self.lists.append((kind.kind, namespace, selector))
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.items[kind], self.version
+
+
+class Desk:
+    def __init__(self, namespaces: tuple[str, ...] = ()) -> None:
+        self.api, self.store = ApiServer(), Store()
+        self.queue = WorkQueue(asyncio.get_running_loop())
+        self.metrics = Metrics()
+        self.lister = Lister(
+            self.api, store=self.store, queue=self.queue, metrics=self.metrics, namespaces=namespaces
+        )
+
+    async def dirty(self) -> set[str]:
+        found = set()
+        while self.queue.depth():
+            key = await self.queue.take()
+            found.add(key.name)
+            self.queue.done(key)
+        return found
+
+
+def test_priming_marks_every_job_dirty_that_has_not_ended_and_what_an_ended_one_left_running() -> None:
+    async def main() -> None:
+        desk = Desk()
+        left = raw_child_job("left", owner_uid="u4")
+        desk.api.items[FINE_TUNE_JOB] = [
+            raw_job("new"),
+            raw_job("running", uid="u2", phase="Running"),
+            raw_job("done", uid="u3", phase="Succeeded"),
+            raw_job("left", uid="u4", phase="Failed"),
+        ]
+        desk.api.items[JOB] = [left, raw_child_job("done", conditions=({"type": "Complete", "status": "True"},))]
+        desk.api.items[POD] = [raw_pod(left)]
+        await desk.lister.prime()
+        assert await desk.dirty() == {"new", "running", "left"}
+        assert [kind for kind, _, _ in desk.api.lists] == ["FineTuneJob", "Job", "Pod"]
+
+    simulate(main)
+
+
+def test_children_are_selected_on_the_server_and_each_namespace_is_listed() -> None:
+    async def main() -> None:
+        desk = Desk(namespaces=("a", "b"))
+        await desk.lister.prime()
+        managed = "app.kubernetes.io/managed-by=finetune-operator"
+        assert desk.api.lists == [
+            (kind, namespace, selector)
+            for kind, selector in (("FineTuneJob", ""), ("Job", managed), ("Pod", managed))
+            for namespace in ("a", "b")
+        ]
+
+    simulate(main)
+
+
+def test_priming_waits_for_an_api_server_that_is_not_there_yet_and_for_the_crd() -> None:
+    async def main() -> float:
+        desk = Desk()
+        desk.api.items[FINE_TUNE_JOB] = [raw_job()]
+        desk.api.failures = [TransientError("refused", status=0), NotFoundError("no such kind", status=404)]
+        await desk.lister.prime()
+        assert await desk.dirty() == {"tune"}
+        return asyncio.get_running_loop().time()
+
+    assert simulate(main) == 4
+
+
+def test_a_relist_marks_only_what_differs_and_counts_it_as_drift() -> None:
+    async def main() -> None:
+        desk = Desk()
+        desk.api.items[FINE_TUNE_JOB] = [raw_job("same"), raw_job("changed", uid="u2"), raw_job("gone", uid="u3")]
+        await desk.lister.prime()
+        await desk.dirty()
+        await desk.lister.relist()
+        assert await desk.dirty() == set()
+        desk.api.items[FINE_TUNE_JOB] = [raw_job("same"), raw_job("changed", uid="u2", version=50)]
+        await desk.lister.relist()
+        assert await desk.dirty() == {"changed", "gone"}
+        assert desk.metrics.registry.get_sample_value("finetune_operator_relist_drift_total") == 2
+
+    simulate(main)
+
+
+def test_failed_relists_are_counted_in_a_row_and_forgotten_after_a_good_one() -> None:
+    async def main() -> None:
+        desk = Desk()
+        desk.api.failures = [TransientError("overloaded", status=503), TransientError("overloaded", status=503)]
+        for expected in (1, 2, 0):
+            await desk.lister.relist()
+            assert desk.lister.failures == expected
+
+    simulate(main)
+
+
+def test_relists_come_at_their_pace_for_ever() -> None:
+    async def main() -> int:
+        desk = Desk()
+        task = asyncio.create_task(desk.lister.relist_forever(300))
+        await asyncio.sleep(3000)
+        task.cancel()
+        return len(desk.api.lists) // 3
+
+    assert 9 <= simulate(main) <= 11
+
+
+def test_the_key_of_a_vanished_child_is_its_owners() -> None:
+    async def main() -> None:
+        desk = Desk()
+        desk.api.items[FINE_TUNE_JOB] = [raw_job()]
+        desk.api.items[JOB] = [raw_child_job()]
+        await desk.lister.prime()
+        await desk.dirty()
+        desk.api.items[JOB] = []
+        await desk.lister.relist()
+        assert await desk.dirty() == {"tune"}
+        assert desk.store.children(Key("ns", "tune")) == []
+
+    simulate(main)
