@@ -1,0 +1,139 @@
+"""Full fine-tuning and LoRA at every ZeRO stage, over one and two gloo processes, against plain PyTorch; and resume.
+
+The product's engine, loop and state run as they are; only S3 is left out.
+"""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from train_cases import Case, reference, run_cases
+
+METHODS = ("full", "lora")
+STAGES = (0, 1, 2, 3)
+
+
+def grid(world_size):
+    cases = [
+        Case(f"{method}-{stage}-w{world_size}", method, stage, world_size, resume_at=2)
+        for method in METHODS
+        for stage in STAGES
+    ]
+    # A micro-batch that leaves one process idle in its second pass, recomputed activations, no packing.
+    odd = {"micro_batch_size": 1, "checkpointing": True, "world_size": world_size}
+    cases += [Case(f"odd-{method}-{stage}-w{world_size}", method, stage, **odd) for method, stage in ODD]
+    cases += [Case(f"rows-w{world_size}", "full", 2, world_size, micro_batch_size=4, packing=False)]
+    if world_size == 2:
+        dropout = {"method": {"type": "lora", "lora": {"dropout": 0.2}}, "evaluation": {"everySteps": 2}}
+        cases += [
+            Case(f"bf16-dropout-{stage}", "lora", stage, 2, precision="bf16", resume_at=2, spec=dropout)
+            for stage in STAGES
+        ]
+        cases += [Case(f"bf16-full-{stage}", "full", stage, 2, precision="bf16", steps=8) for stage in STAGES]
+    return cases
+
+
+ODD = (("full", 0), ("full", 3), ("lora", 2), ("lora", 3))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("grid")
+
+
+@pytest.fixture(scope="module")
+def told(tiny_model, root):
+    """What rank 0 told in each case."""
+    return {**run_cases(tiny_model, root, grid(1)), **run_cases(tiny_model, root, grid(2))}
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model, root, told):
+    """Return the series of plain PyTorch for a method."""
+    cache = root / "work-1" / "prepared" / "cache"
+    series = {method: reference(tiny_model, cache, Case("plain", method)) for method in METHODS}
+    series["rows"] = reference(tiny_model, cache, Case("plain", "full", packing=False))
+    return series
+
+
+def exact(told_of_case, series):
+    assert [step["step"] for step in told_of_case["steps"]] == list(range(1, len(series.losses) + 1))
+    assert [step["loss"] for step in told_of_case["steps"]] == pytest.approx(series.losses, abs=1e-5)
+    assert [step["grad_norm"] for step in told_of_case["steps"]] == pytest.approx(series.grad_norms, abs=1e-5)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_and_gradient_norms_are_those_of_plain_pytorch(told, plain, method, stage, world_size):
+    exact(told[f"{method}-{stage}-w{world_size}"], plain[method])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(("method", "stage"), ODD)
+def test_small_micro_batches_and_recomputed_activations_change_nothing(told, plain, method, stage, world_size):
+    exact(told[f"odd-{method}-{stage}-w{world_size}"], plain[method])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_unpacked_rows_with_uneven_micro_batches(told, plain, world_size):
+    exact(told[f"rows-w{world_size}"], plain["rows"])
+
+
+def weights_of(folder: Path, step: int):
+    return load_file(next((folder / f"{step:08d}" / "rank-0" / "weights").glob("*.safetensors")))
+
+
+RESUMED = [f"{method}-{stage}-w{world}" for method in METHODS for stage in STAGES for world in (1, 2)]
+
+
+@pytest.mark.parametrize("name", RESUMED + [f"bf16-dropout-{stage}" for stage in STAGES])
+def test_resumed_run_is_the_same_run_bit_by_bit(told, root, name):
+    whole, resumed = told[name]["steps"][2:], told[name]["resumed"]
+    for field in ("step", "loss", "grad_norm", "learning_rate"):
+        assert [step[field] for step in resumed] == [step[field] for step in whole]
+    ours, theirs = (weights_of(root / name / part, 4) for part in ("resumed", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[key].equal(theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bf16_learns_at_every_stage(told, stage):
+    losses = [step["loss"] for step in told[f"bf16-full-{stage}"]["steps"]]
+    assert losses[-1] < losses[0] - 0.5
+    assert losses == pytest.approx([step["loss"] for step in told["bf16-full-0"]["steps"]], abs=0.1)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_of_a_commit_are_whole_and_equal_at_every_stage(told, root, tiny_model, method, world_size):
+    """What another program loads: no tensor is empty, sharded or missing, whatever the ZeRO stage."""
+    files = [weights_of(root / f"{method}-{stage}-w{world_size}" / "whole", 4) for stage in STAGES]
+    for tensors in files:
+        assert tensors.keys() == files[0].keys()
+        assert all(tensors[key].shape == files[0][key].shape and tensors[key].numel() for key in tensors)
+        assert all((tensors[key] - files[0][key]).abs().max() < 1e-4 for key in tensors)
+
+
+def test_adapter_is_loaded_by_peft_and_whole_model_by_transformers(told, root, tiny_model):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.arange(3, 20)[None]
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        untouched = base(input_ids=ids).logits
+        adapted = PeftModel.from_pretrained(base, root / "lora-3-w2/whole/00000004/rank-0/weights")
+        assert (adapted(input_ids=ids).logits - untouched).abs().max() > 1e-3
+        whole = AutoModelForCausalLM.from_pretrained(root / "full-3-w2/whole/00000004/rank-0/weights")
+        assert (whole(input_ids=ids).logits - untouched).abs().max() > 1e-3
+
+
+def test_frozen_weights_are_not_in_the_shards_of_an_adapter_run(told, root):
+    def size(name):
+        shards = (root / name / "whole" / "00000004").glob("rank-*/engine/state/*.pt")
+        return sum(path.stat().st_size for path in shards)
+
+    for stage in STAGES:
+        assert size(f"lora-{stage}-w2") < size(f"full-{stage}-w2") / 2

@@ -1,0 +1,221 @@
+"""Small prepared runs on disk, a plain PyTorch reference for them, and the start of their processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.data.batches import TrainingBatches
+from finetune_trainer.data.cache import CacheWriter, TokenCache
+from finetune_trainer.data.schedule import schedule
+
+GRID = Path(__file__).with_name("train_grid.py")
+VOCABULARY = 500
+
+
+@dataclass
+class Case:
+    """One run: what differs from the small default."""
+
+    name: str
+    method: str = "full"
+    zero_stage: int = 0
+    world_size: int = 1
+    micro_batch_size: int = 2
+    precision: str = "fp32"
+    packing: bool = True
+    checkpointing: bool = False
+    steps: int = 4
+    resume_at: int = 0
+    spec: dict[str, Any] = field(default_factory=dict)
+
+
+def write_cache(directory: Path, *, rows: int = 40, seed: int = 0) -> None:
+    """Write random rows of 5 to 60 tokens, the later part of each supervised."""
+    random = np.random.default_rng(seed)
+    directory.mkdir(parents=True)
+    for split, count in (("train", rows), ("validation", rows // 4), ("test", rows // 4)):
+        with CacheWriter(directory, split) as writer:
+            for _ in range(count):
+                length = int(random.integers(5, 61))
+                # A few tokens make most of the text, so that there is something to learn.
+                ids = (random.zipf(1.5, length) % VOCABULARY).tolist()
+                begin = int(random.integers(1, length))
+                writer.append(ids, [position >= begin for position in range(length)])
+
+
+def spec_of(case: Case) -> dict[str, Any]:
+    """Return the spec of a case."""
+    blocks: dict[str, dict[str, Any]] = {
+        "model": {"uri": "s3://bucket/model/"},
+        "method": {"type": case.method},
+        "data": {"train": [{"uri": "s3://bucket/rows/"}], "maxLength": 96, "packing": case.packing},
+        "training": {
+            "maxSteps": case.steps,
+            "globalBatchSize": 6,
+            "learningRate": 5e-3,
+            "warmup": 2,
+            "precision": case.precision,
+            "optimizer": {"maxGradNorm": 0.5, "weightDecay": 0.01},
+        },
+        "distributed": {"device": "cpu", "processesPerNode": case.world_size, "zeroStage": case.zero_stage},
+        "evaluation": {"everySteps": 0, "baseline": False},
+        "checkpoint": {"uri": "s3://bucket/runs/", "everySteps": case.resume_at, "everyMinutes": 0},
+        "output": {"uri": "s3://bucket/output/"},
+    }
+    for name, values in case.spec.items():
+        blocks[name] = {**blocks.get(name, {}), **values}
+    return blocks
+
+
+def plan_of(case: Case) -> dict[str, Any]:
+    """Return the plan of a case."""
+    return {
+        "zeroStage": case.zero_stage,
+        "worldSize": case.world_size,
+        "microBatchSize": case.micro_batch_size,
+        "gradientAccumulationSteps": 1,
+        "activationCheckpointing": case.checkpointing,
+        "attention": "sdpa",
+        "precision": case.precision,
+        "totalSteps": case.steps,
+        "totalParameters": 100_000,
+        "trainableParameters": 100_000,
+        "estimatedBytesPerDevice": 0,
+    }
+
+
+def wire(case: Case, work: Path, folder: Path) -> dict[str, Any]:
+    """Return what a grid process is told of a case."""
+    split: dict[str, Any] = {}
+    data = {"format": "messages", "train": split, "validation": split, "test": split, "digest": "0" * 64}
+    job = {"name": case.name, "namespace": "test", "uid": case.name, "attempt": 1, "spec": spec_of(case)}
+    prepared = {"writer": "test", "files": [], "modelFiles": [], "data": data, "plan": plan_of(case)}
+    folder.mkdir(parents=True)
+    return {
+        "job": job,
+        "prepared": prepared,
+        "work": str(work),
+        "folder": str(folder),
+        "resumeAt": case.resume_at,
+    }
+
+
+def run_cases(tiny_model: Path, root: Path, cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """Run cases of one world size in one set of processes; return what rank 0 was told in each."""
+    world_size = cases[0].world_size
+    work = root / f"work-{world_size}"
+    copytree(tiny_model, work / "model")
+    write_cache(work / "prepared" / "cache")
+    told = [wire(case, work, root / case.name) for case in cases]
+    (work / "cases.json").write_text(json.dumps(told))
+    run_processes([sys.executable, str(GRID), str(work / "cases.json")], world_size)
+    return {case.name: json.loads((root / case.name / "rank-0.json").read_text()) for case in cases}
+
+
+def run_processes(command: Sequence[str], world_size: int) -> None:
+    """Run one process per rank to the end; the first failure ends all and is shown."""
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **rank_environment(rank, world_size, port)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        outputs = [process.communicate(timeout=400)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    failed = [output for process, output in zip(processes, outputs, strict=True) if process.returncode != 0]
+    assert not failed, failed[0][-6000:]
+
+
+def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """Return the variables that the launcher sets."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Series:
+    """What a reference run tells of its steps."""
+
+    losses: list[float]
+    grad_norms: list[float]
+
+
+def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
+    """Train a case in plain PyTorch: one process, each row alone through transformers' own forward pass."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from finetune_trainer.train.lr import LearningRate
+
+    spec = FineTuneJobSpec.model_validate(spec_of(case))
+    torch.manual_seed(spec.training.seed)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="eager")
+    if case.method == "lora":
+        config = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
+        model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decay = [parameter for parameter in trained if parameter.ndim > 1]
+    rest = [parameter for parameter in trained if parameter.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    cache = TokenCache.open(cache_dir, "train")
+    batches = TrainingBatches(cache, max_length=96, packing=case.packing, seed=spec.training.seed)
+    steps = schedule(batches.num_sequences, epochs=None, max_steps=case.steps, global_batch_size=6)
+    rate = LearningRate.of(spec.training, steps.total_steps)
+    series = Series([], [])
+    for step in range(steps.total_steps):
+        losses = [_row_loss(model, *cache.row(int(row))) for rows in batches.sequences(steps, step) for row in rows]
+        loss = torch.cat(losses).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained, 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step)
+        optimizer.step()
+        series.losses.append(loss.item())
+        series.grad_norms.append(norm.item())
+    return series
+
+
+def _row_loss(model: Any, tokens: Any, flags: Any) -> Any:
+    import torch
+
+    ids = torch.from_numpy(tokens.astype(np.int64))
+    supervised = torch.from_numpy(flags.astype(bool))[1:]
+    logits = model(input_ids=ids[None]).logits[0, :-1]
+    return torch.nn.functional.cross_entropy(logits[supervised], ids[1:][supervised], reduction="none")

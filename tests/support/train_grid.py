@@ -1,0 +1,110 @@
+"""One training process of several small runs, one after the other: a test starts it once per rank.
+
+It runs the product's own engine and loop; only S3 is left out: commits are kept in local folders. Reads the cases
+from the file named on the command line, writes what each run told to `<case's folder>/rank-<r>.json`.
+"""
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+from shutil import move
+from typing import Any
+
+import torch.distributed as dist
+
+from finetune_api.run import Prepared
+from finetune_api.stage import StageInput
+from finetune_trainer.train import start
+from finetune_trainer.train.loop import Loop
+from finetune_trainer.train.processes import Process, join
+from finetune_trainer.train.run import Run
+from finetune_trainer.train.saver import Saver
+from finetune_trainer.train.scratch import Scratch
+from finetune_trainer.train.state import RunState, join_shards, load_state
+
+
+class LocalWriter:
+    """Stands in for the checkpoint writer: keeps the folders it is handed."""
+
+    last_error = ""
+    busy = False
+
+    def __init__(self, kept: Path) -> None:
+        self._kept = kept
+
+    def submit(self, step: int, directory: Path, meta: Any) -> bool:
+        kept = self._kept / f"{step:08d}"
+        kept.mkdir(parents=True, exist_ok=True)
+        move(directory, kept / directory.name)
+        return True
+
+    def poll(self) -> list[Any]:
+        return []
+
+    def drain(self, timeout: float) -> bool:
+        return True
+
+
+class Recorder:
+    """Stands in for the reporter."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self.evaluations: list[dict[str, Any]] = []
+
+    def begin(self, done: int, eval_loss: float | None, last: Any, best: Any) -> None:
+        pass
+
+    def step(self, done: int, **values: Any) -> None:
+        self.steps.append({"step": done, **values})
+
+    def evaluation(self, done: int, eval_loss: float, best_eval_loss: float) -> None:
+        self.evaluations.append({"step": done, "evalLoss": eval_loss})
+
+    def commits(self, last: Any, best: Any) -> None:
+        pass
+
+
+def build(case: dict[str, Any], process: Process) -> Run:
+    job = StageInput.model_validate(case["job"])
+    return start.build(job, process, Prepared.model_validate(case["prepared"]), Scratch(Path(case["work"])))
+
+
+def train(run: Run, case: dict[str, Any], folder: Path, resume_from: Path | None) -> Recorder:
+    work = Path(case["work"])
+    saver = Saver(LocalWriter(folder), run.engine, run.method, run.process, work / "staged" / folder.name)
+    state = RunState()
+    if resume_from is not None:
+        if run.process.local_rank == 0:
+            join_shards(resume_from)
+        dist.barrier()
+        state = load_state(run.engine, run.method, run.process, resume_from)
+        saver.resume(int(resume_from.name), [], run.layout)
+    recorder = Recorder()
+    Loop(run, saver, recorder, state).train()
+    return recorder
+
+
+def main() -> None:
+    cases = json.loads(Path(sys.argv[1]).read_text())
+    process = join("cpu")
+    for case in cases:
+        folder = Path(case["folder"])
+        whole = train(build(case, process), case, folder / "whole", None)
+        told = {"steps": whole.steps, "evaluations": whole.evaluations}
+        gc.collect()
+        if case.get("resumeAt"):
+            source = folder / "whole" / f"{case['resumeAt']:08d}"
+            resumed = train(build(case, process), case, folder / "resumed", source)
+            told["resumed"] = resumed.steps
+            gc.collect()
+        (folder / f"rank-{process.rank}.json").write_text(json.dumps(told))
+        dist.barrier()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

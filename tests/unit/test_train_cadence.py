@@ -1,0 +1,68 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from finetune_api.run import Commit
+from finetune_api.spec import Checkpoint
+from finetune_trainer.train.cadence import best_commit, commit_due, evaluates, export_commit
+
+
+def commit(step, eval_loss=None):
+    return Commit(
+        writer="a1-x",
+        attempt=1,
+        step=step,
+        world_size=1,
+        zero_stage=0,
+        consumed_sequences=step,
+        eval_loss=eval_loss,
+        time=datetime(2026, 1, 1, tzinfo=UTC),
+        config_digest="d",
+        files=[],
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "every", "expected"),
+    [(5, 20, 5, True), (6, 20, 5, False), (20, 20, 7, True), (20, 20, 0, True), (5, 20, 0, False)],
+)
+def test_when_a_run_evaluates(done, total, every, expected):
+    assert evaluates(done, total_steps=total, every_steps=every) is expected
+
+
+@pytest.mark.parametrize(
+    ("every_steps", "every_minutes", "done", "saved", "seconds", "expected"),
+    [
+        (10, 0, 9, 0, 0, False),
+        (10, 0, 10, 0, 0, True),
+        (10, 0, 11, 10, 0, False),
+        (10, 0, 12, 8, 0, True),  # step 10 was passed over while an upload was in flight
+        (10, 0, 20, 15, 0, True),  # a commit for another reason at 15 does not move the multiples
+        (0, 10, 3, 0, 599, False),
+        (0, 10, 3, 0, 600, True),
+        (0, 0.5, 3, 0, 30, True),
+        (0, 10, 3, 3, 9999, False),  # this step is saved already
+        (0, 0, 999, 0, 99999, False),
+        (10, 10, 3, 0, 600, True),
+    ],
+)
+def test_when_a_commit_is_due(every_steps, every_minutes, done, saved, seconds, expected):
+    cadence = Checkpoint(uri="s3://bucket/runs/", every_steps=every_steps, every_minutes=every_minutes)
+    assert commit_due(cadence, done=done, saved=saved, seconds_since_save=seconds) is expected
+
+
+@pytest.mark.parametrize(
+    ("commits", "best", "exported"),
+    [
+        ([], None, None),
+        ([(1, None), (2, None)], None, 2),
+        ([(1, 2.0), (2, 1.0), (3, 1.5)], 2, 2),
+        ([(1, 1.0), (2, 1.0)], 1, 1),
+        ([(1, None), (2, 3.0), (4, None)], 2, 2),
+    ],
+)
+def test_best_and_exported_commit(commits, best, exported):
+    records = [commit(step, eval_loss) for step, eval_loss in commits]
+    chosen_best, chosen = best_commit(records), export_commit(records)
+    assert (chosen_best.step if chosen_best else None) == best
+    assert (chosen.step if chosen else None) == exported

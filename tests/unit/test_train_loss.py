@@ -1,0 +1,179 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from finetune_api.reasons import Reason
+from finetune_trainer.data.batches import MicroBatch
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.model import attention, selfcheck
+from finetune_trainer.objectives import sft
+from finetune_trainer.train.engine import decay_groups, scaled
+from finetune_trainer.train.inputs import inputs_of
+
+CPU = torch.device("cpu")
+LENGTHS = [9, 4, 30, 1, 12]
+
+
+def load(tiny_model):
+    attention.register()
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation=attention.IMPLEMENTATION)
+    return sft.SupervisedLoss(model)
+
+
+def batch(lengths, supervised_from=2):
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randint(400, (length,), generator=generator) for length in lengths]
+    ids = torch.cat(rows)
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    positions = torch.tensor(
+        [
+            start + position - 1
+            for start, length in zip(starts.tolist(), lengths, strict=False)
+            for position in range(supervised_from, length)
+        ],
+        dtype=torch.int64,
+    )
+    return MicroBatch(
+        input_ids=ids[None],
+        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
+        cu_seqlens=starts.int(),
+        supervised_positions=positions,
+        labels=ids[positions + 1],
+        max_seqlen=max(lengths),
+    )
+
+
+def inputs(lengths, **options):
+    return inputs_of(batch(lengths, **options), CPU, "sdpa")
+
+
+def row_logits(tiny_model, ids):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager")
+    with torch.no_grad():
+        return model(input_ids=ids[None]).logits[0]
+
+
+def test_packed_rows_have_the_logits_of_each_row_alone(tiny_model):
+    loss = load(tiny_model)
+    packed = inputs(LENGTHS)
+    with torch.no_grad():
+        logits = loss.causal_lm.lm_head(loss.hidden_states(packed))
+    alone = torch.cat([row_logits(tiny_model, ids) for ids in packed.input_ids[0].split(LENGTHS)])
+    torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_loss_is_the_summed_cross_entropy_of_the_supervised_tokens_alone(tiny_model):
+    packed = inputs(LENGTHS, supervised_from=3)
+    loss, correct = load(tiny_model)(packed, count_correct=True)
+    logits = torch.cat([row_logits(tiny_model, ids) for ids in packed.input_ids[0].split(LENGTHS)])
+    logits = logits[packed.supervised_positions]
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, packed.labels, reduction="sum"))
+    assert correct == (logits.argmax(-1) == packed.labels).sum()
+
+
+def test_tiles_change_neither_loss_nor_gradients(tiny_model, monkeypatch):
+    results = []
+    for tokens in (1000, 5):
+        monkeypatch.setattr(sft, "TILE_BYTES", 4 * 512 * tokens)
+        loss = load(tiny_model)
+        value, _ = loss(inputs(LENGTHS))
+        value.backward()
+        results.append([value, *(parameter.grad for parameter in loss.parameters())])
+    torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
+
+
+def test_no_batch_of_logits_is_larger_than_a_tile(tiny_model, monkeypatch):
+    monkeypatch.setattr(sft, "TILE_BYTES", 4 * 512 * 5)
+    loss = load(tiny_model)
+    seen = []
+    loss.causal_lm.lm_head.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    loss(inputs(LENGTHS))[0].backward()
+    assert max(seen) == 5
+
+
+def test_idle_batch_has_loss_zero_and_reaches_every_parameter(tiny_model):
+    loss = load(tiny_model)
+    idle = inputs([1])
+    assert len(idle.labels) == 0
+    value, correct = loss(idle, count_correct=True)
+    value.backward()
+    assert value == 0
+    assert correct == 0
+    gradients = [parameter.grad for parameter in loss.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("split", [[LENGTHS], [[9, 4], [30, 1, 12]], [[9], [4], [30], [1], [12]]])
+def test_scaled_gradient_is_that_of_the_mean_however_rows_are_spread(tiny_model, split):
+    whole = load(tiny_model)
+    everything = inputs(LENGTHS)
+    tokens = len(everything.labels)
+    (whole(everything)[0] / tokens).backward()
+    parts = load(tiny_model)
+    for ids in _parts(everything, split):
+        # As on as many processes: each adds its gradient, and DeepSpeed divides the sum by their number.
+        (scaled(parts(ids)[0], tokens, len(split)) / len(split)).backward()
+    ours = [parameter.grad for parameter in parts.parameters()]
+    torch.testing.assert_close(ours, [parameter.grad for parameter in whole.parameters()], atol=1e-5, rtol=1e-4)
+
+
+def _parts(everything, split):
+    rows = dict(zip(LENGTHS, everything.input_ids[0].split(LENGTHS), strict=True))
+    for lengths in split:
+        made = batch(lengths)
+        ids = torch.cat([rows[length] for length in lengths])
+        yield inputs_of(
+            MicroBatch(
+                input_ids=ids[None],
+                position_ids=made.position_ids,
+                cu_seqlens=made.cu_seqlens,
+                supervised_positions=made.supervised_positions,
+                labels=ids[made.supervised_positions + 1],
+                max_seqlen=made.max_seqlen,
+            ),
+            CPU,
+            "sdpa",
+        )
+
+
+def test_selfcheck_accepts_a_plain_model(tiny_model):
+    loss = load(tiny_model)
+    assert selfcheck.check(loss, CPU, "sdpa") < 1e-5
+    assert loss.causal_lm.config._attn_implementation == attention.IMPLEMENTATION
+
+
+def test_selfcheck_refuses_a_model_whose_rows_see_one_another(tiny_model, monkeypatch):
+    apart = attention.documents
+
+    def together(bounds, device, backend):
+        return apart(bounds[[0, -1]], device, backend)
+
+    monkeypatch.setattr(attention, "documents", together)
+    with pytest.raises(StageFailure) as failure:
+        selfcheck.check(load(tiny_model), CPU, "sdpa")
+    assert failure.value.reason is Reason.INVALID_MODEL
+    assert "LlamaForCausalLM cannot be trained on packed rows" in failure.value.message
+
+
+def test_selfcheck_refuses_a_model_that_scales_its_logits(tiny_model):
+    loss = load(tiny_model)
+    plain = loss.causal_lm.forward
+
+    def scaling(**arguments):
+        output = plain(**arguments)
+        output.logits = output.logits * 3
+        return output
+
+    loss.causal_lm.forward = scaling
+    with pytest.raises(StageFailure):
+        selfcheck.check(loss, CPU, "sdpa")
+
+
+def test_vectors_do_not_decay_and_frozen_parameters_are_left_out(tiny_model):
+    model = load(tiny_model).causal_lm
+    model.model.embed_tokens.weight.requires_grad = False
+    matrices, vectors = decay_groups(model.parameters(), 0.1)
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert all(parameter.ndim == 2 for parameter in matrices["params"])
+    assert all(parameter.ndim == 1 for parameter in vectors["params"])
+    assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters())) - 1

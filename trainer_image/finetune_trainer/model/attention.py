@@ -1,0 +1,182 @@
+"""Attention over documents that lie one after the other in a single row of tokens, without a mask.
+
+transformers hands every keyword argument of the model on to its attention function, so the boundaries travel as
+one argument, `documents`, and no mask of tokens x tokens is ever made. Two backends compute the same numbers:
+
+    varlen  `torch.nn.attention.varlen` on CUDA in bf16: the boundaries go straight into the kernel
+    sdpa    everywhere else: documents of like length are gathered into a padded block each. Padding stands at the
+            right, where causal attention never looks from a real token, so no mask is needed there either.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+IMPLEMENTATION = "finetune_documents"
+"""Name under which the function is registered: the model's `attn_implementation`."""
+
+Backend = Literal["varlen", "sdpa"]
+
+_SLACK_TOKENS = 32
+_SLACK_SHARE = 4
+"""A document joins a longer one's block when it is shorter by at most 32 tokens or a quarter of the block: below
+that, a kernel call of its own costs more than the padding."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Boundaries of D documents in T tokens, and how the sdpa backend lays them out.
+
+    blocks[i] holds the token of each cell of a block, int64 [documents, length]; restore, int64 [T], the cell of
+    each token in all blocks one after the other.
+    """
+
+    backend: Backend
+    cu_seqlens: torch.Tensor
+    max_seqlen: int
+    blocks: tuple[torch.Tensor, ...]
+    restore: torch.Tensor
+
+
+def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
+    """Return the backend that a device and a number format get."""
+    return "varlen" if device.type == "cuda" and dtype == torch.bfloat16 else "sdpa"
+
+
+def documents(cu_seqlens: torch.Tensor, device: torch.device, backend: Backend) -> Documents:
+    """Return the layout of documents with the boundaries cu_seqlens, int32 [D + 1] on the CPU."""
+    bounds = cu_seqlens.numpy().astype(np.int64)
+    lengths = np.diff(bounds)
+    blocks = [] if backend == "varlen" else [_cells(bounds, members) for members in group(lengths.tolist())]
+    restore = np.empty(int(bounds[-1]) if blocks else 0, np.int64)
+    start = 0
+    for cells in blocks:
+        # Written from the last cell to the first: a padding cell repeats the document's last token, whose own
+        # cell stands before it and must win.
+        restore[cells.ravel()[::-1]] = np.arange(start, start + cells.size)[::-1]
+        start += cells.size
+    return Documents(
+        backend=backend,
+        cu_seqlens=cu_seqlens.to(device, non_blocking=True),
+        max_seqlen=int(lengths.max()),
+        blocks=tuple(torch.from_numpy(cells).to(device, non_blocking=True) for cells in blocks),
+        restore=torch.from_numpy(restore).to(device, non_blocking=True),
+    )
+
+
+def group(lengths: Sequence[int]) -> list[list[int]]:
+    """Group documents of like length; each group is listed from long to short."""
+    groups: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda document: -lengths[document]):
+        if not groups or longest - lengths[index] > max(_SLACK_TOKENS, longest // _SLACK_SHARE):
+            groups.append([])
+            longest = lengths[index]
+        groups[-1].append(index)
+    return groups
+
+
+def _cells(bounds: NDArray[np.int64], members: list[int]) -> NDArray[np.int64]:
+    starts, ends = bounds[members], bounds[np.asarray(members) + 1]
+    columns = np.arange(int((ends - starts).max()), dtype=np.int64)
+    cells: NDArray[np.int64] = np.minimum(starts[:, None] + columns, ends[:, None] - 1)
+    return cells
+
+
+def attend(  # noqa: PLR0913 - the signature is transformers'
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    documents: Documents,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **unsupported: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend causally inside each document: query [1, heads, T, head size] -> [1, T, heads, head size].
+
+    Raises ValueError for attention that neither backend computes (soft-capped scores, attention sinks).
+    """
+    for name in ("softcap", "s_aux", "position_bias"):
+        if unsupported.get(name) is not None:
+            raise ValueError(
+                f"{type(module).__name__} uses {name}, which attention over packed rows does not compute"
+            )
+    window = sliding_window if sliding_window is not None and sliding_window < documents.max_seqlen else None
+    how = _Manner(scaling, dropout, window)
+    compute = _varlen if documents.backend == "varlen" else _blocks
+    attended = compute(query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), documents, how)
+    return attended[None], None
+
+
+class _Manner(NamedTuple):
+    scaling: float | None
+    dropout: float
+    window: int | None
+    """Tokens that a query sees, itself included; None: its whole document up to itself."""
+
+
+def _varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Documents, how: _Manner
+) -> torch.Tensor:
+    # Imported here: it exists for CUDA builds of torch alone.
+    from torch.nn.attention.varlen import varlen_attn
+
+    if how.dropout:
+        raise ValueError("attention dropout is not computed by varlen attention; set it to 0 in the model's config")
+    bounds, longest = layout.cu_seqlens, layout.max_seqlen
+    attended = varlen_attn(
+        query,
+        key,
+        value,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=how.scaling,
+        window_size=(-1 if how.window is None else how.window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(attended, torch.Tensor)  # noqa: S101 - a tuple comes only when auxiliary outputs are asked for
+    return attended
+
+
+def _blocks(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Documents, how: _Manner
+) -> torch.Tensor:
+    attended = []
+    for cells in layout.blocks:
+        mask = None if how.window is None else _band(cells.shape[1], how.window, query.device)
+        output = scaled_dot_product_attention(
+            # [tokens, heads, size] -> [documents, heads, length, size]
+            query[cells].transpose(1, 2),
+            key[cells].transpose(1, 2),
+            value[cells].transpose(1, 2),
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=how.dropout,
+            scale=how.scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        attended.append(output.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)[layout.restore]
+
+
+def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """Return which keys a query of one block sees: itself and the window - 1 tokens before it."""
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (distance >= 0) & (distance < window)
+
+
+def register() -> None:
+    """Make the function known to transformers."""
+    AttentionInterface.register(IMPLEMENTATION, attend)

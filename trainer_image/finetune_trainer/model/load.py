@@ -1,0 +1,63 @@
+"""Loading the base model: safetensors only, no code from the model's folder, no network."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.status import Plan
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.model import attention
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def load_base(directory: Path, plan: Plan, deepspeed_config: dict[str, Any], uri: str) -> PreTrainedModel:
+    """Load a model on the CPU, or sharded over the processes under ZeRO stage 3.
+
+    Raises StageFailure when transformers cannot make a causal language model of the folder; `uri` names it.
+    """
+    attention.register()
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    try:
+        with _sharded(deepspeed_config, plan.zero_stage):
+            model = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=DTYPES[plan.precision],
+                attn_implementation=attention.IMPLEMENTATION,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise StageFailure(
+            ExitCode.INVALID, Reason.INVALID_MODEL, f"{uri} cannot be loaded as a causal language model: {error}"
+        ) from error
+    if plan.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+@contextmanager
+def _sharded(deepspeed_config: dict[str, Any], zero_stage: int) -> Iterator[None]:
+    """While this lasts and the stage is 3, transformers creates every parameter sharded."""
+    if zero_stage < 3:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    keep_alive = HfDeepSpeedConfig(deepspeed_config)
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del keep_alive

@@ -1,0 +1,72 @@
+"""Whole tensors out of a model that may be sharded over the processes, and back into it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from finetune_trainer.methods import Method
+
+
+def gather(model: nn.Module, keys: Mapping[str, str], *, keep: bool) -> dict[str, torch.Tensor]:
+    """Return copies on the CPU of the tensors named in `keys`, by their file keys; empty unless `keep`.
+
+    Every process must call it: under ZeRO stage 3 each tensor is put together by all.
+    """
+    whole = {}
+    tensors = _tensors(model)
+    for name, key in keys.items():
+        with _whole(tensors[name], writes=False):
+            if keep:
+                whole[key] = tensors[name].detach().to("cpu", copy=True).contiguous()
+    return whole
+
+
+def save(model: nn.Module, method: Method, directory: Path, *, keep: bool) -> None:
+    """Write the `weights/` folder of a commit, on the process with `keep`; every process must call it.
+
+    Raises ValueError when a tensor came out empty, which a mistake in gathering would cause.
+    """
+    weights = gather(model, method.file_keys(model), keep=keep)
+    if not keep:
+        return
+    empty = [key for key, tensor in weights.items() if tensor.numel() == 0]
+    if empty or not weights:
+        raise ValueError(f"weights without content would be saved: {empty[:3] or 'none at all'}")
+    method.write(model, weights, directory)
+
+
+def restore(model: nn.Module, method: Method, directory: Path) -> None:
+    """Copy the tensors of a `weights/` folder into the model. Every process must call it, each with the folder.
+
+    The optimizer's own copy of the weights is left as it is: this is for scoring, not for training on.
+    """
+    keys = {key: name for name, key in method.file_keys(model).items()}
+    tensors = _tensors(model)
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in sorted(set(file.keys())):
+                target = tensors[keys.pop(key)]
+                with _whole(target, writes=True), torch.no_grad():
+                    target.copy_(file.get_tensor(key))
+    if keys:
+        raise ValueError(f"{directory} lacks {sorted(keys)[:3]}")
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_buffers()), **dict(model.named_parameters())}
+
+
+@contextmanager
+def _whole(tensor: torch.Tensor, *, writes: bool) -> Iterator[None]:
+    """While this lasts, a parameter that is sharded over the processes is whole on each."""
+    if not hasattr(tensor, "ds_id"):
+        yield
+        return
+    from deepspeed.runtime.zero import GatheredParameters
+
+    with GatheredParameters([tensor], modifier_rank=0 if writes else None):
+        yield

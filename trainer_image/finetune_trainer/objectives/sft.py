@@ -1,0 +1,84 @@
+"""Supervised fine-tuning: cross-entropy of the supervised tokens, and of nothing else.
+
+The head is applied to the hidden states at supervised positions alone, and in tiles of many tokens, so that the
+logits of a whole batch never exist: they would be the largest tensor of the step. The sum is returned, not a mean:
+only the training loop knows how many supervised tokens the whole step has.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from finetune_trainer.model.attention import Documents
+
+TILE_BYTES = 512 * 2**20
+"""Most memory of one tile's logits in fp32. Tiles of thousands of tokens keep the matrix product efficient."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A micro-batch on the device, as MicroBatch describes it, with the layout of its documents."""
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    documents: Documents
+    supervised_positions: torch.Tensor
+    labels: torch.Tensor
+
+
+class SupervisedLoss(nn.Module):
+    """A causal language model with its loss."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Inputs, *, count_correct: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sum of the cross-entropies, and how many tokens were predicted right (0 unless counted).
+
+        With nothing supervised the sum is 0 with a graph, so that the process still takes part in every
+        collective of the backward pass.
+        """
+        hidden = self.hidden_states(inputs)[inputs.supervised_positions]
+        head = self.causal_lm.get_output_embeddings()
+        if not len(hidden):
+            return head(hidden).float().sum(), inputs.labels.sum()
+        tile = max(1, TILE_BYTES // (4 * self.causal_lm.config.get_text_config().vocab_size))
+        pairs = list(zip(torch.split(hidden, tile), torch.split(inputs.labels, tile), strict=True))
+        recompute = len(pairs) > 1 and torch.is_grad_enabled()
+        losses, correct = [], []
+        for states, labels in pairs:
+            arguments = (head, states, labels, count_correct)
+            loss, right = checkpoint(_score, *arguments, use_reentrant=False) if recompute else _score(*arguments)
+            losses.append(loss)
+            correct.append(right)
+        return torch.stack(losses).sum(), torch.stack(correct).sum()
+
+    def hidden_states(self, inputs: Inputs) -> torch.Tensor:
+        """Return the last hidden states, [T, hidden size]."""
+        output = self.causal_lm.get_decoder()(
+            input_ids=inputs.input_ids,
+            position_ids=inputs.position_ids,
+            documents=inputs.documents,
+            use_cache=False,
+        )
+        states: torch.Tensor = output.last_hidden_state[0]
+        return states
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The transformers model, whether or not adapters wrap it."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+
+def _score(
+    head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, count_correct: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = head(hidden).float()
+    correct = (logits.argmax(-1) == labels).sum() if count_correct else torch.zeros_like(labels[0])
+    return cross_entropy(logits, labels, reduction="sum"), correct

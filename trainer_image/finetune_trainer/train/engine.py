@@ -1,0 +1,123 @@
+"""DeepSpeed's configuration and engine, and the one rule of loss scaling."""
+
+import sys
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from typing import Any, Protocol, cast
+
+import torch
+from torch import nn
+
+from finetune_api.spec import Training
+from finetune_api.status import Plan
+from finetune_trainer.objectives.sft import Inputs, SupervisedLoss
+
+_LARGEST_BUCKET = 200_000_000
+"""Elements per reduction bucket; DeepSpeed allocates buffers of this size."""
+
+
+class Engine(Protocol):
+    """What is used of DeepSpeed's engine."""
+
+    module: SupervisedLoss
+    optimizer: torch.optim.Optimizer
+
+    def __call__(self, inputs: Inputs, *, count_correct: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the module."""
+
+    def train(self, mode: bool = True) -> None:
+        """Switch between training and evaluation."""
+
+    def backward(self, loss: torch.Tensor, *, scale_wrt_gas: bool) -> None:
+        """Accumulate gradients; at the boundary, reduce them over the processes."""
+
+    def step(self) -> None:
+        """Update the weights."""
+
+    def set_gradient_accumulation_boundary(self, is_boundary: bool) -> None:
+        """Say whether the next backward pass is the last of the step."""
+
+    def get_global_grad_norm(self) -> float | torch.Tensor | None:
+        """Return the norm before clipping of the last step."""
+
+    def save_checkpoint(self, save_dir: str, *, tag: str, save_latest: bool, exclude_frozen_parameters: bool) -> bool:
+        """Write this process's part."""
+
+    def load_checkpoint(self, load_dir: str, *, tag: str, load_module_strict: bool) -> tuple[str | None, object]:
+        """Read this process's part."""
+
+
+def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size: int) -> dict[str, Any]:
+    """Return the configuration; the batch sizes in it are formal, since the loop scales the loss itself."""
+    bucket = max(1, min(_LARGEST_BUCKET, plan.trainable_parameters))
+    zero: dict[str, Any] = {
+        "stage": plan.zero_stage,
+        "overlap_comm": device == "gpu",
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+    }
+    if plan.zero_stage == 3:
+        # Norms and biases stay whole on every process: gathering them costs more than it saves.
+        zero |= {"stage3_param_persistence_threshold": 10 * hidden_size, "stage3_prefetch_bucket_size": bucket}
+    return {
+        "train_micro_batch_size_per_gpu": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        # At stage 0 in fp32 DeepSpeed tells no norm, so that case is clipped in `optimizer_step`.
+        "gradient_clipping": 0.0 if _is_plain(plan) else training.optimizer.max_grad_norm,
+        "bf16": {"enabled": plan.precision == "bf16"},
+        "zero_optimization": zero,
+        "wall_clock_breakdown": False,
+    }
+
+
+def start_engine(loss: SupervisedLoss, plan: Plan, training: Training, config: dict[str, Any]) -> Engine:
+    """Return the engine; every process must call it."""
+    settings = training.optimizer
+    groups = decay_groups(loss.parameters(), settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        groups, lr=training.learning_rate, betas=(settings.betas[0], settings.betas[1]), eps=settings.eps, fused=True
+    )
+    with redirect_stdout(sys.stderr):
+        import deepspeed
+
+        engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=config, dist_init_required=False)
+    return cast(Engine, engine)
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Return the trained parameters in groups: matrices decay, vectors (norms, biases) do not."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    # A parameter sharded by ZeRO stage 3 is flat; DeepSpeed keeps its shape.
+    matrices = [parameter for parameter in trained if len(getattr(parameter, "ds_shape", parameter.shape)) > 1]
+    held = {id(parameter) for parameter in matrices}
+    vectors = [parameter for parameter in trained if id(parameter) not in held]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def scaled(cross_entropy_sum: torch.Tensor, supervised_tokens: int, world_size: int) -> torch.Tensor:
+    """Return the loss to differentiate, given the supervised tokens of the whole step over all processes.
+
+    The processes' gradients are averaged, so the factor world size makes the step's gradient that of the mean over
+    all its supervised tokens, however they are spread over micro-batches and processes.
+    """
+    return cross_entropy_sum * (world_size / max(1, supervised_tokens))
+
+
+def optimizer_step(engine: Engine, plan: Plan, training: Training, learning_rate: float) -> float | torch.Tensor:
+    """Clip, update the weights, and return the gradient norm before clipping; it is negative or NaN if not finite."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+    if not _is_plain(plan):
+        engine.step()
+        norm = engine.get_global_grad_norm()
+        return float("nan") if norm is None else norm
+    trained = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+    limit = training.optimizer.max_grad_norm or float("inf")
+    norm = torch.nn.utils.clip_grad_norm_(trained, limit)
+    engine.step()
+    return norm
+
+
+def _is_plain(plan: Plan) -> bool:
+    return plan.zero_stage == 0 and plan.precision == "fp32"

@@ -1,0 +1,81 @@
+"""How a run ends: which commit is exported, and how its weights score on the test rows."""
+
+from pathlib import Path
+from shutil import rmtree
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.run import Commit, TrainResult
+from finetune_api.status import EvaluationResult, Progress, Scores
+from finetune_trainer import log
+from finetune_trainer.checkpoint import checkpoint_ref, fetch_commit, read_commits
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.model import weights
+from finetune_trainer.storage import Store
+from finetune_trainer.train.cadence import best_commit, export_commit
+from finetune_trainer.train.evaluation import evaluate
+from finetune_trainer.train.processes import everywhere, on_rank_zero
+from finetune_trainer.train.run import Run
+from finetune_trainer.train.saver import Saver
+from finetune_trainer.train.state import WEIGHTS, is_weights
+
+
+def final_commits(run: Run, saver: Saver, store: Store) -> list[Commit]:
+    """Return this run's commits, the last step's among them; every process must call it."""
+
+    def read() -> list[Commit]:
+        commits = [item for item in read_commits(store, run.layout) if item.config_digest == run.config_digest]
+        if not any(commit.step == run.data.schedule.total_steps for commit in commits):
+            raise StageFailure(
+                ExitCode.STORAGE,
+                Reason.STORAGE_FAILED,
+                f"training is done but its last checkpoint could not be committed: {saver.last_error}",
+            )
+        return commits
+
+    return on_rank_zero(run.process, read)
+
+
+def tuned_scores(run: Run, store: Store, commits: list[Commit], scratch: Path) -> tuple[Commit, Scores | None]:
+    """Return the commit to export and its scores on the test rows; every process must call it."""
+    chosen = export_commit(commits)
+    assert chosen is not None  # noqa: S101 - the last step is committed
+    if chosen.step != run.data.schedule.total_steps:
+        _load_weights(run, store, chosen, scratch)
+    return chosen, test_scores(run)
+
+
+def test_scores(run: Run) -> Scores | None:
+    """Score the test rows with the weights as they are; None without test rows."""
+    return evaluate(run.engine, run.data.test, run.process, backend=run.backend, max_tokens=run.evaluation_tokens)
+
+
+def _load_weights(run: Run, store: Store, commit: Commit, directory: Path) -> None:
+    whole = True
+    if run.process.local_rank == 0:
+        rmtree(directory, ignore_errors=True)
+        whole = fetch_commit(store, run.layout, commit, directory, is_weights)
+    if not everywhere(whole, run.process):
+        raise StageFailure(
+            ExitCode.STORAGE,
+            Reason.STORAGE_FAILED,
+            f"{run.layout.commit(commit.step).uri} holds the best weights but its objects were altered; it is marked"
+            " bad now and the next attempt takes another",
+        )
+    weights.restore(run.engine.module.model, run.method, directory / "rank-0" / WEIGHTS)
+    log.info("best-weights-loaded", step=commit.step, evalLoss=commit.eval_loss)
+
+
+def result_of(
+    run: Run, writer: str, *, chosen: Commit, commits: list[Commit], progress: Progress, scores: EvaluationResult
+) -> TrainResult:
+    """Return the record of a run that is done."""
+    best = best_commit(commits)
+    return TrainResult(
+        writer=writer,
+        export_commit=run.layout.commit(chosen.step).key,
+        progress=progress,
+        last_checkpoint=checkpoint_ref(run.layout, max(commits, key=lambda commit: commit.step)),
+        best_checkpoint=checkpoint_ref(run.layout, best) if best else None,
+        evaluation=scores,
+    )

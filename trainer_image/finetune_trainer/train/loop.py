@@ -1,0 +1,211 @@
+"""The training loop: from a step to the last one, with its evaluations and commits.
+
+All decisions that touch a collective (evaluate, commit, stop) are taken by every process from the same numbers at
+the same step.
+"""
+
+import signal
+import time
+from itertools import pairwise
+from types import FrameType
+from typing import NoReturn
+
+import torch
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_trainer import log
+from finetune_trainer.checkpoint import CommitMeta
+from finetune_trainer.data.batches import MicroBatch
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.train.cadence import commit_due, evaluates
+from finetune_trainer.train.engine import optimizer_step, scaled
+from finetune_trainer.train.evaluation import evaluate
+from finetune_trainer.train.inputs import inputs_of
+from finetune_trainer.train.processes import anywhere
+from finetune_trainer.train.report import Reporter
+from finetune_trainer.train.run import Run
+from finetune_trainer.train.saver import Saver
+from finetune_trainer.train.state import RunState
+from finetune_trainer.train.sync import Outcome, StepSync, Votes
+
+_STOP_DRAIN_SECONDS = 35.0
+"""After SIGTERM, for the upload in flight and then for the last one: both and the save between fit the grace."""
+_DIVERGED_DRAIN_SECONDS = 30.0
+
+
+class Loop:
+    """Trains from `done` steps to the last one."""
+
+    def __init__(self, run: Run, saver: Saver, reporter: Reporter | None, state: RunState) -> None:
+        self.done = saver.saved
+        self._run = run
+        self._saver = saver
+        self._reporter = reporter
+        self.state = state
+        self._best = saver.best.eval_loss if saver.best else None
+        self._sync = StepSync(run.process.device)
+        self._stop = False
+        self._waited: dict[int, float] = {}
+
+    def train(self) -> None:
+        """Train to the end, with a commit there. Raises StageFailure when stopped or diverged."""
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        if self._reporter is not None:
+            self._reporter.begin(self.done, self.state.eval_loss, self._saver.last, self._saver.best)
+        total = self._run.data.schedule.total_steps
+        while self.done < total:
+            self._step()
+            scored = evaluates(self.done, total_steps=total, every_steps=self._run.spec.evaluation.every_steps)
+            outcomes = self._outcomes(flush=scored)
+            if any(outcome.votes.stop for outcome in outcomes):
+                self._end_early()
+            improved = self._evaluate() if scored else False
+            due = any(outcome.votes.due and outcome.done > self._saver.saved for outcome in outcomes)
+            if self.done == total:
+                self._saver.settle()
+                self._save()
+                self._saver.settle()
+            elif due or improved:
+                self._save_unless_busy()
+        self._tell_commits()
+
+    def _step(self) -> None:
+        """Do one optimizer step and hand in its sums."""
+        run, step = self._run, self.done
+        supervised = run.data.batches.supervised_tokens(run.data.schedule, step)
+        loss_sum = torch.zeros((), device=run.process.device)
+        waited = 0.0
+        start = time.perf_counter()
+        for batch, is_last in _with_last(run, step):
+            inputs = inputs_of(batch, run.process.device, run.backend)
+            waited += time.perf_counter() - start
+            run.engine.set_gradient_accumulation_boundary(is_last)
+            loss, _ = run.engine(inputs)
+            run.engine.backward(scaled(loss, supervised, run.process.world_size), scale_wrt_gas=False)
+            loss_sum += loss.detach()
+            start = time.perf_counter()
+        norm = optimizer_step(run.engine, run.plan, run.spec.training, run.learning_rate(step))
+        self.done += 1
+        self._waited[self.done] = waited
+        self._sync.push(self.done, loss_sum, norm, self._votes())
+
+    def _votes(self) -> Votes:
+        due = self._run.process.rank == 0 and commit_due(
+            self._run.spec.checkpoint,
+            done=self.done,
+            saved=self._saver.saved,
+            seconds_since_save=self._saver.seconds_since_save,
+        )
+        return Votes(stop=self._stop, due=due, busy=self._saver.busy)
+
+    def _outcomes(self, *, flush: bool) -> list[Outcome]:
+        """Return the steps whose outcome is known, after a look at each."""
+        outcomes = self._sync.ready(flush=flush)
+        for outcome in outcomes:
+            if not outcome.is_finite:
+                self._diverged(outcome)
+            self._tell(outcome)
+        return outcomes
+
+    def _tell(self, outcome: Outcome) -> None:
+        waited = self._waited.pop(outcome.done)
+        if self._reporter is None:
+            return
+        run, step = self._run, outcome.done - 1
+        batches, schedule = run.data.batches, run.data.schedule
+        self._tell_commits()
+        self._reporter.step(
+            outcome.done,
+            loss=outcome.loss_sum / max(1, batches.supervised_tokens(schedule, step)),
+            learning_rate=run.learning_rate(step),
+            grad_norm=outcome.grad_norm,
+            tokens=sum(int(run.data.train.lengths[rows].sum()) for rows in batches.sequences(schedule, step)),
+            waited=waited,
+        )
+
+    def _tell_commits(self) -> None:
+        if self._saver.news() and self._reporter is not None:
+            self._reporter.commits(self._saver.last, self._saver.best)
+
+    def _evaluate(self) -> bool:
+        """Score the validation rows; return whether the loss is the lowest so far."""
+        run = self._run
+        scores = evaluate(
+            run.engine, run.data.validation, run.process, backend=run.backend, max_tokens=run.evaluation_tokens
+        )
+        if scores is None:
+            return False
+        self.state = RunState(baseline=self.state.baseline, eval_loss=scores.loss)
+        improved = self._best is None or scores.loss < self._best
+        self._best = scores.loss if improved else self._best
+        if self._reporter is not None:
+            self._reporter.evaluation(self.done, scores.loss, self._best or scores.loss)
+        return improved
+
+    def _save_unless_busy(self) -> None:
+        # What is saved must be known to be sound, and busy must be as every process sees it now.
+        self._outcomes(flush=True)
+        if anywhere(self._saver.busy, self._run.process):
+            log.warning("checkpoint-postponed", step=self.done, cause="the upload before is still in flight")
+        else:
+            self._save()
+
+    def _save(self) -> None:
+        run = self._run
+        evaluated = evaluates(
+            self.done, total_steps=run.data.schedule.total_steps, every_steps=run.spec.evaluation.every_steps
+        )
+        meta = CommitMeta(
+            zero_stage=run.plan.zero_stage,
+            consumed_sequences=run.data.schedule.cursor(self.done),
+            config_digest=run.config_digest,
+            eval_loss=self.state.eval_loss if evaluated else None,
+        )
+        self._saver.save(self.done, self.state, meta)
+
+    def _end_early(self) -> NoReturn:
+        """Commit if the grace allows it, and end with exit code 75."""
+        self._outcomes(flush=True)
+        stuck = not self._saver.drain(_STOP_DRAIN_SECONDS)
+        if not stuck and self.done > self._saver.saved:
+            self._save()
+            stuck = not self._saver.drain(_STOP_DRAIN_SECONDS)
+        ended = "did not finish its upload within the grace period" if stuck else "is committed"
+        raise StageFailure(
+            ExitCode.STOPPED,
+            Reason.STOPPED,
+            f"stopped on request after step {self.done}; its checkpoint {ended}; {self._last_commit()}",
+        )
+
+    def _diverged(self, outcome: Outcome) -> NoReturn:
+        self._saver.drain(_DIVERGED_DRAIN_SECONDS)
+        self._tell_commits()
+        what = "the gradient" if torch.isfinite(torch.tensor(outcome.loss_sum)) else "the loss"
+        raise StageFailure(
+            ExitCode.DIVERGED,
+            Reason.DIVERGED,
+            f"{what} is no longer a number at step {outcome.done}; lower spec.training.learningRate or"
+            f" spec.training.optimizer.maxGradNorm, or use precision fp32; {self._last_commit()}",
+        )
+
+    def _last_commit(self) -> str:
+        last = self._saver.last
+        return f"the last good checkpoint is {last.uri}" if last else "no checkpoint was committed"
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
+
+
+def _with_last(run: Run, step: int) -> list[tuple[MicroBatch, bool]]:
+    """Return this process's micro-batches of a step, each with whether it is the last."""
+    batches = list(
+        run.data.batches.step_batches(
+            run.data.schedule,
+            step,
+            rank=run.process.rank,
+            world_size=run.process.world_size,
+            micro_batch_size=run.plan.micro_batch_size,
+        )
+    )
+    return [(batch, False) for batch, _ in pairwise(batches)] + [(batches[-1], True)]

@@ -1,0 +1,195 @@
+"""What rank 0 tells of the run: log lines, the metrics series, progress to the operator, a bar on a terminal."""
+
+import json
+import sys
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from finetune_api.stage import ProgressSample
+from finetune_api.status import CheckpointRef, Progress
+from finetune_api.uris import S3Location
+from finetune_trainer import log
+from finetune_trainer.data.schedule import Schedule
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.progress import ProgressPoster
+from finetune_trainer.storage import Store
+
+_WINDOW = 20
+"""Steps over which speed is averaged."""
+_FAREWELL_SECONDS = 10.0
+
+
+class Reporter:
+    """Keeps the progress and tells it; made on rank 0 alone."""
+
+    def __init__(self, schedule: Schedule, attempt: int, poster: ProgressPoster, series: "MetricsSeries") -> None:
+        self._schedule = schedule
+        self._attempt = attempt
+        self._poster = poster
+        self._series = series
+        self._marks: deque[tuple[float, int, int]] = deque(maxlen=_WINDOW + 1)
+        self._tokens = 0
+        self._fields: dict[str, Any] = {}
+        self._bar: Any = None
+        self._checkpoints: dict[str, CheckpointRef | None] = {}
+
+    def begin(
+        self, done: int, eval_loss: float | None, last: CheckpointRef | None, best: CheckpointRef | None
+    ) -> None:
+        """Start the clock after `done` steps."""
+        self._fields = {"step": done, "eval_loss": _rounded(eval_loss)}
+        self._fields["best_eval_loss"] = _rounded(best.eval_loss) if best else None
+        self._checkpoints = {"last_checkpoint": last, "best_checkpoint": best}
+        self._marks.append((time.monotonic(), done, 0))
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=self._schedule.total_steps, initial=done, unit="step")
+        self._post(urgent=True)
+
+    def step(
+        self, done: int, *, loss: float, learning_rate: float, grad_norm: float, tokens: int, waited: float
+    ) -> None:
+        """Tell a step: its mean loss per supervised token, and its tokens over all processes."""
+        self._tokens += tokens
+        self._marks.append((time.monotonic(), done, self._tokens))
+        speed = speed_of(list(self._marks))
+        self._fields |= {
+            "step": done,
+            "loss": _rounded(loss),
+            "learning_rate": learning_rate,
+            "grad_norm": _rounded(grad_norm),
+            "tokens_per_second": round(speed.tokens_per_second, 1),
+            "estimated_remaining_seconds": round(speed.seconds_per_step * (self._schedule.total_steps - done)),
+        }
+        line = {
+            "step": done,
+            "loss": loss,
+            "evalLoss": None,
+            "lr": learning_rate,
+            "gradNorm": grad_norm,
+            "tokensPerSecond": round(speed.tokens_per_second, 1),
+            "dataWaitSeconds": round(waited, 4),
+        }
+        log.info("step", **line)
+        self._series.append(line)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+            self._bar.set_postfix(loss=f"{loss:.4f}")
+        self._post(urgent=False)
+
+    def evaluation(self, done: int, eval_loss: float, best_eval_loss: float) -> None:
+        """Tell the validation loss after `done` steps."""
+        self._fields |= {"eval_loss": _rounded(eval_loss), "best_eval_loss": _rounded(best_eval_loss)}
+        line = {"step": done, "evalLoss": eval_loss, "bestEvalLoss": best_eval_loss}
+        log.info("evaluation", **line)
+        self._series.append(line)
+        self._post(urgent=True)
+
+    def commits(self, last: CheckpointRef | None, best: CheckpointRef | None) -> None:
+        """Tell new commits."""
+        self._checkpoints = {"last_checkpoint": last, "best_checkpoint": best}
+        self._series.upload()
+        self._post(urgent=True)
+
+    def close(self) -> None:
+        """Tell the rest and stop."""
+        if self._bar is not None:
+            self._bar.close()
+        self._series.close()
+        self._poster.close()
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run is."""
+        done, total = self._fields.get("step", 0), self._schedule.total_steps
+        remaining = self._fields.get("estimated_remaining_seconds")
+        return Progress(
+            total_steps=total,
+            epoch=round(self._schedule.epoch(done), 3),
+            percent=100 * done // total,
+            eta=None if remaining is None else duration(remaining),
+            last_update_time=datetime.now(UTC),
+            **self._fields,
+        )
+
+    def _post(self, *, urgent: bool) -> None:
+        sample = ProgressSample(attempt=self._attempt, progress=self.progress, **self._checkpoints)
+        self._poster.post(sample, urgent=urgent)
+
+
+class Speed:
+    """Speed over the last steps."""
+
+    def __init__(self, seconds_per_step: float, tokens_per_second: float) -> None:
+        self.seconds_per_step = seconds_per_step
+        self.tokens_per_second = tokens_per_second
+
+
+def speed_of(marks: list[tuple[float, int, int]]) -> Speed:
+    """Return the speed between the first and the last mark (time in s, steps done, tokens read)."""
+    (start, first, before), (end, last, after) = marks[0], marks[-1]
+    seconds = max(end - start, 1e-9)
+    return Speed(seconds / max(1, last - first), (after - before) / seconds)
+
+
+def duration(seconds: int) -> str:
+    """Return a duration for people: 45s, 12m30s, 1h05m, 3d04h."""
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days}d{hours % 24:02d}h"
+    if hours:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+class MetricsSeries:
+    """The series of all logged steps: a local file of JSON lines, uploaded whole from a thread at commits."""
+
+    def __init__(self, path: Path, store: Store, location: S3Location) -> None:
+        path.unlink(missing_ok=True)
+        self._path = path
+        self._store = store
+        self._location = location
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        self._upload: Future[None] | None = None
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def upload(self) -> None:
+        """Upload the series, unless an upload is under way; the next one then carries all."""
+        if self._path.exists() and (self._upload is None or self._upload.done()):
+            self._upload = self._thread.submit(self._put)
+
+    def close(self) -> None:
+        """Upload what is new, and wait a little for it."""
+        if self._upload is not None:
+            _wait(self._upload)
+        self.upload()
+        if self._upload is not None:
+            _wait(self._upload)
+        self._thread.shutdown(wait=False)
+
+    def _put(self) -> None:
+        try:
+            self._store.put(self._location, self._path.read_bytes())
+        except StageFailure as failure:
+            log.warning("metrics-not-uploaded", cause=failure.message)
+
+
+def _wait(upload: Future[None]) -> None:
+    try:
+        upload.result(_FAREWELL_SECONDS)
+    except TimeoutError:
+        log.warning("metrics-not-uploaded", cause=f"not done within {_FAREWELL_SECONDS:.0f} s")

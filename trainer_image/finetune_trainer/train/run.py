@@ -1,0 +1,89 @@
+"""What is fixed for a whole run on one process: the job, the data, the model's engine."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.run import Prepared, RunLayout
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.stage import StageInput
+from finetune_api.status import Plan
+from finetune_trainer.data.batches import TrainingBatches
+from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.schedule import Schedule, schedule
+from finetune_trainer.methods import Method
+from finetune_trainer.model.attention import Backend
+from finetune_trainer.train.engine import Engine
+from finetune_trainer.train.lr import LearningRate
+from finetune_trainer.train.processes import Process
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The prepared data of a run."""
+
+    train: TokenCache
+    validation: TokenCache
+    test: TokenCache
+    batches: TrainingBatches
+    schedule: Schedule
+
+    @classmethod
+    def open(cls, directory: Path, spec: FineTuneJobSpec) -> "RunData":
+        """Open the token cache in a folder."""
+        data, training = spec.data, spec.training
+        train = TokenCache.open(directory, "train")
+        batches = TrainingBatches(train, max_length=data.max_length, packing=data.packing, seed=training.seed)
+        steps = schedule(
+            batches.num_sequences,
+            epochs=training.epochs,
+            max_steps=training.max_steps,
+            global_batch_size=training.global_batch_size,
+        )
+        validation, test = TokenCache.open(directory, "validation"), TokenCache.open(directory, "test")
+        return cls(train, validation, test, batches, steps)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as one process sees it."""
+
+    job: StageInput
+    plan: Plan
+    process: Process
+    layout: RunLayout
+    data: RunData
+    method: Method
+    engine: Engine
+    backend: Backend
+    config_digest: str
+
+    @property
+    def spec(self) -> FineTuneJobSpec:
+        """The job's spec."""
+        return self.job.spec
+
+    @property
+    def learning_rate(self) -> LearningRate:
+        """Learning rate by step."""
+        return LearningRate.of(self.spec.training, self.data.schedule.total_steps)
+
+    @property
+    def evaluation_tokens(self) -> int:
+        """Most tokens of an evaluation batch: what a training batch may hold."""
+        return self.plan.micro_batch_size * self.spec.data.max_length
+
+
+def config_digest(spec: FineTuneJobSpec, prepared: Prepared) -> str:
+    """Return the digest of all that a checkpoint depends on; what else a spec holds may change between attempts."""
+    parts = {
+        "model": spec.model.to_wire(),
+        "objective": spec.objective,
+        "method": spec.method.to_wire(),
+        "training": spec.training.to_wire(),
+        "plan": prepared.plan.to_wire(),
+        "data": prepared.data.digest,
+        "packing": [spec.data.packing, spec.data.max_length],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

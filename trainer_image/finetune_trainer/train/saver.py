@@ -1,0 +1,89 @@
+"""Commits of a run, as the loop sees them: it saves to disk and goes on, the uploader does the rest."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_api.run import Commit, RunLayout
+from finetune_api.status import CheckpointRef
+from finetune_trainer import log
+from finetune_trainer.checkpoint import CheckpointWriter, CommitMeta, checkpoint_ref
+from finetune_trainer.methods import Method
+from finetune_trainer.train.cadence import best_commit
+from finetune_trainer.train.engine import Engine
+from finetune_trainer.train.processes import Process, anywhere
+from finetune_trainer.train.state import RunState, save_state
+
+_SETTLE_LOOK_SECONDS = 60.0
+
+
+class Saver:
+    """Saves a run. All processes call `save` at the same steps; `last` and `best` are known to rank 0 alone."""
+
+    def __init__(
+        self, writer: CheckpointWriter, engine: Engine, method: Method, process: Process, staged: Path
+    ) -> None:
+        self._writer = writer
+        self._engine = engine
+        self._method = method
+        self._process = process
+        self._staged = staged
+        self.saved = 0
+        """Steps done when the newest save was made."""
+        self._saved_at = time.monotonic()
+        self.last: CheckpointRef | None = None
+        self.best: CheckpointRef | None = None
+
+    def resume(self, step: int, commits: Sequence[Commit], layout: RunLayout) -> None:
+        """Go on from the commit of a step, of those that exist."""
+        self.saved = step
+        best = best_commit(commits)
+        self.best = checkpoint_ref(layout, best) if best else None
+        self.last = next((checkpoint_ref(layout, commit) for commit in commits if commit.step == step), None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether this process's upload is in flight."""
+        return self._writer.busy
+
+    @property
+    def seconds_since_save(self) -> float:
+        """Seconds since the newest save, or since the start."""
+        return time.monotonic() - self._saved_at
+
+    def save(self, step: int, run: RunState, meta: CommitMeta) -> None:
+        """Write the state to disk and hand it to the uploader. No process may be busy."""
+        start = time.monotonic()
+        directory = self._staged / f"{step:08d}" / f"rank-{self._process.rank}"
+        save_state(self._engine, self._method, self._process, run, directory)
+        self._writer.submit(step, directory, meta)
+        self.saved = step
+        self._saved_at = time.monotonic()
+        log.info("checkpoint-staged", step=step, seconds=round(self._saved_at - start, 3))
+
+    def news(self) -> bool:
+        """Take note of new commits; return whether there were any."""
+        committed = [item.ref for item in self._writer.poll()]
+        for ref in committed:
+            self.last = ref
+            if ref.eval_loss is not None and (self.best is None or ref.eval_loss < (self.best.eval_loss or 0.0)):
+                self.best = ref
+        return bool(committed)
+
+    def drain(self, timeout: float) -> bool:
+        """Wait for the uploads of all processes; return whether none is in flight. Every process must call it."""
+        return not anywhere(not self._writer.drain(timeout), self._process)
+
+    def settle(self) -> None:
+        """Wait until no upload is in flight; each ends, well or badly, by its own deadlines."""
+        while not self.drain(_SETTLE_LOOK_SECONDS):
+            log.info("waiting-for-upload", step=self.saved)
+
+    @property
+    def last_error(self) -> str:
+        """Why the last failed save failed."""
+        return self._writer.last_error
+
+    def close(self) -> None:
+        """End the uploader."""
+        self._writer.close()

@@ -1,0 +1,61 @@
+"""The stage `train` in one pod: fetch what all its processes share, check the device, start the processes."""
+
+import os
+import shutil
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.run import RunLayout
+from finetune_api.spec import Distributed
+from finetune_api.stage import StageInput, TerminationMessage
+from finetune_trainer import log
+from finetune_trainer.data.prepared import fetch_model, fetch_prepared
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.launcher import run_workers
+from finetune_trainer.stage_input import read_pod
+from finetune_trainer.storage import Store
+from finetune_trainer.train.result import last_word, read_result
+from finetune_trainer.train.scratch import Scratch
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""Everything the model needs is fetched from S3; a library that asks the network would only hang."""
+
+
+def run(job: StageInput, store: Store) -> TerminationMessage:
+    """Train in this pod. Raises StageFailure or WorkersFailed on every end but the good one."""
+    layout = RunLayout(job.spec.checkpoint.uri, job.uid)
+    if (result := read_result(store, layout)) is not None:
+        log.info("already-trained", result=layout.train_result.uri)
+        return last_word(result)
+    require_device(job.spec.distributed)
+    pod = read_pod()
+    scratch = Scratch(pod.work_dir)
+    # A container that was restarted in its pod finds the remains of the one before.
+    shutil.rmtree(scratch.staged, ignore_errors=True)
+    prepared = fetch_prepared(store, layout, scratch.prepared)
+    fetch_model(store, job.spec.model.uri, prepared.record, scratch.model)
+    scratch.manifest.write_text(prepared.record.model_dump_json(by_alias=True))
+    log.info("fetched", modelBytes=sum(entry.size for entry in prepared.record.model_files))
+    os.environ.update(_OFFLINE)
+    if job.spec.distributed.device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    return run_workers(job, pod)
+
+
+def require_device(distributed: Distributed) -> None:
+    """Raise StageFailure when the pod has fewer GPUs than processes that want one."""
+    if distributed.device == "cpu":
+        return
+    # Counts by the driver's management library, without taking memory on a GPU.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    import torch
+
+    found = torch.cuda.device_count()
+    if found < distributed.processes_per_node:
+        raise StageFailure(
+            ExitCode.INVALID,
+            Reason.DEVICE_UNAVAILABLE,
+            f"spec.distributed.device is gpu and processesPerNode {distributed.processes_per_node}, but this pod sees"
+            f" {found} CUDA devices; check the node's driver and device plugin and"
+            " spec.podTemplate.resources.limits['nvidia.com/gpu'], or set spec.distributed.device: cpu",
+        )

@@ -1,0 +1,108 @@
+"""How a worker begins: model, engine, and the state it goes on from."""
+
+from pathlib import Path
+from shutil import rmtree
+
+import torch
+from transformers import AutoConfig
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.run import Commit, Prepared, RunLayout
+from finetune_api.stage import StageInput
+from finetune_trainer import log
+from finetune_trainer.checkpoint import fetch_commit, find_commit, read_commits
+from finetune_trainer.data.prepared import PreparedFiles
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods import method_of
+from finetune_trainer.model import selfcheck
+from finetune_trainer.model.attention import backend_for
+from finetune_trainer.model.load import DTYPES, load_base
+from finetune_trainer.objectives.sft import SupervisedLoss
+from finetune_trainer.storage import Store
+from finetune_trainer.train import processes
+from finetune_trainer.train.engine import deepspeed_config, start_engine
+from finetune_trainer.train.processes import Process
+from finetune_trainer.train.run import Run, RunData, config_digest
+from finetune_trainer.train.saver import Saver
+from finetune_trainer.train.scratch import Scratch
+from finetune_trainer.train.state import RunState, join_shards, load_state, wanted
+
+
+def build(job: StageInput, process: Process, prepared: Prepared, scratch: Scratch) -> Run:
+    """Load the model and start its engine; every process must call it."""
+    spec, plan = job.spec, prepared.plan
+    method = method_of(spec.method)
+    width = AutoConfig.from_pretrained(scratch.model, local_files_only=True).get_text_config().hidden_size
+    config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
+    # The same on all processes, so that their adapters begin alike.
+    torch.manual_seed(spec.training.seed)
+    model = method.adapt(load_base(scratch.model, plan, config, spec.model.uri))
+    engine = start_engine(SupervisedLoss(model), plan, spec.training, config)
+    backend = backend_for(process.device, DTYPES[plan.precision])
+    gap = selfcheck.check(engine.module, process.device, backend)
+    engine.train()
+    processes.seed(spec.training.seed, process)
+    log.info("engine-ready", zeroStage=plan.zero_stage, precision=plan.precision, attention=backend, packingGap=gap)
+    return Run(
+        job=job,
+        plan=plan,
+        process=process,
+        layout=RunLayout(spec.checkpoint.uri, job.uid),
+        data=RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec),
+        method=method,
+        engine=engine,
+        backend=backend,
+        config_digest=config_digest(spec, prepared),
+    )
+
+
+def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | None:
+    """Restore the newest whole commit; return None when the run begins anew."""
+    if run.spec.checkpoint.resume == "never":
+        processes.on_rank_zero(run.process, lambda: _forget(store, run.layout))
+        return None
+    while commit := processes.on_rank_zero(run.process, lambda: find_commit(store, run.layout, run.config_digest)):
+        _require_same_shape(run, commit)
+        if _fetch(run, store, commit, scratch):
+            state = load_state(run.engine, run.method, run.process, scratch)
+            saver.resume(
+                commit.step, processes.on_rank_zero(run.process, lambda: read_commits(store, run.layout)), run.layout
+            )
+            log.info("resumed", step=commit.step, commit=run.layout.commit(commit.step).uri)
+            return state
+    return None
+
+
+def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:
+    """Fetch a commit once per pod; return whether all pods got it whole."""
+    whole = True
+    if run.process.local_rank == 0:
+        rmtree(directory, ignore_errors=True)
+        whole = fetch_commit(store, run.layout, commit, directory, lambda name: wanted(name, run.process))
+        if whole:
+            join_shards(directory)
+    return processes.everywhere(whole, run.process)
+
+
+def _require_same_shape(run: Run, commit: Commit) -> None:
+    """Refuse a commit of another number of processes; the spec that fixes it cannot be changed while a job runs."""
+    ours = run.plan.zero_stage, run.process.world_size
+    if (commit.zero_stage, commit.world_size) != ours:
+        raise StageFailure(
+            ExitCode.INVALID,
+            Reason.INVALID_SPEC,
+            f"{run.layout.commit(commit.step).uri} was written by {commit.world_size} processes at ZeRO stage"
+            f" {commit.zero_stage}, this run has {ours[1]} at stage {ours[0]}; create a new job instead",
+        )
+    if commit.consumed_sequences != run.data.schedule.cursor(commit.step):
+        raise StageFailure(
+            ExitCode.INVALID,
+            Reason.INVALID_DATA,
+            f"{run.layout.commit(commit.step).uri} stands at another place in the data than this run at its step",
+        )
+
+
+def _forget(store: Store, layout: RunLayout) -> None:
+    """Delete the commits of earlier attempts: checkpoint.resume is never, and each step has room for one commit."""
+    store.delete([layout.commit(commit.step) for commit in read_commits(store, layout)])

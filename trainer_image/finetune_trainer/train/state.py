@@ -1,0 +1,85 @@
+"""The state of a run on disk: what a commit holds of it, saved and loaded by every process.
+
+    rank-<r>/engine/state/     DeepSpeed's shards: weights, master weights, optimizer
+    rank-<r>/random.pt         random number generators of the process
+    rank-0/run.json            RunState
+    rank-0/weights/            the trained weights, whole, for everyone who has no DeepSpeed
+
+The data cursor and the step stand in the commit; the learning rate is a function of the step.
+"""
+
+from pathlib import Path
+
+import torch
+from pydantic import Field
+
+from finetune_api.base import Record
+from finetune_api.status import Scores
+from finetune_trainer.methods import Method
+from finetune_trainer.model import weights
+from finetune_trainer.train.engine import Engine
+from finetune_trainer.train.processes import Process
+
+WEIGHTS = "weights"
+_ENGINE = "engine"
+_TAG = "state"
+_RANDOM = "random.pt"
+_RUN = "run.json"
+
+
+class RunState(Record):
+    """What a resumed run knows of its past beside weights and commits."""
+
+    baseline: Scores | None = Field(default=None, description="Scores of the base model on the test rows.")
+    eval_loss: float | None = Field(default=None, description="Newest validation loss.")
+
+
+def save_state(engine: Engine, method: Method, process: Process, run: RunState, directory: Path) -> None:
+    """Write this process's part of a checkpoint to `directory`; every process must call it."""
+    directory.mkdir(parents=True)
+    engine.save_checkpoint(
+        str(directory / _ENGINE), tag=_TAG, save_latest=False, exclude_frozen_parameters=not method.saves_frozen
+    )
+    torch.save(_random(process), directory / _RANDOM)
+    weights.save(engine.module.model, method, directory / WEIGHTS, keep=process.rank == 0)
+    if process.rank == 0:
+        (directory / _RUN).write_text(run.model_dump_json(by_alias=True))
+
+
+def wanted(name: str, process: Process) -> bool:
+    """Whether this pod needs a file of a commit to go on: those of its own ranks, and what rank 0 holds for all."""
+    rank, _, path = name.removeprefix("rank-").partition("/")
+    return (int(rank) == 0 or int(rank) in process.pod_ranks) and not path.startswith(f"{WEIGHTS}/")
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of a commit belongs to the whole trained weights."""
+    return name.startswith(f"rank-0/{WEIGHTS}/")
+
+
+def join_shards(directory: Path) -> None:
+    """Bring the shards of all fetched ranks together, where DeepSpeed looks for them; once per pod."""
+    target = directory / _ENGINE / _TAG
+    target.mkdir(parents=True)
+    for shard in directory.glob(f"rank-*/{_ENGINE}/{_TAG}/*"):
+        (target / shard.name).hardlink_to(shard)
+
+
+def load_state(engine: Engine, method: Method, process: Process, directory: Path) -> RunState:
+    """Restore this process from a fetched commit; every process must call it."""
+    # A checkpoint without the frozen weights lacks most of the model's keys.
+    path, _ = engine.load_checkpoint(str(directory / _ENGINE), tag=_TAG, load_module_strict=method.saves_frozen)
+    if path is None:
+        raise ValueError(f"{directory} holds no DeepSpeed checkpoint")
+    random = torch.load(directory / f"rank-{process.rank}" / _RANDOM, weights_only=True)
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random:
+        torch.cuda.set_rng_state(random["cuda"], process.device)
+    return RunState.model_validate_json((directory / "rank-0" / _RUN).read_text())
+
+
+def _random(process: Process) -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if process.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(process.device)
+    return states
