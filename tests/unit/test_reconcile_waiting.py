@@ -129,6 +129,11 @@ def test_a_stage_pod_that_ran_is_not_missed(stage):
     assert gone.status.phase is phase
 
 
+def test_an_attempt_that_lost_a_pod_before_it_ran_is_still_starting():
+    placed = starting(child(), pod(node="n0"), pod(index=1, node="n1")).status
+    assert starting(child(), running(), before=placed).status.phase is Phase.STARTING
+
+
 @pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EXPORT])
 def test_a_stage_pod_that_never_came_ends_patience(stage):
     phase = Phase.PREPARING if stage is Stage.PREPARE else Phase.EXPORTING

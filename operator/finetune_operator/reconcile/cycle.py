@@ -75,7 +75,9 @@ def _finish(scene: Scene, child: ChildJob) -> Step:
     moments = [moment for pod in late if (moment := overdue_at(pod))]
     left = max((scene.seconds_until(moment) for moment in moments), default=0.0)
     if len(moments) < len(late) or left > 0:
-        return _stay(scene, wait_for(tuple(late)) if child.failure else None, requeue_after=left or None)
+        return _stay(
+            scene, wait_for(tuple(late)) if child.failure else None, requeue_after=left if left > 0 else None
+        )
     if child.failure:
         return settle(scene, judge(scene, child.failure))
     return POLICIES[scene.stage].complete(scene)

@@ -1,0 +1,72 @@
+"""A real API server takes every manifest: known fields alone, valid Jobs, pods within Pod Security `restricted`."""
+
+import secrets
+from typing import Any
+
+import pytest
+from reconcile_builders import blueprint, job
+
+from finetune_api.stage import Stage
+from finetune_loopback.kube_client import ApiError, KubeApi
+from finetune_operator.manifests import build_job, build_rendezvous_service
+
+VARIANTS = {
+    "plain": {},
+    "one node": {"distributed": {"numNodes": 1}},
+    "gpu": {"distributed": {"device": "gpu", "processesPerNode": 4}, "training": {"globalBatchSize": 64}},
+    "storage": {"storage": {"s3": {"credentialsSecretRef": {"name": "s3"}, "caBundleConfigMapRef": {"name": "ca"}}}},
+    "placed": {
+        "podTemplate": {
+            "labels": {"team": "a"},
+            "annotations": {"note": "x"},
+            "imagePullSecrets": [{"name": "pull"}],
+            "resources": {"requests": {"cpu": "700m"}, "limits": {"memory": "3Gi"}},
+            "stageResources": {"limits": {"cpu": 1, "memory": "1Gi"}},
+            "nodeSelector": {"pool": "a"},
+            "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}],
+            "affinity": {"podAffinity": {}},
+            "schedulerName": "volcano",
+        }
+    },
+    "text": {"model": {"chatTemplate": "$(HOME) $$ {{ 'è日' }}" * 500}},
+}
+DRY = {"dryRun": "All", "fieldValidation": "Strict"}
+
+
+@pytest.fixture(scope="module")
+def namespace(kube_api: KubeApi) -> str:
+    return kube_api.namespace(f"ml-{secrets.token_hex(4)}", **{"pod-security.kubernetes.io/enforce": "restricted"})
+
+
+def create_pod(api: KubeApi, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Create a pod as the Job controller does, with the account that a cluster's admission fills in."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}
+    body = {**pod, "spec": {"serviceAccountName": "default", **spec}}
+    return api.request("POST", f"/api/v1/namespaces/{namespace}/pods", body=body, dryRun="All")
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_jobs_and_their_pods_are_accepted(kube_api: KubeApi, namespace: str, stage: Stage, variant: str) -> None:
+    manifest = build_job(blueprint(stage, 2, **VARIANTS[variant]))
+    manifest["metadata"]["namespace"] = namespace
+    stored = kube_api.request("POST", f"/apis/batch/v1/namespaces/{namespace}/jobs", body=manifest, **DRY)
+    assert stored["spec"]["podFailurePolicy"]["rules"] == manifest["spec"]["podFailurePolicy"]["rules"]
+
+    accepted = create_pod(kube_api, namespace, stored["spec"]["template"]["spec"])
+    told = {one["name"]: one.get("value") for one in accepted["spec"]["containers"][0]["env"]}
+    ours = {one["name"]: one.get("value") for one in manifest["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert told == ours
+
+
+def test_the_service_is_accepted(kube_api: KubeApi, namespace: str) -> None:
+    manifest = build_rendezvous_service(job())
+    manifest["metadata"]["namespace"] = namespace
+    stored = kube_api.request("POST", f"/api/v1/namespaces/{namespace}/services", body=manifest, **DRY)
+    assert stored["spec"]["clusterIP"] == "None"
+
+
+def test_the_restricted_level_is_in_force(kube_api: KubeApi, namespace: str) -> None:
+    spec = build_job(blueprint())["spec"]["template"]["spec"]
+    with pytest.raises(ApiError, match="restricted"):
+        create_pod(kube_api, namespace, {**spec, "securityContext": {}})
