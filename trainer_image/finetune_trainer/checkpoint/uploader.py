@@ -23,7 +23,7 @@ from finetune_trainer.errors import StageFailure, describe
 from finetune_trainer.storage import Store, open_s3
 
 _PR_SET_PDEATHSIG = 1
-_NICENESS = 10
+_NICENESS = 5
 _Work = Callable[[Store, WriterSettings, int], None]
 
 

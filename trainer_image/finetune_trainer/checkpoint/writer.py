@@ -24,6 +24,7 @@ class CheckpointWriter:
 
     One save is in flight at a time. All ranks must save the same steps: reduce `busy` over the ranks (maximum)
     and save only when no rank is busy. Use it from the main thread: the uploader dies with the thread that made it.
+    The uploader starts at once, so that it is ready by the first save; one that died is replaced by the next save.
     """
 
     def __init__(self, settings: WriterSettings) -> None:
@@ -35,6 +36,7 @@ class CheckpointWriter:
         self.failed = 0
         self.last_error = ""
         """Why the last failed save failed."""
+        self._running()
 
     @property
     def busy(self) -> bool:

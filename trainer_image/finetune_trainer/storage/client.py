@@ -26,6 +26,8 @@ CONCURRENCY = 10
 """Requests in flight for one transfer."""
 MAX_CONNECTIONS = 2 * CONCURRENCY
 CONNECT_SECONDS = 5
+_NO_PROFILE = (None, None, None, None)
+"""botocore's form of a variable that is set neither in a file nor in the environment."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _config(s3: S3Storage, patience: Patience) -> Config:
 
 
 def _botocore_session(access: Access) -> BotocoreSession:
-    session = BotocoreSession()
+    session = BotocoreSession(session_vars={"profile": _NO_PROFILE} if access.s3.credentials_secret_ref else None)
     session.set_config_variable("ignore_configured_endpoint_urls", True)
     if access.s3.credentials_secret_ref is None:
         return session

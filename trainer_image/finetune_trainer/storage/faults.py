@@ -158,6 +158,8 @@ _BY_CODE = {
     "PreconditionFailed": OBJECT_CHANGED,
     "412": OBJECT_CHANGED,
     "AccessDenied": DENIED,
+    # A HEAD reply has no body: also an unknown key looks like this.
+    "403": UNKNOWN_KEY,
     "AllAccessDisabled": DENIED,
     "AccountProblem": DENIED,
     "SignatureDoesNotMatch": UNKNOWN_KEY,
@@ -186,7 +188,10 @@ _RETRIED_STATUS = {408, 409, 419, 425, 429, 440}
 
 
 _BY_TYPE: tuple[tuple[tuple[type[BaseException], ...], Fault], ...] = (
-    ((boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound), NO_CREDENTIALS),
+    (
+        (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.ConfigParseError),
+        NO_CREDENTIALS,
+    ),
     ((boto.ConnectionError, boto.HTTPClientError, HTTPError, ConnectionError, TimeoutError), UNREACHABLE),
     ((boto.CredentialRetrievalError, boto.MetadataRetrievalError), STALE_CREDENTIALS),
     ((boto.ParamValidationError, boto.InvalidEndpointConfigurationError), REFUSED),

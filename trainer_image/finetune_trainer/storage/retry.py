@@ -10,9 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
-
-from botocore.exceptions import ClientError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune_trainer import log
 from finetune_trainer.errors import StageFailure
@@ -43,7 +41,7 @@ PROBING = RetryBudget(first_contact=60)
 
 def pause(attempt: int, jitter: float) -> float:
     """Return the seconds before try `attempt` + 1 (counted from 1); `jitter` is in [0, 1)."""
-    return float(min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE) * (0.5 + jitter / 2))
+    return float(min(_FIRST_PAUSE * 2 ** min(attempt - 1, 16), _LONGEST_PAUSE) * (0.5 + jitter / 2))
 
 
 class RetryingClient:
@@ -62,9 +60,10 @@ class RetryingClient:
         attempt = 0
         while True:
             attempt += 1
-            client = self._current()
+            client = None
             try:
-                result = work(client)
+                client = self._current()
+                return work(client)
             except StageFailure:
                 raise
             except Exception as error:
@@ -72,9 +71,6 @@ class RetryingClient:
                 wait = pause(attempt, random.random())  # noqa: S311 - jitter
                 if self._is_final(fault, attempt, time.monotonic() - start + wait):
                     raise failure(fault, target, error) from error
-            else:
-                self._mark_answered()
-                return result
             self._forget(fault, client)
             log.warning("storage-retry", operation=target.operation, uri=target.uri, cause=fault.reason, wait=wait)
             time.sleep(wait)
@@ -83,8 +79,6 @@ class RetryingClient:
         fault = classify(error)
         if fault is None:
             raise error
-        if isinstance(error, ClientError):
-            self._mark_answered()
         return fault
 
     def _is_final(self, fault: Fault, attempt: int, elapsed: float) -> bool:
@@ -94,7 +88,7 @@ class RetryingClient:
         budget = self._budget.seconds if self._answered else self._budget.first_contact
         return fault.action is Action.FAIL or elapsed > budget
 
-    def _forget(self, fault: Fault, failed: "S3Client") -> None:
+    def _forget(self, fault: Fault, failed: "S3Client | None") -> None:
         with self._lock:
             if fault.action is Action.REFRESH and self._client is failed:
                 self._client = None
@@ -103,10 +97,13 @@ class RetryingClient:
         with self._lock:
             if self._client is None:
                 self._client = build_client(self.access, STEADY if self._answered else FIRST_CONTACT)
+                if not self._answered:
+                    self._client.meta.events.register("response-received.s3", self._note_answer)
             return self._client
 
-    def _mark_answered(self) -> None:
+    def _note_answer(self, response_dict: dict[str, Any] | None, **_: Any) -> None:
+        """On every request's end; botocore hands over None when no answer came."""
         with self._lock:
-            if not self._answered:
+            if response_dict is not None and not self._answered:
                 self._answered = True
                 self._client = None
