@@ -334,12 +334,14 @@ def test_a_model_larger_than_the_memory_limit(s3_job):
     assert "but its memory limit is 0.5 GiB; raise spec.podTemplate.resources.limits.memory" in failure.message
 
 
-def test_the_result_of_another_job_is_not_overwritten(s3_job):
-    s3_job.put_rows("rows/train.jsonl", rows(5))
-    s3_job.put("output/manifest.json", b"{}")
+@pytest.mark.parametrize("name", ["manifest.json", "adapter/adapter_config.json", "README.md"])
+def test_what_stands_at_the_place_of_the_result_is_not_overwritten(s3_job, name):
+    s3_job.put(f"output/{name}", b"{}")
     failure = fails(s3_job, s3_job.stage_input())
     assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.OUTPUT_EXISTS)
+    place = s3_job.uri(f"output/{name}").replace("adapter_config.json", "")
     assert failure.message == (
-        f"{s3_job.uri('output/manifest.json')} exists already, written by another program; nothing is overwritten:"
-        " set spec.output.uri to an empty prefix, or remove the old result"
+        f"{place} exists already and is not of this job; nothing is overwritten:"
+        " set spec.output.uri to an empty prefix, or remove what stands there"
     )
+    assert s3_job.keys("output/") == [f"output/{name}"]

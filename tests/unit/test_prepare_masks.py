@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.prepare.encode import Encoded, build_encoder, reference
+from finetune_trainer.prepare.encode import Encoded, build_encoder
 from finetune_trainer.prepare.formats import Completion, Conversation, Turn
 from finetune_trainer.prepare.problems import RowError
 
@@ -113,10 +113,10 @@ def test_the_given_tokens_are_those_that_generation_starts_from(name, request):
         example = Conversation((Turn("user", "How?"), Turn("assistant", answer)))
         [row] = encoder.encode([example])
         assert isinstance(row, Encoded)
-        given = encoder.prompt(example)
+        prompt = [{"role": "user", "content": "How?"}]
+        given = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
         assert row.input_ids[: len(given)] == given
         assert row.supervised.index(True) == len(given)
-        assert reference(example) == answer
 
 
 def test_word_start_marks_are_not_doubled_at_the_cut():
@@ -127,7 +127,6 @@ def test_word_start_marks_are_not_doubled_at_the_cut():
     assert isinstance(row, Encoded)
     whole = tokenizer("<s>[INST] How do I [/INST] Open the settings.</s>", add_special_tokens=False)["input_ids"]
     assert row.input_ids == whole
-    assert row.input_ids[: len(encoder.prompt(example))] == encoder.prompt(example)
 
 
 def test_a_template_that_rewrites_earlier_answers_is_refused():
@@ -176,8 +175,7 @@ def test_prompt_and_completion_are_plain_text(name, opening):
     [row] = encoder.encode([example])
     assert isinstance(row, Encoded)
     assert bracketed(tokenizer, row) == f"{opening}How do I[[ reset my password?{tokenizer.eos_token}]]"
-    assert row.input_ids[: row.supervised.index(True)] == encoder.prompt(example)
-    assert reference(example) == " reset my password?"
+    assert row.input_ids[: row.supervised.index(True)] == tokenizer("How do I")["input_ids"]
 
 
 def test_prompt_and_completion_need_an_end_of_sequence_token():

@@ -63,9 +63,13 @@ def fetch_prepared(store: Store, layout: RunLayout, directory: Path) -> Prepared
     return PreparedFiles(record, directory)
 
 
-def fetch_model(store: Store, uri: str, prepared: Prepared, directory: Path) -> Path:
-    """Download the base model as the prepare stage saw it; a model changed since then does not match its digest."""
+def fetch_model(store: Store, uri: str, prepared: Prepared, directory: Path, *, weights: bool = True) -> Path:
+    """Download the base model as the prepare stage saw it; a model changed since then does not match its digest.
+
+    Without `weights`, only its configuration and tokenizer files.
+    """
     location = parse_s3(uri)
     prefix = f"{location.key.rstrip('/')}/" if location.key else ""
-    store.download_all(prepared.model_files, bucket=location.bucket, directory=directory, strip_prefix=prefix)
+    wanted = [entry for entry in prepared.model_files if weights or not entry.key.endswith(".safetensors")]
+    store.download_all(wanted, bucket=location.bucket, directory=directory, strip_prefix=prefix)
     return directory

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from finetune_api.exitcodes import ExitCode
-from finetune_api.reasons import Reason
 from finetune_trainer import log
-from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.formats import Completion, Conversation, Example, Format
+from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.problems import RowError
-from finetune_trainer.prepare.template import Rendered, render, render_prompt
+from finetune_trainer.prepare.template import Rendered, render
+from finetune_trainer.prepare.tokenizer import special_tokens
 
 
 @dataclass(frozen=True)
@@ -38,35 +37,22 @@ class Encoder(Protocol):
         """Encode examples; one that cannot be encoded gives its error instead."""
         ...
 
-    def prompt(self, example: Example) -> list[int]:
-        """Return the tokens that the model is given to answer the example."""
-        ...
-
 
 def build_encoder(tokenizer: Any, form: Format) -> Encoder:
     """Return the encoder of a format. Raises StageFailure when the tokenizer lacks what the format needs."""
     if form == "promptCompletion":
         if tokenizer.eos_token_id is None:
-            raise _invalid_model(
+            raise invalid_model(
                 "the tokenizer has no end-of-sequence token, so answers would never end;"
                 " set eos_token in tokenizer_config.json"
             )
         return CompletionEncoder(tokenizer)
     if not tokenizer.chat_template:
-        raise _invalid_model(
+        raise invalid_model(
             "the tokenizer has no chat template, which format messages needs;"
             " set spec.model.chatTemplate, or use columns prompt and completion"
         )
     return ChatEncoder(tokenizer)
-
-
-def _invalid_model(message: str) -> StageFailure:
-    return StageFailure(ExitCode.INVALID, Reason.INVALID_MODEL, message)
-
-
-def reference(example: Example) -> str:
-    """Return the answer that the example holds to its prompt."""
-    return example.completion if isinstance(example, Completion) else example.turns[-1].content
 
 
 class ChatEncoder:
@@ -75,15 +61,7 @@ class ChatEncoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._warned = False
-        self._special = set(tokenizer.all_special_ids) | {
-            token for token, content in tokenizer.added_tokens_decoder.items() if content.special
-        }
-
-    def prompt(self, example: Example) -> list[int]:
-        """Return the tokens before the last answer."""
-        assert isinstance(example, Conversation)  # noqa: S101 - one encoder sees one format
-        text = render_prompt(self._tokenizer, example)
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        self._special = special_tokens(tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
         """Encode conversations; the tokenizer spreads a batch over the cores."""
@@ -167,11 +145,6 @@ class CompletionEncoder:
         self._tokenizer = tokenizer
         bos = tokenizer.bos_token_id
         self._opening = [bos] if list(tokenizer("")["input_ids"])[:1] == [bos] else []
-
-    def prompt(self, example: Example) -> list[int]:
-        """Return the opening token, if the tokenizer has one, and the prompt."""
-        assert isinstance(example, Completion)  # noqa: S101
-        return self._opening + self._tokens([example.prompt])[0]
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
         """Encode prompts and completions; the tokenizer spreads a batch over the cores."""

@@ -9,6 +9,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import StageInput
 from finetune_api.uris import S3Location, parse_s3
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.export.publish import NAMES
 from finetune_trainer.storage import Store
 
 
@@ -29,27 +30,31 @@ def _uris(spec: FineTuneJobSpec) -> list[str]:
 
 
 def check_output(job: StageInput, store: Store) -> None:
-    """Raise StageFailure when spec.output.uri holds another job's result, or may not be written to.
+    """Raise StageFailure when something stands where the result goes, or it may not be written there.
 
     Better told now than after the training that it would waste.
     """
     output = parse_s3(job.spec.output.uri)
-    manifest = output.child(MANIFEST)
-    if store.exists(manifest) and (owner := _owner(store, manifest)) != job.uid:
-        raise StageFailure(
-            ExitCode.INVALID,
-            Reason.OUTPUT_EXISTS,
-            f"{manifest.uri} exists already, written by {owner}; nothing is overwritten:"
-            " set spec.output.uri to an empty prefix, or remove the old result",
-        )
+    if _is_ours(job, store, output.child(MANIFEST)):
+        return
+    for name in (MANIFEST, *NAMES):
+        place = output.child(name)
+        if store.list(place) if name.endswith("/") else store.exists(place):
+            raise StageFailure(
+                ExitCode.INVALID,
+                Reason.OUTPUT_EXISTS,
+                f"{place.uri} exists already and is not of this job; nothing is overwritten:"
+                " set spec.output.uri to an empty prefix, or remove what stands there",
+            )
     trial = output.child(f".write-test-{job.uid}")
     store.put(trial, b"")
     store.delete([trial])
 
 
-def _owner(store: Store, manifest: S3Location) -> str:
-    """Return the uid of the job that wrote a manifest."""
+def _is_ours(job: StageInput, store: Store, manifest: S3Location) -> bool:
+    if not store.exists(manifest):
+        return False
     try:
-        return OutputManifest.model_validate_json(store.read(manifest)).uid
+        return OutputManifest.model_validate_json(store.read(manifest)).uid == job.uid
     except ValidationError:
-        return "another program"
+        return False

@@ -43,11 +43,6 @@ def render(tokenizer: Any, conversation: Conversation) -> Rendered:
     return Rendered(text, answers)
 
 
-def render_prompt(tokenizer: Any, conversation: Conversation) -> str:
-    """Return the text that the model is given before the last answer of a conversation."""
-    return _apply(tokenizer, conversation.turns[:-1], prompt=True)
-
-
 def _apply(tokenizer: Any, turns: tuple[Turn, ...], *, prompt: bool) -> str:
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:

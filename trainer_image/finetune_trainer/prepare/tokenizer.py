@@ -22,3 +22,9 @@ def load_tokenizer(directory: Path, model: Model) -> Any:
     if model.chat_template:
         tokenizer.chat_template = model.chat_template
     return tokenizer
+
+
+def special_tokens(tokenizer: Any) -> set[int]:
+    """Return the tokens that stand for no text: those with a role, and those that were added as special."""
+    added = tokenizer.added_tokens_decoder.items()
+    return set(tokenizer.all_special_ids) | {token for token, content in added if content.special}

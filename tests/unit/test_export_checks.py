@@ -1,0 +1,123 @@
+"""What the export stage refuses before it loads anything, and how it reads questions and judges results."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from finetune_trainer.data.cache import CacheWriter, TokenCache
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.export.assemble import base_stop_tokens, write_generation_config
+from finetune_trainer.export.examine import judge
+from finetune_trainer.export.fresh import Reply, divergence
+from finetune_trainer.export.questions import prompt_of, read_questions, turn_end
+from finetune_trainer.export.weights import check_adapter, check_model
+
+FIRST, SECOND = "base_model.model.layers.0.q_proj.lora_A.weight", "base_model.model.layers.0.q_proj.lora_B.weight"
+GOOD = {FIRST: torch.ones(2, 4), SECOND: torch.ones(4, 2)}
+
+
+def write(directory, tensors):
+    save_file(tensors, directory / "adapter_model.safetensors")
+    return directory
+
+
+def test_a_good_adapter_passes(tmp_path):
+    check_adapter(write(tmp_path, GOOD))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "problem"),
+    [
+        ({}, "it holds no tensors"),
+        ({**GOOD, FIRST: torch.zeros(0)}, "lora_A.weight have no content"),
+        ({FIRST: GOOD[FIRST]}, "lora_A.weight have no counterpart"),
+        ({**GOOD, SECOND: torch.zeros(4, 2)}, "all its lora_B are zero, so it does nothing"),
+        ({**GOOD, FIRST: torch.full((2, 4), torch.nan)}, "lora_A.weight holds values that are no numbers"),
+    ],
+)
+def test_spoilt_adapters_are_refused(tmp_path, tensors, problem):
+    with pytest.raises(StageFailure) as caught:
+        check_adapter(write(tmp_path, tensors))
+    assert problem in caught.value.message
+
+
+def test_an_empty_tensor_in_a_model_is_refused(tmp_path):
+    with pytest.raises(StageFailure, match="have no content"):
+        check_model(write(tmp_path, {"model.embed_tokens.weight": torch.zeros(0)}))
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        (Reply(dtype="float32", divergence=1e-6), None),
+        (Reply(dtype="float32", divergence=None), None),
+        (Reply(dtype="float32", divergence=2e-3), "differs from base and adapter by 0.002 nats per token"),
+        (Reply(dtype="bfloat16", divergence=2e-3), None),
+        (Reply(dtype="float32", adapter_fits=False), "does not have the tensors"),
+        (Reply(dtype="float32", finite=False), "its outputs are no numbers"),
+    ],
+)
+def test_judging(reply, problem):
+    if problem is None:
+        judge(reply)
+    else:
+        with pytest.raises(StageFailure, match=problem):
+            judge(reply)
+
+
+def test_divergence_is_zero_for_the_same_and_positive_otherwise():
+    first, second = (torch.log_softmax(torch.randn(5, 7), dim=-1) for _ in range(2))
+    assert divergence([first], [first]) == pytest.approx(0, abs=1e-6)
+    assert divergence([first], [second]) > 0.01
+
+
+@pytest.fixture
+def cache(tmp_path):
+    with CacheWriter(tmp_path, "test") as writer:
+        # given 1 2, answer 3 9, given 4 5, answer 6 9, white space 8
+        writer.append([1, 2, 3, 9, 4, 5, 6, 9, 8], [False, False, True, True, False, False, True, True, False])
+        writer.append([1, 7, 9], [False, True, True])
+    return TokenCache.open(tmp_path, "test")
+
+
+def test_a_prompt_is_all_before_the_last_answer(cache):
+    assert prompt_of(cache, 0) == [1, 2, 3, 9, 4, 5]
+    assert prompt_of(cache, 1) == [1]
+
+
+def test_the_turn_end_is_a_special_token_or_none(cache):
+    assert turn_end(cache, {0, 9}) == {9}
+    assert turn_end(cache, {0}) == set()
+
+
+def test_predictions_keep_the_columns(cache, tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    lines = [{"id": 1, "messages": turns}, {"prompt": "p", "completion": "c", "note": "n"}]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = read_questions(cache, tmp_path / "test.jsonl", 5)
+    assert first.record(base="b", tuned="t") == {
+        "id": 1,
+        "prompt": turns[:1],
+        "reference": "a",
+        "base": "b",
+        "tuned": "t",
+    }
+    assert second.record(base="b", tuned="t") == {
+        "note": "n",
+        "prompt": "p",
+        "reference": "c",
+        "base": "b",
+        "tuned": "t",
+    }
+
+
+def test_generation_settings_stop_where_answers_end(tmp_path):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 5, "temperature": 0.6}))
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
+    assert base_stop_tokens(tmp_path) == {5, 6}
+    target = tmp_path / "target"
+    target.mkdir()
+    write_generation_config(target, tmp_path, stop_tokens={9, 5})
+    assert json.loads((target / "generation_config.json").read_text()) == {"eos_token_id": [5, 9], "temperature": 0.6}

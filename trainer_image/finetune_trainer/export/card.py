@@ -1,0 +1,82 @@
+"""The model card: what the result is, where it came from, how it scored, how to load it."""
+
+import json
+
+from finetune_api.run import Commit, Prepared, TrainResult
+from finetune_api.stage import StageInput
+from finetune_api.status import Scores
+
+
+def render(
+    job: StageInput, *, prepared: Prepared, result: TrainResult, commit: Commit, divergence: float | None
+) -> str:
+    """Return the card's Markdown."""
+    spec, data, plan = job.spec, prepared.data, prepared.plan
+    lora = spec.method.type == "lora"
+    header = {"library_name": "peft" if lora else "transformers", "base_model": spec.model.uri, "tags": ["sft"]}
+    front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
+    sections = [
+        f"---\n{front}\n---\n\n# {job.name}\n",
+        f"Fine-tuned by the FineTuneJob `{job.namespace}/{job.name}` (uid `{job.uid}`) from `{spec.model.uri}`.\n",
+        "## Training\n",
+        _table(
+            {
+                "method": _method(job),
+                "objective": spec.objective,
+                "steps": f"{commit.step} of {plan.total_steps}",
+                "global batch": f"{spec.training.global_batch_size} sequences",
+                "learning rate": f"{spec.training.learning_rate:g}, {spec.training.scheduler}",
+                "precision": plan.precision,
+                "processes": f"{plan.world_size}, ZeRO stage {plan.zero_stage}",
+                "trained parameters": f"{plan.trainable_parameters:,} of {plan.total_parameters:,}",
+                "seed": spec.training.seed,
+            }
+        ),
+        "## Data\n",
+        _table(
+            {
+                "sources": ", ".join(f"`{source.uri}`" for source in spec.data.train),
+                "rows": f"{data.train.rows} train, {data.validation.rows} validation, {data.test.rows} test",
+                "tokens": f"{data.train.tokens:,}, of which {data.train.supervised_tokens:,} supervised",
+                "dropped as too long": data.dropped_too_long,
+                "digest": f"`{data.digest}`",
+            }
+        ),
+        _scores(result),
+        _merge(divergence),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _method(job: StageInput) -> str:
+    if job.spec.method.type == "full":
+        return "full"
+    lora = job.spec.method.lora
+    return f"LoRA, rank {lora.rank}, alpha {lora.alpha:g}" if lora else "LoRA with the default settings"
+
+
+def _table(values: dict[str, object]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())]) + "\n"
+
+
+def _scores(result: TrainResult) -> str:
+    evaluation = result.evaluation
+    scored = {name: scores for name, scores in (("base", evaluation.base), ("tuned", evaluation.tuned)) if scores}
+    if not scored:
+        return ""
+    rows = [f"| {name} | {_line(scores)} |" for name, scores in scored.items()]
+    table = ["| model | loss | perplexity | token accuracy | tokens |", "|---|---|---|---|---|", *rows]
+    return "## Scores on the test rows\n\n" + "\n".join(table) + "\n"
+
+
+def _line(scores: Scores) -> str:
+    return f"{scores.loss:.4f} | {scores.perplexity:.2f} | {scores.token_accuracy:.4f} | {scores.tokens}"
+
+
+def _merge(divergence: float | None) -> str:
+    if divergence is None:
+        return ""
+    return (
+        "## Merged model\n\nLoaded anew, the merged model differs from base and adapter by"
+        f" {max(divergence, 0.0):.2g} nats per token (KL divergence): the rounding of the merged weights.\n"
+    )

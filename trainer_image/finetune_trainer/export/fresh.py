@@ -1,0 +1,140 @@
+"""`python -m finetune_trainer.export.fresh REQUEST REPLY`: loads the result as a user would, in a new process.
+
+Nothing of the process that made the files is left here, and the network is off: what loads here loads anywhere.
+The models are loaded one after the other: the base (its answers), base and adapter (their answers, the reference
+for the comparison), and the whole model (its answers, or its distance from that reference).
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from pydantic import Field
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from finetune_api.base import Record
+from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.export.answers import answer
+from finetune_trainer.export.questions import read_questions
+
+COMPARED_ROWS = 4
+_COMPARED_TOKENS = 512
+
+
+class Request(Record):
+    """What to load and to ask; paths are local."""
+
+    base: str | None = Field(description="Folder of the base model; None: it is not needed.")
+    adapter: str | None = Field(description="Folder of the adapter.")
+    model: str | None = Field(description="Folder of the whole model.")
+    prepared: str = Field(description="Folder of the prepared data.")
+    questions: int = Field(description="Test rows to answer.")
+    max_new_tokens: int = Field(description="Longest answer in tokens.")
+    stop_tokens: list[int] = Field(description="Tokens that end an answer.")
+
+
+class Reply(Record):
+    """What was found."""
+
+    base_answers: list[str] = Field(default=[], description="Answers of the base model.")
+    tuned_answers: list[str] = Field(default=[], description="Answers of the tuned model.")
+    adapter_fits: bool = Field(default=True, description="Whether the adapter's file has exactly the keys it needs.")
+    finite: bool = Field(default=True, description="Whether the tuned model's outputs are numbers.")
+    divergence: float | None = Field(
+        default=None, description="KL divergence between base with adapter and the merged model, nats per token."
+    )
+    dtype: str = Field(default="", description="Number format of the tuned model.")
+
+
+class Examiner:
+    """Loads what a request names and looks at it."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        prepared = Path(request.prepared)
+        self._tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer", local_files_only=True)
+        test = TokenCache.open(prepared / "cache", "test")
+        self._compared = test if len(test) else TokenCache.open(prepared / "cache", "train")
+        self._questions = read_questions(test, prepared / "test.jsonl", request.questions)
+
+    def examine(self) -> Reply:
+        """Return what was found."""
+        base = _load(self._request.base) if self._request.base else None
+        answers = self._ask(base) if base is not None else []
+        found = self._examine_adapter(base) if self._request.adapter else self._examine_model()
+        return found.model_copy(update={"base_answers": answers})
+
+    def _examine_model(self) -> Reply:
+        """Look at a model that was trained in full."""
+        assert self._request.model is not None  # noqa: S101 - a result is an adapter or a model
+        model = _load(self._request.model)
+        return self._reply(model, self._scores(model))
+
+    def _examine_adapter(self, base: PreTrainedModel | None) -> Reply:
+        """Look at an adapter, and at the model that it was merged into, if that was asked for."""
+        assert self._request.adapter is not None  # noqa: S101
+        tuned = PeftModel.from_pretrained(base, self._request.adapter).eval()
+        scores = self._scores(tuned)
+        reply = self._reply(tuned, scores).model_copy(
+            update={"adapter_fits": _fits(tuned, Path(self._request.adapter))}
+        )
+        del tuned, base
+        if self._request.model is None:
+            return reply
+        merged = self._scores(_load(self._request.model))
+        return reply.model_copy(update={"divergence": divergence(scores, merged)})
+
+    def _reply(self, tuned: Any, scores: list[torch.Tensor]) -> Reply:
+        return Reply(
+            tuned_answers=self._ask(tuned),
+            finite=all(bool(torch.isfinite(row).all()) for row in scores),
+            dtype=str(tuned.dtype).removeprefix("torch."),
+        )
+
+    def _ask(self, model: Any) -> list[str]:
+        if not self._questions:
+            return []
+        return answer(
+            model,
+            self._tokenizer,
+            [question.prompt for question in self._questions],
+            max_new_tokens=self._request.max_new_tokens,
+            stop_tokens=self._request.stop_tokens,
+        )
+
+    def _scores(self, model: Any) -> list[torch.Tensor]:
+        """Return log-probabilities [tokens, vocabulary] of the first rows."""
+        scores = []
+        for row in range(min(COMPARED_ROWS, len(self._compared))):
+            ids = torch.from_numpy(self._compared.row(row)[0][:_COMPARED_TOKENS].astype("int64"))[None]
+            with torch.inference_mode():
+                scores.append(torch.log_softmax(model(input_ids=ids).logits[0].float(), dim=-1))
+        return scores
+
+
+def divergence(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    """Return the mean KL divergence of one set of log-probabilities from another, in nats per token."""
+    pairs = zip(reference, other, strict=True)
+    per_token = [(right.exp() * (right - left)).sum(dim=-1) for left, right in pairs]
+    return float(torch.cat(per_token).mean())
+
+
+def _load(directory: str) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        directory, dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
+    return model.eval()
+
+
+def _fits(model: PeftModel, directory: Path) -> bool:
+    """Whether the adapter's file holds exactly the tensors that the model has places for."""
+    with safe_open(directory / "adapter_model.safetensors", framework="pt") as file:
+        return set(file.keys()) == set(get_peft_model_state_dict(model, save_embedding_layers=False))
+
+
+if __name__ == "__main__":
+    request = Request.model_validate_json(Path(sys.argv[1]).read_text())
+    Path(sys.argv[2]).write_text(Examiner(request).examine().model_dump_json(by_alias=True))

@@ -1,0 +1,53 @@
+"""The test rows as questions: what the model is given, where its answer ends, and what the row answers.
+
+The tokens come from the token cache, so a model is asked exactly as it was trained: everything before the last
+supervised span is the prompt, and the special token at the end of that span, if there is one, ends an answer.
+"""
+
+import json
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_trainer.data.cache import TokenCache
+
+
+@dataclass(frozen=True)
+class Question:
+    """One test row."""
+
+    prompt: list[int]
+    """Tokens that the model is given."""
+    columns: dict[str, Any]
+    """The row as it was read."""
+
+    def record(self, *, base: str, tuned: str) -> dict[str, Any]:
+        """Return the line of predictions.jsonl: further columns, prompt, reference, and both answers."""
+        row = dict(self.columns)
+        turns = row.pop("messages", None)
+        prompt, reference = (turns[:-1], turns[-1]["content"]) if turns else (row["prompt"], row.pop("completion"))
+        return {**row, "prompt": prompt, "reference": reference, "base": base, "tuned": tuned}
+
+
+def read_questions(cache: TokenCache, test_rows: Path, count: int) -> list[Question]:
+    """Return the first rows of the test split."""
+    with test_rows.open(encoding="utf-8", errors="surrogatepass") as file:
+        lines = list(islice(file, count))
+    return [Question(prompt_of(cache, index), json.loads(line)) for index, line in enumerate(lines)]
+
+
+def prompt_of(cache: TokenCache, row: int) -> list[int]:
+    """Return the tokens before the last answer of a row."""
+    ids, flags = cache.row(row)
+    last = int(np.flatnonzero(flags)[-1])
+    before = np.flatnonzero(flags[:last] == 0)
+    return [int(token) for token in ids[: int(before[-1]) + 1]]
+
+
+def turn_end(cache: TokenCache, special: set[int]) -> set[int]:
+    """Return the token that ends the answers of a split, if it is a special one."""
+    ids, flags = cache.row(0)
+    return {int(ids[np.flatnonzero(flags)[-1]])} & special

@@ -1,0 +1,143 @@
+"""The export stage: weights of the best commit, assembled, merged, examined in a fresh process, published."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from finetune_api.reasons import Reason
+from finetune_api.run import Commit, OutputManifest, Prepared, RunLayout, TrainResult
+from finetune_api.stage import StageInput, TerminationMessage
+from finetune_api.uris import S3Location, parse_s3
+from finetune_trainer import log
+from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.prepared import PreparedFiles, fetch_model, fetch_prepared
+from finetune_trainer.export import assemble, publish
+from finetune_trainer.export.card import render
+from finetune_trainer.export.examine import examine
+from finetune_trainer.export.fresh import Reply, Request
+from finetune_trainer.export.questions import read_questions, turn_end
+from finetune_trainer.export.weights import check_adapter, check_model, fetch_weights, read_result
+from finetune_trainer.prepare.tokenizer import special_tokens
+from finetune_trainer.stage_input import read_pod
+from finetune_trainer.storage import Store
+
+
+def run(job: StageInput, store: Store) -> TerminationMessage:
+    """Export the result of a job. Raises StageFailure when it is not what was trained, or cannot be written."""
+    output = parse_s3(job.spec.output.uri)
+    manifest = publish.find_result(store, output, job.uid)
+    if manifest is None:
+        manifest = _Export(job, store).make(output)
+    else:
+        log.info("already-exported", uri=output.uri)
+    return TerminationMessage(reason=Reason.SUCCEEDED, output=publish.output_result(output, manifest))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the result is made from."""
+
+    prepared: PreparedFiles
+    base: Path
+    weights: Path
+    result: TrainResult
+    commit: Commit
+    stop_tokens: list[int]
+
+
+class _Export:
+    def __init__(self, job: StageInput, store: Store) -> None:
+        self._job = job
+        self._store = store
+        self._scratch = read_pod().work_dir / "export"
+        self._target = self._scratch / "result"
+        self._is_lora = job.spec.method.type == "lora"
+
+    def make(self, output: S3Location) -> OutputManifest:
+        shutil.rmtree(self._scratch, ignore_errors=True)  # left by an earlier run outside Kubernetes
+        parts = self._fetch()
+        self._assemble(parts)
+        reply = self._examine(parts)
+        self._describe(parts, reply)
+        files = publish.upload(self._store, self._target, output)
+        manifest = OutputManifest(
+            job=f"{self._job.namespace}/{self._job.name}",
+            uid=self._job.uid,
+            step=parts.commit.step,
+            base_model=self._job.spec.model.uri,
+            data_digest=parts.prepared.record.data.digest,
+            files=list(files),
+            evaluation=parts.result.evaluation,
+        )
+        return publish.publish(self._store, output, manifest)
+
+    def _fetch(self) -> _Parts:
+        job, store = self._job, self._store
+        layout = RunLayout(job.spec.checkpoint.uri, job.uid)
+        result = read_result(store, layout)
+        prepared = fetch_prepared(store, layout, self._scratch / "prepared")
+        commit, weights = fetch_weights(store, layout, result, self._scratch / "commit")
+        (check_adapter if self._is_lora else check_model)(weights)
+        base = fetch_model(
+            store, job.spec.model.uri, prepared.record, self._scratch / "base", weights=self._needs_base()
+        )
+        return _Parts(prepared, base, weights, result, commit, _stop_tokens(prepared, base))
+
+    def _needs_base(self) -> bool:
+        return self._is_lora or self._job.spec.evaluation.predictions.rows > 0
+
+    def _assemble(self, parts: _Parts) -> None:
+        tokenizer, merged = parts.prepared.tokenizer, self._target / publish.MERGED
+        if self._is_lora:
+            adapter = self._target / publish.ADAPTER
+            uri = self._job.spec.model.uri
+            assemble.assemble_adapter(parts.weights, tokenizer=tokenizer, base_uri=uri, target=adapter)
+            if not self._job.spec.output.merge:
+                return
+            assemble.merge(parts.base, adapter, tokenizer=tokenizer, target=merged)
+        else:
+            assemble.assemble_model(parts.weights, tokenizer=tokenizer, target=merged)
+        assemble.write_generation_config(merged, parts.base, stop_tokens=parts.stop_tokens)
+
+    def _examine(self, parts: _Parts) -> Reply:
+        predictions = self._job.spec.evaluation.predictions
+        adapter, merged = self._target / publish.ADAPTER, self._target / publish.MERGED
+        request = Request(
+            base=str(parts.base) if self._needs_base() else None,
+            adapter=str(adapter) if self._is_lora else None,
+            model=str(merged) if merged.exists() else None,
+            prepared=str(parts.prepared.directory),
+            questions=predictions.rows,
+            max_new_tokens=predictions.max_new_tokens,
+            stop_tokens=parts.stop_tokens,
+        )
+        return examine(request, self._scratch / "examination")
+
+    def _describe(self, parts: _Parts, reply: Reply) -> None:
+        """Write predictions and model card."""
+        if reply.tuned_answers:
+            _write_predictions(parts.prepared, reply, self._target / publish.PREDICTIONS)
+        record: Prepared = parts.prepared.record
+        card = render(
+            self._job, prepared=record, result=parts.result, commit=parts.commit, divergence=reply.divergence
+        )
+        (self._target / publish.CARD).write_text(card, encoding="utf-8")
+
+
+def _stop_tokens(prepared: PreparedFiles, base: Path) -> list[int]:
+    """Return the tokens that end an answer: as trained, as the tokenizer says, and as the base model says."""
+    tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer, local_files_only=True)
+    trained = turn_end(TokenCache.open(prepared.cache, "train"), special_tokens(tokenizer))
+    own = {tokenizer.eos_token_id} - {None}
+    return sorted(trained | own | assemble.base_stop_tokens(base))
+
+
+def _write_predictions(prepared: PreparedFiles, reply: Reply, path: Path) -> None:
+    test = TokenCache.open(prepared.cache, "test")
+    questions = read_questions(test, prepared.test_rows, len(reply.tuned_answers))
+    with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+        for question, base, tuned in zip(questions, reply.base_answers, reply.tuned_answers, strict=True):
+            file.write(json.dumps(question.record(base=base, tuned=tuned), ensure_ascii=False) + "\n")
