@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune_loopback.kube_api import KubeApi, running_kube_api
+from finetune_loopback.kube_api import running_kube_api
+from finetune_loopback.kube_client import KubeApi
 
 
 @pytest.fixture(scope="session")

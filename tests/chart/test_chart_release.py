@@ -9,8 +9,8 @@ import pytest
 from finetune_api import GROUP, PLURAL, VERSION
 from finetune_loopback.helm import CHART, IMAGES, NAMESPACE, RELEASE, find, helm, render, render_text
 from finetune_loopback.jobs import minimal_job
-from finetune_loopback.kube_api import KubeApi, binaries
-from finetune_loopback.kube_client import ApiError
+from finetune_loopback.kube_api import binaries
+from finetune_loopback.kube_client import ApiError, KubeApi
 from finetune_loopback.schemas import write_schemas
 
 CRD = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{PLURAL}.{GROUP}"

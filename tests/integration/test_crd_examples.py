@@ -8,8 +8,7 @@ import yaml
 
 from finetune_api import GROUP, KIND, VERSION
 from finetune_api.spec import FineTuneJobSpec
-from finetune_loopback.kube_api import KubeApi
-from finetune_loopback.kube_client import YAML
+from finetune_loopback.kube_client import YAML, KubeApi
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = f"/apis/{GROUP}/{VERSION}/namespaces/default/finetunejobs"

@@ -10,8 +10,7 @@ from finetune_api.reasons import Phase, Reason
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import CheckpointRef, FineTuneJobStatus, Progress, Restarts
 from finetune_loopback.jobs import minimal_job
-from finetune_loopback.kube_api import KubeApi
-from finetune_loopback.kube_client import APPLY, MERGE, ApiError
+from finetune_loopback.kube_client import APPLY, MERGE, ApiError, KubeApi
 
 NOON = "2026-01-01T12:00:00Z"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"

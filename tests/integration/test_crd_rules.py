@@ -12,8 +12,7 @@ import yaml
 
 from finetune_api import GROUP, VERSION
 from finetune_loopback.jobs import merge, minimal_job
-from finetune_loopback.kube_api import KubeApi
-from finetune_loopback.kube_client import ApiError
+from finetune_loopback.kube_client import ApiError, KubeApi
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = f"/apis/{GROUP}/{VERSION}/namespaces/default/finetunejobs"

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from finetune_api import GROUP, PLURAL
-from finetune_loopback.kube_api import KubeApi, running_kube_api
+from finetune_loopback.kube_api import running_kube_api
+from finetune_loopback.kube_client import KubeApi
 from finetune_loopback.s3_server import S3Server, running_s3_server
 
 ROOT = Path(__file__).resolve().parents[3]

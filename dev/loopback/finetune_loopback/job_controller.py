@@ -7,13 +7,14 @@ statuses that the real ones would, so that the operator sees nothing else.
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune_api import API_VERSION, PLURAL
 from finetune_loopback.kube_client import MERGE, ApiError, KubeApi
 
 Object = dict[str, Any]
 BACKGROUND = {"propagationPolicy": "Background"}
+Found = TypeVar("Found")
 PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.05
 
@@ -209,8 +210,8 @@ def _container(pod: Object, state: Object, *, ready: bool = False) -> Object:
 
 
 def _await(
-    found: Callable[[], Any], *, what: str, state: Callable[[], Any], seconds: float = PATIENCE_SECONDS
-) -> Any:
+    found: Callable[[], Found | None], *, what: str, state: Callable[[], Any], seconds: float = PATIENCE_SECONDS
+) -> Found:
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -104,9 +104,9 @@ class OperatorProcess:
 
 
 def grant_chart_rights(api: KubeApi, *, namespace: str, watch: tuple[str, ...]) -> None:
-    """Give the operator's service account in `namespace` the chart's rights over the watched namespaces."""
+    """Give the operator's service account in `namespace` the chart's rights; an empty `watch` means everywhere."""
     chart, values = REPOSITORY / "charts/finetune-operator", ["image.repository=o", "trainer.image.repository=t"]
-    values.append(f"watchNamespaces={{{','.join(watch)}}}")
+    values += [f"watchNamespaces={{{','.join(watch)}}}"] if watch else []
     command = [binaries("helm") / "helm", "template", ACCOUNT, chart, "-n", namespace, "-s", "templates/rbac.yaml"]
     command += ["--kube-version", "1.34.0"]
     for value in values:
