@@ -186,6 +186,15 @@ def test_what_changed_while_no_watch_was_open_is_found_by_the_lists(site: Site) 
         cluster.await_job("new-prepare")
 
 
+def test_without_a_list_of_namespaces_the_whole_cluster_is_served(crd_installed: KubeApi, tmp_path: Path) -> None:
+    home = crd_installed.namespace("everywhere-operator")
+    grant_chart_rights(crd_installed, namespace=home, watch=())
+    with running_operator(crd_installed, tmp_path, namespace=home, watch=()) as process:
+        late = Namespace(crd_installed, crd_installed.namespace("made-after-the-start"))
+        bring_to_running(late, "tune")
+        assert process.metric("finetune_operator_api_calls_total", code="403") == 0
+
+
 def test_missing_rights_are_named_and_the_process_lives(crd_installed: KubeApi, tmp_path: Path) -> None:
     home, watched = crd_installed.namespace("no-rights-operator"), crd_installed.namespace("no-rights")
     with running_operator(crd_installed, tmp_path, namespace=home, watch=(watched,), wait=False) as process:
