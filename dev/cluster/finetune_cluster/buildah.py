@@ -26,7 +26,10 @@ BASE_LEFTOVERS = (
     "usr/share/locale",
 )
 # The machine's way to package indexes: mounted into build steps, never written into an image.
-MACHINE_FILES = ("/etc/ssl/certs", "/etc/pip.conf", "/etc/uv/uv.toml")
+MACHINE_FILES = ("/etc/ssl/certs", "/etc/pip.conf")
+UV_SETTINGS = "/etc/uv/uv.toml"
+# uv trusts its own list of authorities unless told to trust the machine's, as pip does.
+DEFAULT_UV_SETTINGS = "system-certs = true\n"
 
 
 @dataclass(frozen=True)
@@ -61,20 +64,31 @@ def has_image(layout: Layout, name: str) -> bool:
 
 def build(layout: Layout, name: str, context: Context, *, arguments: Mapping[str, str]) -> None:
     """Build an image from a staged context; unchanged steps come from the store."""
-    layout.uv_cache.mkdir(parents=True, exist_ok=True)
     flags = ["--isolation", "chroot", "--network", "host", "--layers", "--pull-never", "--format", "oci"]
-    for path in MACHINE_FILES:
-        if Path(path).exists():
-            flags += ["--volume", f"{path}:{path}:ro"]
-    flags += ["--volume", f"{layout.uv_cache}:/root/.cache/uv"]
+    flags += _volumes(layout)
     for key, value in arguments.items():
         flags += ["--build-arg", f"{key}={value}"]
     log = layout.scratch / f"build-{name.rsplit('/', 1)[-1].replace(':', '-')}.log"
     buildah(layout, "bud", *flags, "--file", context.dockerfile, "--tag", name, context.folder, log=log)
 
 
+def _volumes(layout: Layout) -> list[str]:
+    layout.uv_cache.mkdir(parents=True, exist_ok=True)
+    settings = Path(UV_SETTINGS)
+    if not settings.exists():
+        settings = layout.state / "uv.toml"
+        settings.write_text(DEFAULT_UV_SETTINGS)
+    mounts = [f"{path}:{path}:ro" for path in MACHINE_FILES if Path(path).exists()]
+    mounts += [f"{settings}:{UV_SETTINGS}:ro", f"{layout.uv_cache}:/root/.cache/uv"]
+    return [word for mount in mounts for word in ("--volume", mount)]
+
+
 def prune(layout: Layout) -> None:
-    """Drop images that no name leads to any more, among them the cached first stages of builds."""
+    """Drop images that no name leads to any more, among them the cached first stages of builds.
+
+    The caller holds the lock of builds: working containers found here are left over from builds that were broken off.
+    """
+    buildah(layout, "rm", "--all")
     buildah(layout, "rmi", "--prune")
 
 

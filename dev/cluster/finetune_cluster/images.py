@@ -17,6 +17,9 @@ from .layout import REPOSITORY, SOURCES, Layout
 from .process import ClusterError, locked, run, step, succeeds
 from .tools import COREDNS_VERSION, KUBERNETES_VERSION, TOOLS, key_of
 
+# Pruning costs the next builds their cached first stages, so it waits until room for one more trainer image is short.
+PRUNE_BELOW_GB = 15
+
 
 @dataclass(frozen=True)
 class ImageSource:
@@ -66,7 +69,7 @@ def build_project_images(layout: Layout, sources: Iterable[ImageSource], *, with
 
 def _check_disk(layout: Layout) -> None:
     machine.install_packages()
-    if machine.free_disk_gb(layout) < machine.DISK_GB:
+    if machine.free_disk_gb(layout) < PRUNE_BELOW_GB:
         with step("remove layers that no image uses, as the disk gets full"):
             buildah.prune(layout)
     unbuilt = any(not buildah.has_image(layout, source.name) for source in PROJECT_IMAGES.values())
