@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api import GROUP, PLURAL, VERSION
-from finetune_loopback.helm import CHART, IMAGES, NAMESPACE, RELEASE, find, helm, render, render_text
+from finetune_loopback.helm import CHART, IMAGES, NAMESPACE, RELEASE, HelmError, find, helm, render, render_text
 from finetune_loopback.jobs import minimal_job
 from finetune_loopback.kube_api import binaries
 from finetune_loopback.kube_client import ApiError, KubeApi
@@ -197,3 +197,22 @@ def test_removal_keeps_the_crd_and_nothing_else(release: KubeApi) -> None:
 
     deploy(release)
     assert release.request("GET", DEPLOYMENT)["metadata"]["name"] == RELEASE
+
+
+def test_second_release_shares_or_takes_over_the_crd(release: KubeApi) -> None:
+    place = ("--namespace", "other", "--create-namespace", "--kubeconfig", release.admin)
+    helm(
+        "install",
+        "other",
+        CHART,
+        *place,
+        values={**IMAGES, "crds": {"install": False}, "watchNamespaces": ["team-b"]},
+    )
+
+    with pytest.raises(HelmError, match="cannot be imported into the current release"):
+        helm("upgrade", "other", CHART, *place, values=IMAGES)
+    helm("upgrade", "other", CHART, *place, "--take-ownership", values=IMAGES)
+    helm("uninstall", "other", *place[:2], *place[3:])
+
+    assert release.request("GET", CRD)["metadata"]["annotations"]["meta.helm.sh/release-name"] == "other"
+    helm("upgrade", RELEASE, CHART, "--namespace", NAMESPACE, *place[3:], "--take-ownership", values=IMAGES)
