@@ -1,6 +1,7 @@
 import io
 
 import pytest
+
 from finetune_api.reasons import Phase, Reason
 from finetune_api.status import FineTuneJobStatus, Progress
 from finetune_cli import watch

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Phase, Reason
 
