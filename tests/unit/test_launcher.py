@@ -85,6 +85,10 @@ def test_a_worker_without_a_last_word_gets_one(tmp_path: Path, code: int, text: 
     assert caught.value.last_word.message.startswith(text)
 
 
+def test_success_without_a_last_word_is_still_success(tmp_path: Path) -> None:
+    assert conclude(workers(tmp_path), [Ended(0, 0), Ended(1, 0)]).reason is Reason.SUCCEEDED
+
+
 # The launcher as a process of its own, with workers that run a piece of Python.
 LAUNCH = """
 import asyncio, sys

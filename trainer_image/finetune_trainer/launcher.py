@@ -106,6 +106,8 @@ def _last_word(workers: Workers, worker: Ended) -> TerminationMessage:
     try:
         return TerminationMessage.model_validate_json(workers.message_file(worker.rank).read_bytes())
     except (OSError, ValidationError):
+        if worker.code == ExitCode.DONE:
+            return TerminationMessage(reason=Reason.SUCCEEDED, message="the workers left no message")
         return TerminationMessage(reason=Reason.CRASHED, message=_obituary(worker))
 
 

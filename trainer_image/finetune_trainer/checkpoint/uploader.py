@@ -77,6 +77,8 @@ def _housekeeping(event: str, work: _Work, store: Store, settings: WriterSetting
     except StageFailure as failure:
         # It is done again after the next commit.
         log.warning(event, cause=failure.message)
+    except Exception as error:  # noqa: BLE001 - what cannot be tidied up must not cost a checkpoint
+        log.exception(event, error)
 
 
 def _next(connection: Connection) -> Save | None:

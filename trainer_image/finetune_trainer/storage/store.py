@@ -222,17 +222,15 @@ class Store:
         with path.open("wb") as file:
             file.truncate(info.size)
 
-            def fetch(part: transfer.Part) -> None:
-                self._call(
-                    "GetObject",
-                    location,
-                    lambda client: transfer.fetch_part(
-                        client, location, part, etag=info.etag, descriptor=file.fileno()
-                    ),
-                )
+        def fetch(part: transfer.Part) -> None:
+            self._call(
+                "GetObject",
+                location,
+                lambda client: transfer.fetch_part(client, location, part, etag=info.etag, path=path),
+            )
 
-            for _ in self._parts.map(fetch, transfer.parts_of(info.size)):
-                pass
+        for _ in self._parts.map(fetch, transfer.parts_of(info.size)):
+            pass
         return info.size
 
     def _require_bucket(self, client: "S3Client", location: S3Location, error: ClientError) -> None:
@@ -252,12 +250,12 @@ class Store:
 
 
 def _side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="s3-file") as pool:
-        try:
-            return list(pool.map(work, items))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="s3-file")
+    try:
+        return list(pool.map(work, items))
+    finally:
+        # After a failure, or SIGTERM, nobody waits for the others: they may still be trying for minutes.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _folder(prefix: S3Location) -> S3Location:

@@ -5,8 +5,9 @@ download goes on where it was. A small object is fetched without a range, becaus
 checksum be verified by the client.
 """
 
+import contextlib
 import json
-import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,28 +42,19 @@ def parts_of(size: int) -> Iterator[Part]:
         yield Part(start, min(PART_BYTES, size - start), size > PART_BYTES)
 
 
-def fetch_part(client: "S3Client", location: S3Location, part: Part, *, etag: str, descriptor: int) -> None:
+def fetch_part(client: "S3Client", location: S3Location, part: Part, *, etag: str, path: Path) -> None:
     """Write one part at its offset. Raises BrokenTransfer when the body is shorter or longer than announced."""
     arguments: dict[str, Any] = {"Bucket": location.bucket, "Key": location.key, "IfMatch": etag}
     if part.ranged:
         arguments["Range"] = f"bytes={part.start}-{part.start + part.length - 1}"
     body = client.get_object(**arguments)["Body"]
-    written = 0
-    try:
-        while chunk := body.read(_CHUNK_BYTES):
-            _write_at(descriptor, chunk, part.start + written)
-            written += len(chunk)
-    finally:
-        body.close()
+    # Opened for each part: a shared descriptor could be closed, and given to another file, under a slow part.
+    with contextlib.closing(body), path.open("r+b") as file:
+        file.seek(part.start)
+        shutil.copyfileobj(body, file, _CHUNK_BYTES)
+        written = file.tell() - part.start
     if written != part.length:
         raise BrokenTransfer(f"{written} of {part.length} bytes arrived")
-
-
-def _write_at(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(descriptor, view, offset)
-        view, offset = view[done:], offset + done
 
 
 def read_object(client: "S3Client", location: S3Location) -> bytes:
