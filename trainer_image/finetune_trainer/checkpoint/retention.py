@@ -30,10 +30,10 @@ class Group(NamedTuple):
 
 
 def superseded(commits: Sequence[Commit], *, keep_last: int, keep_best: int) -> list[Commit]:
-    """Return the commits to delete. Never the newest, and never the best if any was evaluated."""
+    """Return the commits to delete: never the newest, and never the best (the first of equals) if there is one."""
     newest_first = sorted(commits, key=lambda commit: commit.step, reverse=True)
     evaluated = [commit for commit in newest_first if commit.eval_loss is not None]
-    best_first = sorted(evaluated, key=lambda commit: (commit.eval_loss, -commit.step))
+    best_first = sorted(evaluated, key=lambda commit: (commit.eval_loss, commit.step))
     kept = {commit.step for commit in newest_first[: max(1, keep_last)] + best_first[: max(1, keep_best)]}
     return [commit for commit in commits if commit.step not in kept]
 
