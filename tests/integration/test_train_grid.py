@@ -9,6 +9,8 @@ import pytest
 from safetensors.torch import load_file
 from train_cases import Case, reference, run_cases
 
+pytestmark = pytest.mark.timeout(1500)  # the first test waits for all runs
+
 METHODS = ("full", "lora")
 STAGES = (0, 1, 2, 3)
 
@@ -27,13 +29,14 @@ def grid(world_size):
         dropout = {"method": {"type": "lora", "lora": {"dropout": 0.2}}, "evaluation": {"everySteps": 2}}
         cases += [
             Case(f"bf16-dropout-{stage}", "lora", stage, 2, precision="bf16", resume_at=2, spec=dropout)
-            for stage in STAGES
+            for stage in BF16_RESUMED
         ]
-        cases += [Case(f"bf16-full-{stage}", "full", stage, 2, precision="bf16", steps=8) for stage in STAGES]
+        cases += [Case(f"bf16-full-{stage}", "full", stage, 2, precision="bf16") for stage in STAGES]
     return cases
 
 
-ODD = (("full", 0), ("full", 3), ("lora", 2), ("lora", 3))
+ODD = (("full", 0), ("full", 3), ("lora", 2))
+BF16_RESUMED = (0, 2, 3)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def weights_of(folder: Path, step: int):
 RESUMED = [f"{method}-{stage}-w{world}" for method in METHODS for stage in STAGES for world in (1, 2)]
 
 
-@pytest.mark.parametrize("name", RESUMED + [f"bf16-dropout-{stage}" for stage in STAGES])
+@pytest.mark.parametrize("name", RESUMED + [f"bf16-dropout-{stage}" for stage in BF16_RESUMED])
 def test_resumed_run_is_the_same_run_bit_by_bit(told, root, name):
     whole, resumed = told[name]["steps"][2:], told[name]["resumed"]
     for field in ("step", "loss", "grad_norm", "learning_rate"):
@@ -98,10 +101,10 @@ def test_resumed_run_is_the_same_run_bit_by_bit(told, root, name):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_bf16_learns_at_every_stage(told, stage):
+def test_bf16_learns_like_fp32_at_every_stage(told, plain, stage):
     losses = [step["loss"] for step in told[f"bf16-full-{stage}"]["steps"]]
     assert losses[-1] < losses[0] - 0.5
-    assert losses == pytest.approx([step["loss"] for step in told["bf16-full-0"]["steps"]], abs=0.1)
+    assert losses == pytest.approx(plain["full"].losses, abs=0.03)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -74,13 +74,17 @@ def start_engine(loss: SupervisedLoss, plan: Plan, training: Training, config: d
     """Return the engine; every process must call it."""
     settings = training.optimizer
     groups = decay_groups(loss.parameters(), settings.weight_decay)
+    # The learning rate is set in every step.
     optimizer = torch.optim.AdamW(
-        groups, lr=training.learning_rate, betas=(settings.betas[0], settings.betas[1]), eps=settings.eps, fused=True
+        groups, lr=0.0, betas=(settings.betas[0], settings.betas[1]), eps=settings.eps, fused=True
     )
     with redirect_stdout(sys.stderr):
         import deepspeed
 
         engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=config, dist_init_required=False)
+    # At stage 0 in bf16 DeepSpeed allocates Adam's state by a step without gradients. It would count as the first
+    # step, and by the bias correction make the next ones too small.
+    optimizer.state.clear()
     return cast(Engine, engine)
 
 

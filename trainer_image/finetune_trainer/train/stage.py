@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import socket
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import RunLayout
 from finetune_api.spec import Distributed
-from finetune_api.stage import StageInput, TerminationMessage
+from finetune_api.stage import RENDEZVOUS_PORT, StageInput, TerminationMessage
 from finetune_trainer import log
 from finetune_trainer.data.prepared import fetch_model, fetch_prepared
 from finetune_trainer.errors import StageFailure
@@ -39,7 +40,16 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
     os.environ.update(_OFFLINE)
     if job.spec.distributed.device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    return run_workers(job, pod)
+    return run_workers(job, pod, port=_port(job.spec.distributed))
+
+
+def _port(distributed: Distributed) -> int:
+    """Return the port where the processes meet: any free one when all are in this pod."""
+    if distributed.num_nodes > 1:
+        return RENDEZVOUS_PORT
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def require_device(distributed: Distributed) -> None:

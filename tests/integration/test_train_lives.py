@@ -1,0 +1,214 @@
+"""The training stage as pods run it: real processes, real S3, from the first step to the end through interruptions."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+from train_pods import TrainPod
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.run import Commit, RunLayout, TrainResult
+from finetune_api.uris import S3Location
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+TOPICS = ("invoice", "password", "language", "delivery", "refund", "account", "printer", "contract")
+
+
+def rows(count=120):
+    """Questions whose answers can be learned."""
+    for number in range(count):
+        topic = TOPICS[number % len(TOPICS)]
+        question = f"Question {number} about my {topic}, please?"
+        answer = f"The {topic} is in the {topic} folder."
+        yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+class Job:
+    """A job prepared in S3, and its pods."""
+
+    def __init__(self, s3_job, tmp_path, **spec):
+        from finetune_trainer.prepare import stage
+
+        s3_job.put_rows("rows/train.jsonl", rows())
+        self.s3 = s3_job
+        self.input = s3_job.stage_input(**spec)
+        self.layout = RunLayout(self.input.spec.checkpoint.uri, self.input.uid)
+        self.plan = stage.run(self.input, s3_job.store).plan
+        self._tmp_path = tmp_path
+        self.started = []
+
+    def pods(self, attempt=1):
+        pods = [
+            TrainPod(self.input, self._tmp_path / f"a{attempt}-{index}", index=index, attempt=attempt)
+            for index in range(self.input.spec.distributed.num_nodes)
+        ]
+        self.started += pods
+        return pods
+
+    def commits(self):
+        listed = self.s3.store.list(self.layout.commits)
+        read = [
+            self.s3.store.read(S3Location(self.s3.bucket, info.key)) for info in listed if ".bad." not in info.key
+        ]
+        return {commit.step: commit for commit in map(Commit.model_validate_json, read)}
+
+    def result(self):
+        return TrainResult.model_validate_json(self.s3.store.read(self.layout.train_result))
+
+
+@pytest.fixture
+def make_job(s3_job, tmp_path):
+    jobs = []
+
+    def make(**spec):
+        jobs.append(Job(s3_job, tmp_path / f"job-{len(jobs)}", **spec))
+        return jobs[-1]
+
+    yield make
+    for job in jobs:
+        for pod in job.started:
+            pod.kill()
+
+
+def same_run(first, second):
+    """Steps that both attempts did have the same numbers; return how many there are."""
+    shared = first.keys() & second.keys()
+    for field in ("loss", "gradNorm", "lr"):
+        assert {step: first[step][field] for step in shared} == {step: second[step][field] for step in shared}
+    return len(shared)
+
+
+def test_job_is_trained_scored_and_exported(make_job):
+    job = make_job(
+        training={"epochs": 6, "globalBatchSize": 2, "learningRate": 1e-2, "precision": "fp32"},
+        distributed={"device": "cpu", "processesPerNode": 2},
+        evaluation={"everySteps": 8, "predictions": {"rows": 2, "maxNewTokens": 4}},
+        checkpoint={"everyMinutes": 0, "keepLast": 1},
+        output={"merge": True},
+    )
+    [pod] = job.pods()
+    assert pod.end() == ExitCode.DONE, pod.text()
+    word, result = pod.last_word(), job.result()
+    total = job.plan.total_steps
+    assert word.reason is Reason.SUCCEEDED
+    assert word.progress.step == word.progress.total_steps == total == max(pod.steps())
+    assert word.evaluation == result.evaluation
+    assert result.evaluation.tuned.loss < result.evaluation.base.loss - 0.5
+    assert result.evaluation.tuned.token_accuracy > result.evaluation.base.token_accuracy
+    scored = {event["step"]: event["evalLoss"] for event in pod.events if event["event"] == "evaluation"}
+    assert sorted(scored) == [*range(8, total, 8), *([total] if total % 8 or total else [])]
+    # The best commit is kept beside the newest one, and it is the one to export.
+    best = min(scored, key=scored.get)
+    assert result.export_commit == job.layout.commit(best).key
+    assert sorted(job.commits()) == sorted({best, total})
+    series = [json.loads(line) for line in job.s3.store.read(job.layout.metrics(result.writer)).splitlines()]
+    assert {line["step"]: line["loss"] for line in series if "loss" in line} == {
+        step: event["loss"] for step, event in pod.steps().items()
+    }
+    again = job.pods(attempt=2)[0]
+    assert again.end() == ExitCode.DONE
+    assert not again.steps()
+    assert again.last_word() == word
+    exported = export(job)
+    assert exported.reason is Reason.SUCCEEDED
+    assert exported.output.step == best
+
+
+def export(job):
+    from finetune_trainer.export import stage
+
+    return stage.run(job.input, job.s3.store)
+
+
+def test_pod_that_is_killed_ends_the_attempt_and_the_next_goes_on_from_the_commit(make_job):
+    job = make_job(
+        method={"type": "full"},
+        training={"epochs": None, "maxSteps": 60, "globalBatchSize": 2, "learningRate": 1e-3, "precision": "fp32"},
+        distributed={"device": "cpu", "numNodes": 2, "zeroStage": 3},
+        evaluation={"everySteps": 0},
+        checkpoint={"everySteps": 4, "everyMinutes": 0},
+    )
+    first, second = job.pods()
+    committed = first.wait_for("checkpoint-committed")["step"]
+    first.wait_for("step", lambda event: event["step"] > committed)
+    [victim] = second.workers()
+    os.kill(victim, signal.SIGKILL)
+    assert second.end(timeout=30) == ExitCode.KILLED
+    assert first.end(timeout=60) not in (ExitCode.DONE, ExitCode.STOPPED)
+    assert "SIGKILL" in second.last_word().message
+    newest = max(job.commits())
+    resumed, other = job.pods(attempt=2)
+    assert resumed.wait_for("resumed")["step"] == newest
+    assert (resumed.end(), other.end()) == (ExitCode.DONE, ExitCode.DONE), resumed.text()
+    assert min(resumed.steps()) == newest + 1
+    assert max(resumed.steps()) == 60
+    assert same_run(first.steps(), resumed.steps()) == max(first.steps()) - newest
+    assert job.result().writer.startswith("a2-")
+    assert job.result().evaluation.base is not None
+
+
+def test_stop_on_request_commits_and_the_next_attempt_goes_on(make_job):
+    job = make_job(
+        training={"epochs": None, "maxSteps": 80, "globalBatchSize": 2, "learningRate": 1e-3, "precision": "bf16"},
+        method={"type": "lora", "lora": {"dropout": 0.1}},
+        distributed={"device": "cpu", "processesPerNode": 2, "zeroStage": 2},
+        evaluation={"everySteps": 0, "baseline": False},
+        checkpoint={"everyMinutes": 0},
+    )
+    [pod] = job.pods()
+    pod.wait_for("step", lambda event: event["step"] >= 3)
+    pod.stop()
+    assert pod.end() == ExitCode.STOPPED, pod.text()
+    stopped_at = max(pod.steps())
+    assert stopped_at < 80
+    assert list(job.commits()) == [stopped_at]
+    word = pod.last_word()
+    assert word.reason is Reason.STOPPED
+    assert f"stopped on request after step {stopped_at}; its checkpoint is committed" in word.message
+    [resumed] = job.pods(attempt=2)
+    assert resumed.end() == ExitCode.DONE, resumed.text()
+    assert sorted(resumed.steps()) == list(range(stopped_at + 1, 81))
+    assert job.result().evaluation.base is None
+
+
+def test_run_that_diverges_fails_and_names_its_last_good_checkpoint(make_job):
+    job = make_job(
+        method={"type": "full"},
+        # With this decay each step multiplies the weights by -9: they leave the range of numbers soon.
+        training={
+            "epochs": None,
+            "maxSteps": 200,
+            "globalBatchSize": 2,
+            "learningRate": 10,
+            "scheduler": "constant",
+            "warmup": 0,
+            "precision": "fp32",
+            "optimizer": {"weightDecay": 1, "maxGradNorm": 0},
+        },
+        distributed={"device": "cpu"},
+        evaluation={"everySteps": 0, "baseline": False},
+        checkpoint={"everySteps": 5, "everyMinutes": 0},
+    )
+    [pod] = job.pods()
+    assert pod.end() == ExitCode.DIVERGED, pod.text()
+    word = pod.last_word()
+    assert word.reason is Reason.DIVERGED
+    newest = max(job.commits())
+    assert f"the last good checkpoint is {job.layout.commit(newest).uri}" in word.message
+    assert all(math.isfinite(event["loss"]) for event in pod.steps().values())
+    assert "lower spec.training.learningRate" in word.message
+
+
+def test_gpu_job_on_a_node_without_cuda_is_refused(make_job):
+    job = make_job(
+        training={"epochs": None, "maxSteps": 2, "globalBatchSize": 2},
+        distributed={"device": "gpu"},
+    )
+    [pod] = job.pods()
+    assert pod.end() == ExitCode.INVALID, pod.text()
+    assert pod.last_word().reason is Reason.DEVICE_UNAVAILABLE
+    assert "this pod sees 0 CUDA devices" in pod.last_word().message
