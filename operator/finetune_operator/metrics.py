@@ -1,4 +1,4 @@
-"""Metrics of the operator, served at /metrics; docs/observability lists them from here.
+"""Metrics of the operator, served at /metrics; docs/observability.md explains each.
 
 Labels hold closed sets only (phase, reason, verb, code, cause) beside the namespace: a step, a uid or a job's name
 as a label would make series grow without bound.
