@@ -21,7 +21,7 @@ from finetune_trainer.export.answers import answer
 from finetune_trainer.export.questions import read_questions
 
 COMPARED_ROWS = 4
-_COMPARED_TOKENS = 512
+_COMPARED_TOKENS = 128
 
 
 class Request(Record):
