@@ -3,12 +3,19 @@
 import json
 import os
 import secrets
+import ssl
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
@@ -189,8 +196,6 @@ def test_altered_content_is_never_taken(
     s3_server.client().put_object(Bucket=folder.bucket, Key=f"{folder.key}/big", Body=bytes(altered))
     with pytest.raises(CorruptObject, match=r"s3://storage-.*/big does not match its SHA-256"):
         store.download(folder.child("big"), tmp_path / "back", sha256=sent.sha256)
-    with pytest.raises(CorruptObject):
-        store.read_verified(folder.child("big"), sent.sha256)
     assert not list(tmp_path.glob("*back*"))
 
 
@@ -350,3 +355,42 @@ def test_a_server_that_keeps_failing_is_given_up_after_the_budget(
         store.read(folder.child("x"))
     assert (caught.value.code, caught.value.reason) == (ExitCode.STORAGE, Reason.STORAGE_FAILED)
     assert "keeps failing at GetObject" in caught.value.message
+
+
+def authority(folder: Path) -> Path:
+    """Make a self-signed certificate for 127.0.0.1; return the file with key and certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "both.pem").write_bytes(secret + made.public_bytes(Encoding.PEM))
+    return folder / "both.pem"
+
+
+def test_a_server_is_trusted_by_the_given_authority_alone(
+    proxy: S3FaultProxy, mounts: Path, folder: S3Location, tmp_path: Path
+) -> None:
+    both = authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    proxy.socket = context.wrap_socket(proxy.socket, server_side=True)
+    endpoint = proxy.endpoint.replace("http://", "https://")
+    spec = {"endpoint": endpoint, "credentialsSecretRef": {"name": "s3"}}
+    with pytest.raises(StageFailure) as caught:
+        open_s3(S3Storage.model_validate(spec), BUDGET).put(folder.child("x"), b"x")
+    assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.STORAGE_UNREACHABLE)
+    assert f"the certificate of {endpoint} is not trusted" in caught.value.message
+    assert "spec.storage.s3.caBundleConfigMapRef" in caught.value.message
+    (mounts / "ca").mkdir()
+    (mounts / "ca" / "ca.crt").write_text("-----BEGIN CERT" + both.read_text().split("-----BEGIN CERT")[1])
+    trusting = open_s3(S3Storage.model_validate({**spec, "caBundleConfigMapRef": {"name": "corp"}}), BUDGET)
+    trusting.put(folder.child("x"), b"x")
+    assert trusting.read(folder.child("x")) == b"x"

@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         fault = self.server.next_fault(self.command, self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         kind = fault.kind if fault else None
         if kind is Kind.REFUSE and fault:
             self._reply(fault.status, [], _error(fault.code) if self.command != "HEAD" else b"")
@@ -123,6 +123,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(status, headers, content, cut=kind is Kind.TRUNCATE)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815 - names of the base class
+
+    def _body(self) -> bytes:
+        """Return the body as it came: over TLS, clients send it in chunks, which are passed on as they are."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        raw, size = b"", -1
+        while size != 0:
+            line = self.rfile.readline()
+            size = int(line, 16)
+            raw += line + self.rfile.read(size + 2)
+        return raw
 
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)

@@ -85,16 +85,6 @@ class Store:
         """Return a small object."""
         return self._call("GetObject", location, lambda client: transfer.read_object(client, location))
 
-    def read_verified(self, location: S3Location, sha256: str) -> bytes:
-        """Return a small object whose digest is known. Raises CorruptObject after a second reading."""
-        found = ""
-        for _ in range(2):
-            data = self.read(location)
-            found = sha256_of(data)
-            if found == sha256:
-                return data
-        raise CorruptObject(location.uri, found, sha256)
-
     def download(self, location: S3Location, path: Path, *, sha256: str | None = None) -> FileEntry:
         """Fetch an object into a file that appears whole or not at all; return its size and digest.
 
