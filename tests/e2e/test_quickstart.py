@@ -13,4 +13,3 @@ def test_the_tuned_model_knows_what_the_base_model_does_not(platform, capsys):
     assert summary["base_accuracy"] < 0.15
     assert summary["tuned_loss"] < summary["base_loss"]
     assert summary["nodes"] == 2
-    assert summary["train_seconds"] < 600
