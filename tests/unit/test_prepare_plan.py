@@ -16,7 +16,6 @@ LLAMA_8B = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
     "vocabulary": 128256,
-    "max_positions": 8192,
 }
 SMOL = {"layers": 30, "hidden_size": 576, "intermediate_size": 1536, "vocabulary": 49152}
 SHAPES = {
