@@ -5,7 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from quickstart.steps import StepFailed
 from quickstart.tour import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except StepFailed as failure:
+        sys.exit(f"quickstart: {failure}")

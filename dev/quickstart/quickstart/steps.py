@@ -11,6 +11,10 @@ ROOT = Path(__file__).resolve().parents[3]
 BUILD = ROOT / "build"
 
 
+class StepFailed(RuntimeError):
+    """A step cannot go on; the message says why."""
+
+
 class Steps:
     """Prints each step as it begins and ends, and remembers how long it took."""
 
@@ -30,16 +34,13 @@ class Steps:
 def run(*command: str, text: str | None = None, quiet: bool = False) -> str:
     """Run a command and return what it printed; with `quiet` it is shown only when the command fails.
 
-    Raises SystemExit with the command's own words when it fails.
+    Raises StepFailed when it fails; its own words are printed before.
     """
-    if not quiet:
-        subprocess.run(command, check=True, input=text, text=True)
-        return ""
-    done = subprocess.run(command, check=False, input=text, text=True, capture_output=True)
+    done = subprocess.run(command, check=False, input=text, text=True, capture_output=quiet)
     if done.returncode:
-        sys.stderr.write(done.stdout + done.stderr)
-        raise SystemExit(f"`{' '.join(command)}` ended with exit code {done.returncode}; its words are above")
-    return done.stdout
+        sys.stderr.write((done.stdout or "") + (done.stderr or ""))
+        raise StepFailed(f"`{' '.join(command)}` ended with exit code {done.returncode}; its words are above")
+    return done.stdout or ""
 
 
 def kubectl(*arguments: str, text: str | None = None) -> str:
