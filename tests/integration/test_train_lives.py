@@ -1,4 +1,4 @@
-"""The training stage as pods run it: real processes, real S3, from the first step to the end through interruptions."""
+"""The training stage as pods run it: real processes and real S3, through interruptions to the end."""
 
 import json
 import math
@@ -11,6 +11,7 @@ from train_pods import TrainPod
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Commit, RunLayout, TrainResult
+from finetune_api.status import EvaluationResult
 from finetune_api.uris import S3Location
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -156,7 +157,9 @@ def test_stop_on_request_commits_and_the_next_attempt_goes_on(make_job):
         training={"epochs": None, "maxSteps": 80, "globalBatchSize": 2, "learningRate": 1e-3, "precision": "bf16"},
         method={"type": "lora", "lora": {"dropout": 0.1}},
         distributed={"device": "cpu", "processesPerNode": 2, "zeroStage": 2},
-        evaluation={"everySteps": 0, "baseline": False},
+        # Neither validation nor test rows: the last weights are the result, without scores.
+        data={"split": {"validation": 0, "test": 0}},
+        evaluation={"everySteps": 0},
         checkpoint={"everyMinutes": 0},
     )
     [pod] = job.pods()
@@ -169,10 +172,13 @@ def test_stop_on_request_commits_and_the_next_attempt_goes_on(make_job):
     word = pod.last_word()
     assert word.reason is Reason.STOPPED
     assert f"stopped on request after step {stopped_at}; its checkpoint is committed" in word.message
+    assert f"the last good checkpoint is {job.layout.commit(stopped_at).uri}" in word.message
+    assert word.progress.step == word.last_checkpoint.step == stopped_at
     [resumed] = job.pods(attempt=2)
     assert resumed.end() == ExitCode.DONE, resumed.text()
     assert sorted(resumed.steps()) == list(range(stopped_at + 1, 81))
-    assert job.result().evaluation.base is None
+    assert job.result().evaluation == EvaluationResult()
+    assert job.result().export_commit == job.layout.commit(80).key
 
 
 def test_run_that_diverges_fails_and_names_its_last_good_checkpoint(make_job):
@@ -200,6 +206,7 @@ def test_run_that_diverges_fails_and_names_its_last_good_checkpoint(make_job):
     newest = max(job.commits())
     assert f"the last good checkpoint is {job.layout.commit(newest).uri}" in word.message
     assert all(math.isfinite(event["loss"]) for event in pod.steps().values())
+    assert word.last_checkpoint.step == newest
     assert "lower spec.training.learningRate" in word.message
 
 

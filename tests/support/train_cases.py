@@ -17,6 +17,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import CacheWriter, TokenCache
 from finetune_trainer.data.schedule import schedule
+from finetune_trainer.train.stage import WORKER_ENVIRONMENT
 
 GRID = Path(__file__).with_name("train_grid.py")
 VOCABULARY = 500
@@ -155,7 +156,7 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
         "MASTER_PORT": str(port),
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
+        **WORKER_ENVIRONMENT,
     }
 
 

@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from shutil import move
 from typing import Any
@@ -58,7 +59,7 @@ class Recorder:
         pass
 
     def step(self, done: int, **values: Any) -> None:
-        self.steps.append({"step": done, **values})
+        self.steps.append({"step": done, "at": time.monotonic(), **values})
 
     def evaluation(self, done: int, eval_loss: float, best_eval_loss: float) -> None:
         self.evaluations.append({"step": done, "evalLoss": eval_loss})

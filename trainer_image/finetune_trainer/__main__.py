@@ -50,7 +50,8 @@ def run_stage(name: str) -> tuple[int, TerminationMessage]:
         run: Run = import_module(STAGES[name]).run
         return ExitCode.DONE, run(job, store)
     except StageFailure as failure:
-        return failure.code, TerminationMessage(reason=failure.reason, message=_clip(failure.message))
+        reached = failure.reached or TerminationMessage(reason=failure.reason)
+        return failure.code, reached.model_copy(update={"message": _clip(failure.message)})
     except WorkersFailed as failure:
         return failure.code, failure.last_word
     except StopRequested:

@@ -33,6 +33,8 @@ class StageFailure(Exception):  # noqa: N818 - an outcome
         self.code = code
         self.reason = reason
         self.message = message
+        self.reached: TerminationMessage | None = None
+        """What the stage had reached by then, for its last word."""
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"

@@ -98,6 +98,8 @@ def conclude(workers: Workers, ended: Sequence[Ended]) -> TerminationMessage:
     failure = next((worker for worker in ended if worker.failed), None)
     failure = failure or next((worker for worker in ended if worker.code == ExitCode.STOPPED), None)
     if failure is not None:
+        # Workers that end alike at the same moment say the same; rank 0 alone knows progress and checkpoints.
+        failure = min((worker for worker in ended if worker.code == failure.code), key=lambda worker: worker.rank)
         raise WorkersFailed(failure.code, _last_word(workers, failure))
     return _last_word(workers, min(ended, key=lambda worker: worker.rank))
 

@@ -8,14 +8,14 @@ from finetune_api.reasons import Reason
 from finetune_api.run import Commit, TrainResult
 from finetune_api.status import EvaluationResult, Progress, Scores
 from finetune_trainer import log
-from finetune_trainer.checkpoint import checkpoint_ref, fetch_commit, read_commits
+from finetune_trainer.checkpoint import checkpoint_ref, fetch_commit
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.model import weights
 from finetune_trainer.storage import Store
 from finetune_trainer.train.cadence import best_commit, export_commit
 from finetune_trainer.train.evaluation import evaluate
 from finetune_trainer.train.processes import everywhere, on_rank_zero
-from finetune_trainer.train.run import Run
+from finetune_trainer.train.run import Run, commits_of
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.state import WEIGHTS, is_weights
 
@@ -24,7 +24,7 @@ def final_commits(run: Run, saver: Saver, store: Store) -> list[Commit]:
     """Return this run's commits, the last step's among them; every process must call it."""
 
     def read() -> list[Commit]:
-        commits = [item for item in read_commits(store, run.layout) if item.config_digest == run.config_digest]
+        commits = commits_of(run, store)
         if not any(commit.step == run.data.schedule.total_steps for commit in commits):
             raise StageFailure(
                 ExitCode.STORAGE,

@@ -22,7 +22,7 @@ from finetune_trainer.train.cadence import commit_due, evaluates
 from finetune_trainer.train.engine import optimizer_step, scaled
 from finetune_trainer.train.evaluation import evaluate
 from finetune_trainer.train.inputs import inputs_of
-from finetune_trainer.train.processes import anywhere
+from finetune_trainer.train.processes import anywhere, from_rank_zero
 from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.run import Run
 from finetune_trainer.train.saver import Saver
@@ -172,10 +172,12 @@ class Loop:
             self._save()
             stuck = not self._saver.drain(_STOP_DRAIN_SECONDS)
         ended = "did not finish its upload within the grace period" if stuck else "is committed"
+        self._tell_commits()
+        last = from_rank_zero(self._last_commit())
         raise StageFailure(
             ExitCode.STOPPED,
             Reason.STOPPED,
-            f"stopped on request after step {self.done}; its checkpoint {ended}; {self._last_commit()}",
+            f"stopped on request after step {self.done}; its checkpoint {ended}; {last}",
         )
 
     def _diverged(self, outcome: Outcome) -> NoReturn:
@@ -186,7 +188,7 @@ class Loop:
             ExitCode.DIVERGED,
             Reason.DIVERGED,
             f"{what} is no longer a number at step {outcome.done}; lower spec.training.learningRate or"
-            f" spec.training.optimizer.maxGradNorm, or use precision fp32; {self._last_commit()}",
+            f" spec.training.optimizer.maxGradNorm, or use precision fp32; {from_rank_zero(self._last_commit())}",
         )
 
     def _last_commit(self) -> str:

@@ -69,7 +69,7 @@ class Reporter:
         line = {
             "step": done,
             "loss": loss,
-            "evalLoss": None,
+            "evalLoss": self._fields["eval_loss"],
             "lr": learning_rate,
             "gradNorm": grad_norm,
             "tokensPerSecond": round(speed.tokens_per_second, 1),

@@ -5,15 +5,17 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.run import Prepared, RunLayout
+from finetune_api.run import Commit, Prepared, RunLayout
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import StageInput
 from finetune_api.status import Plan
+from finetune_trainer.checkpoint import read_commits
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.schedule import Schedule, schedule
 from finetune_trainer.methods import Method
 from finetune_trainer.model.attention import Backend
+from finetune_trainer.storage import Store
 from finetune_trainer.train.engine import Engine
 from finetune_trainer.train.lr import LearningRate
 from finetune_trainer.train.processes import Process
@@ -73,6 +75,11 @@ class Run:
     def evaluation_tokens(self) -> int:
         """Most tokens of an evaluation batch: what a training batch may hold."""
         return self.plan.micro_batch_size * self.spec.data.max_length
+
+
+def commits_of(run: Run, store: Store) -> list[Commit]:
+    """Return the commits of this run's configuration, oldest first."""
+    return [commit for commit in read_commits(store, run.layout) if commit.config_digest == run.config_digest]
 
 
 def config_digest(spec: FineTuneJobSpec, prepared: Prepared) -> str:

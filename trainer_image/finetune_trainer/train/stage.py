@@ -18,8 +18,14 @@ from finetune_trainer.storage import Store
 from finetune_trainer.train.result import last_word, read_result
 from finetune_trainer.train.scratch import Scratch
 
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-"""Everything the model needs is fetched from S3; a library that asks the network would only hang."""
+WORKER_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+}
+"""Everything the model needs is fetched from S3, and a library that asks the network would only hang; a file that is
+loaded as a checkpoint must not be able to run code."""
 
 
 def run(job: StageInput, store: Store) -> TerminationMessage:
@@ -37,7 +43,7 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
     fetch_model(store, job.spec.model.uri, prepared.record, scratch.model)
     scratch.manifest.write_text(prepared.record.model_dump_json(by_alias=True))
     log.info("fetched", modelBytes=sum(entry.size for entry in prepared.record.model_files))
-    os.environ.update(_OFFLINE)
+    os.environ.update(WORKER_ENVIRONMENT)
     if job.spec.distributed.device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     return run_workers(job, pod, port=_port(job.spec.distributed))

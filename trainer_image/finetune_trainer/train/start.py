@@ -23,7 +23,7 @@ from finetune_trainer.storage import Store
 from finetune_trainer.train import processes
 from finetune_trainer.train.engine import deepspeed_config, start_engine
 from finetune_trainer.train.processes import Process
-from finetune_trainer.train.run import Run, RunData, config_digest
+from finetune_trainer.train.run import Run, RunData, commits_of, config_digest
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.state import RunState, join_shards, load_state, wanted
@@ -66,9 +66,8 @@ def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | No
         _require_same_shape(run, commit)
         if _fetch(run, store, commit, scratch):
             state = load_state(run.engine, run.method, run.process, scratch)
-            saver.resume(
-                commit.step, processes.on_rank_zero(run.process, lambda: read_commits(store, run.layout)), run.layout
-            )
+            commits = processes.on_rank_zero(run.process, lambda: commits_of(run, store))
+            saver.resume(commit.step, commits, run.layout)
             log.info("resumed", step=commit.step, commit=run.layout.commit(commit.step).uri)
             return state
     return None

@@ -67,8 +67,16 @@ def join_shards(directory: Path) -> None:
 
 def load_state(engine: Engine, method: Method, process: Process, directory: Path) -> RunState:
     """Restore this process from a fetched commit; every process must call it."""
-    # A checkpoint without the frozen weights lacks most of the model's keys.
-    path, _ = engine.load_checkpoint(str(directory / _ENGINE), tag=_TAG, load_module_strict=method.saves_frozen)
+    # DeepSpeed is slow to import and prints meanwhile: it is left to `processes.join` to do that first.
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    # Unpickling runs what a file says. The launcher has torch load tensors alone (FORCE_WEIGHTS_ONLY); these few
+    # classes of DeepSpeed are all that its shards hold beside them.
+    with torch.serialization.safe_globals([ZeroStageEnum, LossScaler, fragment_address]):
+        # A checkpoint without the frozen weights lacks most of the model's keys.
+        path, _ = engine.load_checkpoint(str(directory / _ENGINE), tag=_TAG, load_module_strict=method.saves_frozen)
     if path is None:
         raise ValueError(f"{directory} holds no DeepSpeed checkpoint")
     random = torch.load(directory / f"rank-{process.rank}" / _RANDOM, weights_only=True)

@@ -44,23 +44,42 @@ class StepSync:
     """Collects the outcome of every step."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._lag = 1 if device.type == "cuda" else 0
-        self._pending: deque[tuple[int, torch.Tensor, float | torch.Tensor]] = deque()
+        self._on_gpu = device.type == "cuda"
+        self._pending: deque[_Pending] = deque()
 
     def push(self, done: int, loss_sum: torch.Tensor, grad_norm: float | torch.Tensor, votes: Votes) -> None:
         """Hand in this process's part of a step."""
-        flags = loss_sum.new_tensor([votes.stop, votes.due, votes.busy])
-        vector = torch.cat([loss_sum.reshape(1), flags])
-        dist.all_reduce(vector)
-        self._pending.append((done, vector, grad_norm))
+        sums = torch.cat([loss_sum.reshape(1), loss_sum.new_tensor([votes.stop, votes.due, votes.busy])])
+        dist.all_reduce(sums)
+        norm = torch.as_tensor(grad_norm, dtype=sums.dtype, device=sums.device)
+        vector = torch.cat([sums, norm.reshape(1)])
+        self._pending.append(_to_host(done, vector) if self._on_gpu else _Pending(done, vector, None))
 
     def ready(self, *, flush: bool) -> list[Outcome]:
         """Return the outcomes that can be read without waiting, or all of them, oldest first."""
-        keep = 0 if flush else self._lag
-        return [self._read(*self._pending.popleft()) for _ in range(len(self._pending) - keep)]
+        keep = 1 if self._on_gpu and not flush else 0
+        return [self._pending.popleft().read() for _ in range(len(self._pending) - keep)]
 
-    @staticmethod
-    def _read(done: int, vector: torch.Tensor, grad_norm: float | torch.Tensor) -> Outcome:
-        loss_sum, *votes = vector.tolist()
-        return Outcome(done, loss_sum, float(grad_norm), Votes(*(vote > 0 for vote in votes)))
+
+@dataclass(frozen=True)
+class _Pending:
+    done: int
+    vector: torch.Tensor
+    """On the host."""
+    arrived: torch.cuda.Event | None
+    """When the copy to the host is complete; None: there is none to wait for."""
+
+    def read(self) -> Outcome:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        loss_sum, stop, due, busy, grad_norm = self.vector.tolist()
+        return Outcome(self.done, loss_sum, grad_norm, Votes(stop=stop > 0, due=due > 0, busy=busy > 0))
+
+
+def _to_host(done: int, vector: torch.Tensor) -> _Pending:
+    """Start the copy to the host behind the work of this step, and do not wait for it."""
+    host = torch.empty_like(vector, device="cpu", pin_memory=True)
+    host.copy_(vector, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+    return _Pending(done, host, arrived)

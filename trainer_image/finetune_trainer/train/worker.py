@@ -48,6 +48,14 @@ def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
     reporter = _reporter(training, store, pod, writer) if process.rank == 0 else None
     try:
         return _train_and_score(training, saver, reporter, store, scratch, writer)
+    except StageFailure as failure:
+        failure.reached = TerminationMessage(
+            reason=failure.reason,
+            progress=reporter.progress if reporter is not None else None,
+            last_checkpoint=saver.last,
+            best_checkpoint=saver.best,
+        )
+        raise
     finally:
         saver.close()
         if reporter is not None:
