@@ -10,7 +10,7 @@ export KUBECONFIG := $(STATE)/kubeconfig
 export TOKENIZERS_PARALLELISM := false
 PYTHON_DIRS := api operator trainer_image cli dev tests
 
-.PHONY: help quickstart venv cluster cluster-down images generate requirements lint test test-unit test-chart test-integration test-e2e clean
+.PHONY: help quickstart venv cluster cluster-down images generate requirements lint lint-code test test-unit test-chart test-integration test-e2e clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -44,7 +44,9 @@ requirements: venv ## compile requirements/*.txt from pyproject.toml
 	@for extra in operator trainer cli dev; do .venv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-header --no-annotate --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
 
-lint: venv ## ruff, mypy strict, import contracts, stale CRD, helm lint, kubeconform, shellcheck
+lint: lint-code test-chart ## ruff, mypy strict, import contracts, stale files, shellcheck; helm lint and kubeconform
+
+lint-code: venv
 	@ruff check $(PYTHON_DIRS)
 	@ruff format --check $(PYTHON_DIRS)
 	@mypy
@@ -52,25 +54,23 @@ lint: venv ## ruff, mypy strict, import contracts, stale CRD, helm lint, kubecon
 	@$(PY) dev/generate_crd.py --check
 	@$(PY) dev/generate_reference.py --check
 	@git ls-files -z '*.sh' | xargs -0 --no-run-if-empty shellcheck
-	@python3 dev/cluster binaries helm kubeconform kube-apiserver etcd kubectl > /dev/null
-	@$(PY) -m pytest -q tests/chart
 
 test-unit: venv ## pure functions and tables: seconds
 	@$(PY) -m pytest -q tests/unit
 
 test-chart: venv ## helm lint, rendered manifests, kubeconform
-	@python3 dev/cluster binaries helm kubeconform kube-apiserver etcd kubectl > /dev/null
+	@python3 dev/cluster binaries helm kubeconform kube-apiserver etcd > /dev/null
 	@$(PY) -m pytest -q tests/chart
 
 test-integration: venv ## real API server, real S3 server, real trainer processes: minutes
-	@python3 dev/cluster binaries helm kube-apiserver etcd kubectl > /dev/null
+	@python3 dev/cluster binaries helm kube-apiserver etcd > /dev/null
 	@$(PY) -m pytest -q tests/integration
 
 test-e2e: venv cluster images ## the product on the local cluster
 	@$(PY) -m pytest -q tests/e2e
 
 test: venv ## every test but load: lint, then unit, chart, integration and e2e in one run
-	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory lint-code
 	@$(MAKE) --no-print-directory cluster images
 	@$(PY) -m pytest tests --durations=15
 
