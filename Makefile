@@ -59,11 +59,11 @@ test-unit: venv ## pure functions and tables: seconds
 	@$(PY) -m pytest -q tests/unit
 
 test-chart: venv ## helm lint, rendered manifests, kubeconform
-	@python3 dev/cluster binaries helm kubeconform kube-apiserver etcd > /dev/null
+	@python3 dev/cluster binaries helm kubeconform kube-apiserver etcd kubectl > /dev/null
 	@$(PY) -m pytest -q tests/chart
 
 test-integration: venv ## real API server, real S3 server, real trainer processes: minutes
-	@python3 dev/cluster binaries helm kube-apiserver etcd > /dev/null
+	@python3 dev/cluster binaries helm kube-apiserver etcd kubectl > /dev/null
 	@$(PY) -m pytest -q tests/integration
 
 test-e2e: venv cluster images ## the product on the local cluster
