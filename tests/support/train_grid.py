@@ -8,7 +8,6 @@ import gc
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from shutil import move
 from typing import Any
@@ -59,7 +58,7 @@ class Recorder:
         pass
 
     def step(self, done: int, **values: Any) -> None:
-        self.steps.append({"step": done, "at": time.monotonic(), **values})
+        self.steps.append({"step": done, **values})
 
     def evaluation(self, done: int, eval_loss: float, best_eval_loss: float) -> None:
         self.evaluations.append({"step": done, "evalLoss": eval_loss})
