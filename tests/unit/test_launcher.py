@@ -108,8 +108,9 @@ except WorkersFailed as failure:
 PRELUDE = """
 import os, signal, sys, time
 rank = int(os.environ["RANK"])
-def ready():
-    print("ready", rank, flush=True)
+def tell(text):
+    # In one piece: two workers write into the same pipe.
+    os.write(1, f"{text} {rank}\\n".encode())
 """
 
 
@@ -134,7 +135,7 @@ def await_lines(process: "subprocess.Popen[str]", *lines: str) -> None:
 
 def test_workers_that_succeed(tmp_path: Path) -> None:
     word = TerminationMessage(reason=Reason.SUCCEEDED).model_dump_json(by_alias=True)
-    body = f"open(os.environ['FINETUNE_TERMINATION_LOG'], 'w').write({word!r}); print('rank', rank)"
+    body = f"open(os.environ['FINETUNE_TERMINATION_LOG'], 'w').write({word!r}); tell('rank')"
     code, output = finish(launch(tmp_path / "words", body))
     assert code == 0
     assert {"rank 0", "rank 1", "Succeeded"} <= set(output.splitlines())
@@ -156,10 +157,10 @@ def test_a_killed_worker_is_named_with_its_signal(tmp_path: Path) -> None:
 STOPPABLE = """
 def stop(*_):
     time.sleep(2 * rank)  # longer than the grace after a failure
-    print("saved", rank, flush=True)
+    tell("saved")
     os._exit(75)
 signal.signal(signal.SIGTERM, stop)
-ready()
+tell("ready")
 time.sleep(600)
 """
 
@@ -175,7 +176,7 @@ def test_sigterm_is_passed_on_and_all_may_save(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_ignores_sigterm_is_killed_before_the_grace_ends(tmp_path: Path) -> None:
-    process = launch(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN); ready(); time.sleep(600)")
+    process = launch(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN); tell('ready'); time.sleep(600)")
     await_lines(process, "ready 0", "ready 1")
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 137
