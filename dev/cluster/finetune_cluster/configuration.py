@@ -46,7 +46,7 @@ def init_documents(token: str, patches: Path) -> list[Document]:
         {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
-            "mode": "nftables",
+            "mode": "iptables",
             # Counters of the whole machine, which are not the cluster's to set.
             "conntrack": {"maxPerCore": 0, "min": 0},
         },
