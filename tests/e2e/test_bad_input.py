@@ -5,6 +5,8 @@ import pytest
 from finetune_api.reasons import Phase, Reason
 from quickstart.steps import kubectl
 
+pytestmark = pytest.mark.timeout(1200)
+
 DATASETS = "s3://datasets/bad"
 GOOD_ROW = '{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"hello"}]}\n'
 FILES = {

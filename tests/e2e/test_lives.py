@@ -8,6 +8,8 @@ from finetune_api.reasons import Phase
 from quickstart.platform import install_operator
 from quickstart.steps import kubectl
 
+pytestmark = pytest.mark.timeout(1200)
+
 KILL_WORKER = (
     "import os, pathlib, signal\n"
     "for entry in pathlib.Path('/proc').iterdir():\n"

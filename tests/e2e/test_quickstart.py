@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from quickstart import tour
 
 
+@pytest.mark.timeout(3600)
 def test_the_tuned_model_knows_what_the_base_model_does_not(platform, capsys):
     assert tour.main() == 0
     summary = json.loads(tour.RESULT.read_text())
