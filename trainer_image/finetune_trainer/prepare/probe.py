@@ -20,7 +20,8 @@ def probe(job: StageInput, store: Store) -> None:
         location = parse_s3(uri)
         if location.bucket not in asked:
             asked.add(location.bucket)
-            store.exists(location.child(MANIFEST))
+            # A whole bucket has no key to ask for.
+            store.exists(location if location.key else location.child(MANIFEST))
     check_output(job, store)
 
 
