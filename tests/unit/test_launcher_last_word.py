@@ -136,7 +136,12 @@ def test_credentials_are_redacted(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(ValueError("a\n b"), "ValueError: a b"), (ValueError(), "ValueError"), (ValueError("x" * 5000), None)],
+    [
+        (ValueError("a\n b"), "ValueError: a b"),
+        (ValueError("a \x1b[1mbold\x1b[0m b"), "ValueError: a bold b"),
+        (ValueError(), "ValueError"),
+        (ValueError("x" * 5000), None),
+    ],
 )
 def test_an_exception_is_described_in_one_line(error: Exception, text: str | None) -> None:
     assert describe(error) == text if text else len(describe(error)) == 1500

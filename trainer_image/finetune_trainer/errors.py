@@ -25,6 +25,10 @@ _SECRETS = (
 )
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""Of a terminal: torch writes them into its exceptions."""
+
+
 class StageFailure(Exception):  # noqa: N818 - an outcome
     """A failure with its exit code, its reason and a sentence: what is wrong, where, and how to mend it."""
 
@@ -61,6 +65,6 @@ def redact(text: str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return type and text of an exception in one redacted line."""
-    text = " ".join(str(error).split())
+    """Return type and text of an exception in one redacted line without colours."""
+    text = " ".join(_COLOURS.sub("", str(error)).split())
     return redact(f"{type(error).__name__}: {text}" if text else type(error).__name__)[:MESSAGE_LIMIT]

@@ -8,6 +8,8 @@
 The data cursor and the step stand in the commit; the learning rate is a function of the step.
 """
 
+import copyreg
+from enum import Enum
 from pathlib import Path
 
 import torch
@@ -36,7 +38,11 @@ class RunState(Record):
 
 def save_state(engine: Engine, method: Method, process: Process, run: RunState, directory: Path) -> None:
     """Write this process's part of a checkpoint to `directory`; every process must call it."""
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
     directory.mkdir(parents=True)
+    # Python 3.11.0 to 3.11.3 pickle an enum as a call of getattr, which nothing that loads tensors alone may allow.
+    copyreg.pickle(ZeroStageEnum, _by_value)
     engine.save_checkpoint(
         str(directory / _ENGINE), tag=_TAG, save_latest=False, exclude_frozen_parameters=not method.saves_frozen
     )
@@ -84,6 +90,10 @@ def load_state(engine: Engine, method: Method, process: Process, directory: Path
     if "cuda" in random:
         torch.cuda.set_rng_state(random["cuda"], process.device)
     return RunState.model_validate_json((directory / "rank-0" / _RUN).read_text())
+
+
+def _by_value(member: Enum) -> tuple[type[Enum], tuple[object]]:
+    return type(member), (member.value,)
 
 
 def _random(process: Process) -> dict[str, torch.Tensor]:
