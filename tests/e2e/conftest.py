@@ -120,4 +120,4 @@ def cluster(platform):
     }
     base["spec"] = deep_merge(base["spec"], short)
     yield Cluster(base, credentials)
-    kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false")
