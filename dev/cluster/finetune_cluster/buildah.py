@@ -79,7 +79,9 @@ def _volumes(layout: Layout) -> list[str]:
         settings = layout.state / "uv.toml"
         settings.write_text(DEFAULT_UV_SETTINGS)
     mounts = [f"{path}:{path}:ro" for path in MACHINE_FILES if Path(path).exists()]
-    mounts += [f"{settings}:{UV_SETTINGS}:ro", f"{layout.uv_cache}:/root/.cache/uv"]
+    # RUN steps are root's, whose home is where it is here.
+    cache = Path("~root/.cache/uv").expanduser()
+    mounts += [f"{settings}:{UV_SETTINGS}:ro", f"{layout.uv_cache}:{cache}"]
     return [word for mount in mounts for word in ("--volume", mount)]
 
 
