@@ -1,10 +1,11 @@
 """Which commit is taken, and what is wrong with the others."""
 
 import pytest
+from checkpoint_builders import commit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.run import Commit, FileEntry, RunLayout
+from finetune_api.run import FileEntry, RunLayout
 from finetune_trainer.checkpoint.discover import checkpoint_ref, defect, steps_of
 
 LAYOUT = RunLayout("s3://bucket/runs", "uid")
@@ -12,23 +13,6 @@ LAYOUT = RunLayout("s3://bucket/runs", "uid")
 
 def entry(key: str, size: int = 10) -> FileEntry:
     return FileEntry(key=key, size=size, sha256="0" * 64)
-
-
-def commit(step: int = 1, *entries: FileEntry, eval_loss: float | None = None) -> Commit:
-    return Commit.model_validate(
-        {
-            "writer": "a1-x",
-            "attempt": 1,
-            "step": step,
-            "worldSize": 1,
-            "zeroStage": 0,
-            "consumedSequences": 0,
-            "evalLoss": eval_loss,
-            "time": "2026-01-01T00:00:00Z",
-            "configDigest": "c",
-            "files": [one.model_dump(by_alias=True) for one in entries],
-        }
-    )
 
 
 @given(steps=st.sets(st.integers(0, 100_000_000)), marked=st.sets(st.integers(0, 100_000_000)))

@@ -3,32 +3,15 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from checkpoint_builders import commit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.run import Commit
 from finetune_trainer.checkpoint.discover import Found
 from finetune_trainer.checkpoint.retention import Group, groups_of, orphans, outlived, superseded
 from finetune_trainer.storage import ObjectInfo
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-def commit(step: int, eval_loss: float | None = None) -> Commit:
-    return Commit.model_validate(
-        {
-            "writer": "a1-x",
-            "attempt": 1,
-            "step": step,
-            "worldSize": 1,
-            "zeroStage": 0,
-            "consumedSequences": 0,
-            "evalLoss": eval_loss,
-            "time": NOW,
-            "configDigest": "c",
-            "files": [],
-        }
-    )
 
 
 TABLE = [
@@ -47,7 +30,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("losses", "keep_last", "keep_best", "deleted"), TABLE)
 def test_superseded(losses: dict[int, float | None], keep_last: int, keep_best: int, deleted: set[int]) -> None:
-    commits = [commit(step, loss) for step, loss in losses.items()]
+    commits = [commit(step, eval_loss=loss) for step, loss in losses.items()]
     assert {one.step for one in superseded(commits, keep_last=keep_last, keep_best=keep_best)} == deleted
 
 
@@ -58,7 +41,7 @@ LOSSES = st.dictionaries(st.integers(0, 1000), st.none() | st.floats(0, 10), max
 def test_the_newest_and_the_best_are_never_deleted(
     losses: dict[int, float | None], keep_last: int, keep_best: int
 ) -> None:
-    commits = [commit(step, loss) for step, loss in losses.items()]
+    commits = [commit(step, eval_loss=loss) for step, loss in losses.items()]
     deleted = {one.step for one in superseded(commits, keep_last=keep_last, keep_best=keep_best)}
     kept = set(losses) - deleted
     assert set(sorted(losses)[-keep_last:]) <= kept

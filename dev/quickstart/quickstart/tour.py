@@ -1,11 +1,13 @@
 """The quickstart from beginning to end: every step printed with its seconds, the result as one JSON line."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from finetune_api.uris import parse_s3
 from finetune_cli.watch import Screen, stream_status
 from quickstart.model import build_model
 from quickstart.platform import install_operator
@@ -92,7 +94,7 @@ def read_job() -> dict[str, Any]:
 
 def fetch_answers(credentials: Credentials) -> list[Answer]:
     """Read both models' answers from S3."""
-    bucket, _, key = read_job()["status"]["output"]["predictionsUri"].removeprefix("s3://").partition("/")
+    bucket, key = parse_s3(read_job()["status"]["output"]["predictionsUri"])
     with s3_client(NAMESPACE, credentials) as client:
         return parse_answers(client.get_object(Bucket=bucket, Key=key)["Body"].read().decode())
 
@@ -121,7 +123,7 @@ def show(answers: Sequence[Answer], *, steps: Steps, phases: dict[str, float]) -
     print("Seconds per phase:  " + "  ".join(f"{name} {value:.0f}" for name, value in phases.items()))
     print("\nLook further:")
     for line in (
-        f"export KUBECONFIG={run('sh', '-c', 'echo $KUBECONFIG', quiet=True).strip()}",
+        f"export KUBECONFIG={os.environ['KUBECONFIG']}",
         f"kubectl get ftj -n {NAMESPACE} -o wide",
         f"kubectl describe ftj {JOB} -n {NAMESPACE}",
         f"kubectl get pods -n {NAMESPACE} -o wide",
