@@ -14,8 +14,14 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_api.structural import RULES, structural_schema, validations
 
-MUTABLE = ("backoffLimit", "preRunningDeadlineSeconds")
-"""Fields of the spec that may change while a job runs."""
+MUTABLE = (
+    "backoffLimit",
+    "preRunningDeadlineSeconds",
+    "activeDeadlineSeconds",
+    "ttlSecondsAfterFinished",
+    "suspend",
+)
+"""Fields of the spec that may change at any time; the others only before the job begins or while it is suspended."""
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("Phase", "string", ".status.phase"),
@@ -100,7 +106,8 @@ def _immutable() -> Rule:
     fields = [to_camel(name) for name in FineTuneJobSpec.model_fields]
     same = " && ".join(f"self.spec.{name} == oldSelf.spec.{name}" for name in fields if name not in MUTABLE)
     return Rule(
-        f"!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase == 'Pending' || ({same})",
-        f"spec cannot change once the job has left Pending (only {' and '.join(MUTABLE)} can);"
-        " delete the job and create it anew",
+        "!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase == 'Pending'"
+        f" || (oldSelf.spec.suspend && oldSelf.status.phase == 'Suspended') || ({same})",
+        f"spec cannot change while the job runs or after its end (only {', '.join(MUTABLE)} can); set spec.suspend:"
+        " true and wait for phase Suspended, or delete the job and create it anew",
     )

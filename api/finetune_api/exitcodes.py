@@ -17,5 +17,7 @@ class ExitCode(IntEnum):
     """S3 refused for longer than the retry budget."""
     DIVERGED = 77
     """Loss or gradients are no longer numbers."""
+    HUNG = 78
+    """No step for so long that the training hangs; the stacks of all ranks are in the log."""
     KILLED = 137
     """Killed by signal 9; with the container reason `OOMKilled` it is a lack of host memory."""

@@ -17,10 +17,16 @@ class Reason(StrEnum):
     EXPORTING = "Exporting"
     SUCCEEDED = "Succeeded"
 
+    QUEUED = "Queued"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_CONFIG_FAILED = "ContainerConfigFailed"
     CREATION_REFUSED = "CreationRefused"
+    QUOTA_EXCEEDED = "QuotaExceeded"
     BACKING_OFF = "BackingOff"
 
     INVALID_SPEC = "InvalidSpec"
@@ -37,10 +43,15 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     DIVERGED = "Diverged"
     STOPPED = "Stopped"
+    SCRATCH_FULL = "ScratchFull"
     DISRUPTED = "Disrupted"
+    PREEMPTED = "Preempted"
+    NODE_LOST = "NodeLost"
+    HUNG = "Hung"
     CRASHED = "Crashed"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     PRE_RUNNING_DEADLINE_EXCEEDED = "PreRunningDeadlineExceeded"
+    ACTIVE_DEADLINE_EXCEEDED = "ActiveDeadlineExceeded"
 
 
 class ConditionType(StrEnum):
@@ -52,6 +63,7 @@ class ConditionType(StrEnum):
     SCHEDULED = "Scheduled"
     RUNNING = "Running"
     CHECKPOINTED = "Checkpointed"
+    SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -61,10 +73,12 @@ class Phase(StrEnum):
 
     PENDING = "Pending"
     PREPARING = "Preparing"
+    QUEUED = "Queued"
     STARTING = "Starting"
     RUNNING = "Running"
     RESTARTING = "Restarting"
     EXPORTING = "Exporting"
+    SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 

@@ -335,5 +335,25 @@ class FineTuneJobSpec(Record):
         default=3600,
         ge=1,
         le=2_592_000,
-        description="Longest wait for the pods of a stage to run (scheduling, image pull); then the job fails.",
+        description="Longest wait for the pods of a stage to run (scheduling, image pull); then the job fails."
+        " Time in a queue does not count.",
+    )
+    active_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=31_536_000,
+        description="Longest time from the start to the end of the job, without the time it was queued or suspended;"
+        " then it fails with its last checkpoint committed. Left out means no limit.",
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=315_360_000,
+        description="The FineTuneJob is deleted so many seconds after its end, with its pods and their logs; what is"
+        " in S3 stays. Left out means never.",
+    )
+    suspend: bool = Field(
+        default=False,
+        description="true stops the job: running pods commit a checkpoint and end; false lets it go on from there."
+        " While it is suspended every field of the spec may be changed.",
     )

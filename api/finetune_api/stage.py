@@ -46,7 +46,11 @@ class StageInput(Record):
 
     name: str = Field(description="Name of the FineTuneJob.")
     namespace: str = Field(description="Its namespace.")
-    uid: str = Field(description="Its uid: the run's identity in S3.")
+    uid: str = Field(description="Its uid.")
+    run_id: str = Field(
+        default_factory=lambda data: data["uid"],
+        description="The run's identity in S3: the uid, with a generation once the run began anew.",
+    )
     attempt: int = Field(default=0, ge=0, description="Attempt of the training stage; 0 in the other stages.")
     memory_limit_bytes: int | None = Field(default=None, description="Memory limit of a training pod.")
     master_address: str = Field(default="127.0.0.1", description="Host name of the pod with index 0.")

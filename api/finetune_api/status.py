@@ -88,6 +88,9 @@ class Progress(Record):
     learning_rate: float | None = Field(default=None, description="Learning rate.")
     grad_norm: float | None = Field(default=None, description="Gradient norm before clipping.")
     tokens_per_second: float | None = Field(default=None, description="Tokens per second over all processes.")
+    median_step_seconds: float | None = Field(
+        default=None, description="Median seconds of the newest steps; without a sign of life for 20 of them it hangs."
+    )
     estimated_remaining_seconds: int | None = Field(default=None, description="Seconds left.")
     eta: str | None = Field(default=None, description="Time left, for people: 1h05m.")
     last_update_time: datetime | None = Field(default=None, description="When the trainer last reported.")
@@ -130,6 +133,19 @@ class OutputResult(Record):
     digest: str = Field(description="SHA-256 of the manifest that lists every file.")
 
 
+class Usage(Record):
+    """What the training pods took, from the moment a node holds a pod to the pod's end."""
+
+    node_seconds: int = Field(default=0, ge=0, description="Seconds of all training pods together.")
+    gpu_seconds: int = Field(default=0, ge=0, description="The same, times the GPUs of a pod.")
+    wasted_seconds: int = Field(
+        default=0, ge=0, description="Part of nodeSeconds whose work was lost with an attempt and done again."
+    )
+    cost: float | None = Field(default=None, description="gpuSeconds at the price the operator is told.")
+    currency: str | None = Field(default=None, description="Currency of the cost.")
+    as_of: datetime | None = Field(default=None, description="Up to when it is counted.")
+
+
 class FineTuneJobStatus(Record):
     """Observed state of a fine-tuning job."""
 
@@ -141,6 +157,15 @@ class FineTuneJobStatus(Record):
     start_time: datetime | None = Field(default=None, description="When the operator took the job up.")
     completion_time: datetime | None = Field(default=None, description="When the job ended.")
     phase_time: datetime | None = Field(default=None, description="When phase last changed.")
+    active_since: datetime | None = Field(
+        default=None,
+        description="startTime, moved on by all time spent Queued or Suspended: where activeDeadlineSeconds begins.",
+    )
+    stage: Literal["prepare", "train", "export"] = Field(default="prepare", description="Stage the job is in.")
+    run_id: str | None = Field(
+        default=None, description="Name of the run below checkpoint.uri; another one once a changed spec began it anew."
+    )
+    run_digest: str | None = Field(default=None, description="SHA-256 of the fields of the spec that define the run.")
     attempt: int = Field(default=0, ge=0, description="Attempt of the training stage; it only grows.")
     nodes: int | None = Field(default=None, description="Pods of the training stage.")
     restarts: Restarts = Field(default=Restarts(), description="New attempts so far.")
@@ -151,3 +176,4 @@ class FineTuneJobStatus(Record):
     best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
     evaluation: EvaluationResult | None = Field(default=None, description="Scores before and after.")
     output: OutputResult | None = Field(default=None, description="What was written.")
+    usage: Usage = Field(default=Usage(), description="What the training pods took.")

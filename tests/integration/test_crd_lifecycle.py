@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_api import GROUP, VERSION
+from finetune_api.crd import MUTABLE
 from finetune_api.reasons import Phase, Reason
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import CheckpointRef, FineTuneJobStatus, Progress, Restarts
@@ -15,8 +16,9 @@ from finetune_loopback.kube_client import APPLY, MERGE, ApiError, KubeApi
 NOON = "2026-01-01T12:00:00Z"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 IMMUTABLE = (
-    "spec cannot change once the job has left Pending (only backoffLimit and preRunningDeadlineSeconds can);"
-    " delete the job and create it anew"
+    "spec cannot change while the job runs or after its end (only backoffLimit, preRunningDeadlineSeconds,"
+    " activeDeadlineSeconds, ttlSecondsAfterFinished, suspend can); set spec.suspend: true and wait for phase"
+    " Suspended, or delete the job and create it anew"
 )
 CHANGES: dict[str, Any] = {
     "model": {"uri": "s3://models/other/"},
@@ -126,23 +128,47 @@ def test_job_that_left_pending_is_immutable(crd_installed: KubeApi, job: str, ph
         assert refusal.value.message.endswith(IMMUTABLE), block
 
 
+@pytest.mark.parametrize("block", CHANGES)
+def test_a_suspended_job_may_be_edited_also_together_with_its_resumption(
+    crd_installed: KubeApi, job: str, block: str
+) -> None:
+    crd_installed.request("PATCH", job, body={"spec": {"suspend": True}}, content_type=MERGE)
+    apply_status(crd_installed, job, FineTuneJobStatus(phase=Phase.SUSPENDED))
+
+    patch = {"spec": {block: CHANGES[block], "suspend": False}}
+    assert crd_installed.request("PATCH", job, body=patch, content_type=MERGE)["metadata"]["generation"] == 3
+
+
+def test_a_job_that_is_told_to_suspend_is_not_edited_before_it_is(crd_installed: KubeApi, job: str) -> None:
+    apply_status(crd_installed, job, FineTuneJobStatus(phase=Phase.RUNNING))
+    crd_installed.request("PATCH", job, body={"spec": {"suspend": True}}, content_type=MERGE)
+
+    with pytest.raises(ApiError) as refusal:
+        crd_installed.request("PATCH", job, body={"spec": {"model": CHANGES["model"]}}, content_type=MERGE)
+    assert refusal.value.message.endswith(IMMUTABLE)
+
+
 def test_every_block_is_covered_by_immutability() -> None:
     fixed = {info.alias or name for name, info in FineTuneJobSpec.model_fields.items()}
 
-    assert fixed - {"backoffLimit", "preRunningDeadlineSeconds", "objective"} == set(CHANGES)
+    assert fixed - {*MUTABLE, "objective"} == set(CHANGES)
 
 
 def test_limits_and_metadata_may_change_while_it_runs(crd_installed: KubeApi, job: str) -> None:
     apply_status(crd_installed, job, FineTuneJobStatus(phase=Phase.RUNNING))
-
-    patch = {
-        "metadata": {"labels": {"team": "support"}},
-        "spec": {"backoffLimit": 9, "preRunningDeadlineSeconds": 60},
+    changes = {
+        "backoffLimit": 9,
+        "preRunningDeadlineSeconds": 60,
+        "activeDeadlineSeconds": 7200,
+        "ttlSecondsAfterFinished": 60,
+        "suspend": True,
     }
+
+    patch = {"metadata": {"labels": {"team": "support"}}, "spec": changes}
     stored = crd_installed.request("PATCH", job, body=patch, content_type=MERGE)
 
-    assert stored["spec"]["backoffLimit"] == 9
-    assert stored["spec"]["preRunningDeadlineSeconds"] == 60
+    assert set(changes) == set(MUTABLE)
+    assert {name: stored["spec"][name] for name in changes} == changes
 
 
 def test_status_is_kept_whole_and_printed(crd_installed: KubeApi, job: str) -> None:

@@ -16,7 +16,7 @@ from finetune_loopback.kube_client import ApiError, KubeApi
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = f"/apis/{GROUP}/{VERSION}/namespaces/default/finetunejobs"
-IMMUTABLE = "spec cannot change once the job has left Pending"
+IMMUTABLE = "spec cannot change while the job runs"
 
 
 class Case(NamedTuple):
