@@ -81,7 +81,7 @@ def test_split_has_no_default_so_that_a_given_list_wins(crd_installed: KubeApi) 
     ("changes", "field"),
     [
         ({"training": {"learningrate": 1}}, "spec.training.learningrate"),
-        ({"suspend": True}, "spec.suspend"),
+        ({"suspended": True}, "spec.suspended"),
         ({"podTemplate": {"env": []}}, "spec.podTemplate.env"),
         ({"data": {"train": [{"uri": "s3://datasets/a", "weight": 1}]}}, "spec.data.train[0].weight"),
     ],
