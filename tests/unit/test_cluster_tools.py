@@ -6,7 +6,7 @@ import pytest
 from finetune_cluster import tools
 from finetune_cluster.layout import Layout, layout_from_environment
 from finetune_cluster.process import ClusterError
-from finetune_cluster.tools import FROM_MACHINE, NODE_TOOLS, TOOLS, Tool, is_fresh, key_of, wanted
+from finetune_cluster.tools import FROM_MACHINE, NODE_TOOLS, ON_DEMAND, TOOLS, Tool, is_fresh, key_of, wanted
 
 
 def test_every_tool_is_pinned_by_a_module() -> None:
@@ -16,17 +16,18 @@ def test_every_tool_is_pinned_by_a_module() -> None:
 
 
 def test_node_tools_are_tools() -> None:
-    assert set(NODE_TOOLS) <= set(TOOLS)
+    assert set(NODE_TOOLS) <= set(TOOLS) - set(ON_DEMAND)
 
 
 @pytest.mark.parametrize(
     ("names", "on_path", "expected"),
     [
-        ([], [], [name for name in TOOLS if name != "kind"]),
-        ([], ["kubectl"], [name for name in TOOLS if name not in FROM_MACHINE]),
+        ([], [], [name for name in TOOLS if name not in ON_DEMAND]),
+        ([], ["kubectl"], [name for name in TOOLS if name not in (*ON_DEMAND, *FROM_MACHINE)]),
         (["helm", "kubectl"], ["kubectl"], ["helm"]),
         (["kind"], [], ["kind"]),
         (["kind"], ["kind"], []),
+        (["kwok"], [], ["kwok"]),
     ],
 )
 def test_wanted_leaves_out_what_the_machine_has(names: list[str], on_path: list[str], expected: list[str]) -> None:
@@ -52,6 +53,7 @@ def test_key_depends_on_module_package_and_flags(module: Path) -> None:
     assert key == key_of(Tool("demo", "demo", "."))
     assert key != key_of(Tool("demo", "demo", "./cmd"))
     assert key != key_of(Tool("demo", "demo", ".", "-s"))
+    assert key != key_of(Tool("demo", "demo", ".", tags="small"))
     (module / "go.sum").write_text("")
     assert key != key_of(Tool("demo", "demo", "."))
 
