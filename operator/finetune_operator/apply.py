@@ -16,7 +16,7 @@ from typing import Any
 import finetune_api
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError, TransientError
-from finetune_operator.kinds import EVENT, FINE_TUNE_JOB, JOB, kind_of
+from finetune_operator.kinds import EVENT, FINE_TUNE_JOB, JOB, POD, kind_of
 from finetune_operator.kube import Kube
 from finetune_operator.log import job_fields
 from finetune_operator.metrics import Metrics
@@ -27,6 +27,8 @@ from finetune_operator.workqueue import Key
 
 NOTE_LIMIT = 1024
 """Characters that the API server takes as an Event's note."""
+
+DELETABLE = {kind.kind: kind for kind in (JOB, POD, FINE_TUNE_JOB)}
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Writer:
             return Applied()  # deleted, or made anew under the same name: its own event is on the way
         for delete in plan.deletes:
             await self._delete(job, delete)
-        look_again = await self._create_all(job, plan.children)
+        look_again = await self._create_all(job, plan.children) or await self._probe_all(job, plan.probes)
         if wrote_status:
             self._count(job, plan)
             for event in plan.events:
@@ -80,10 +82,12 @@ class Writer:
         return True
 
     async def _delete(self, job: FineTuneJob, delete: Delete) -> None:
-        if delete.kind != JOB.kind:
-            raise ValueError(f"the operator deletes Jobs, not a {delete.kind}")
-        await self._kube.delete(JOB, namespace=job.namespace, name=delete.name, uid=delete.uid)
-        logger.info("child deleted", extra=_fields(job, child=delete.name))
+        """Delete a Job after its pods: while it is in view, a pod of its may live unseen."""
+        kind = DELETABLE[delete.kind]
+        policy = "Foreground" if kind is JOB else "Background"
+        where = {"namespace": job.namespace, "name": delete.name, "uid": delete.uid}
+        await self._kube.delete(kind, **where, policy=policy, force=delete.force)
+        logger.info("deleted", extra=_fields(job, kind=delete.kind, child=delete.name, force=delete.force))
 
     async def _create_all(self, job: FineTuneJob, children: tuple[dict[str, Any], ...]) -> bool:
         """Create the children in order, up to the first that is refused: a later one may need an earlier one.
@@ -105,10 +109,24 @@ class Writer:
             created = True
         return created
 
+    async def _probe_all(self, job: FineTuneJob, probes: tuple[dict[str, Any], ...]) -> bool:
+        """Ask whether pods would be taken; return whether the answer is to be shown and was not known."""
+        key, is_new = Key(job.namespace, job.name), False
+        for probe in probes:
+            name = probe["metadata"]["name"]
+            try:
+                await self._kube.create(POD, probe, dry_run=True)
+            except RefusedError as error:
+                refused = RefusedWrite(kind=POD.kind, name=name, code=error.status, message=error.message)
+                is_new |= self._refusals.note(key, uid=job.uid, refused=refused)
+            else:
+                self._refusals.clear(key, name=name)
+        return is_new
+
     async def _create(self, job: FineTuneJob, child: dict[str, Any]) -> None:
         reply = await self._create_or_find(job, child)
-        if kind_of(child) is JOB:
-            self._store.put(JOB, reply)
+        if kind_of(child) in (JOB, POD):
+            self._store.put(kind_of(child), reply)
 
     async def _create_or_find(self, job: FineTuneJob, child: dict[str, Any]) -> dict[str, Any]:
         kind, name = kind_of(child), child["metadata"]["name"]

@@ -32,6 +32,9 @@ FINE_TUNE_JOB = Kind(finetune_api.API_VERSION, finetune_api.KIND, finetune_api.P
 JOB = Kind("batch/v1", "Job", "jobs")
 POD = Kind("v1", "Pod", "pods")
 SERVICE = Kind("v1", "Service", "services")
+NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+VOLCANO_POD_GROUP = Kind("scheduling.volcano.sh/v1beta1", "PodGroup", "podgroups")
+COSCHEDULING_POD_GROUP = Kind("scheduling.x-k8s.io/v1alpha1", "PodGroup", "podgroups")
 EVENT = Kind("events.k8s.io/v1", "Event", "events")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
 TOKEN_REVIEW = Kind("authentication.k8s.io/v1", "TokenReview", "tokenreviews")
@@ -42,4 +45,5 @@ def kind_of(manifest: dict[str, object]) -> Kind:
     return _BY_NAME[(str(manifest["apiVersion"]), str(manifest["kind"]))]
 
 
-_BY_NAME = {(kind.api_version, kind.kind): kind for kind in (JOB, SERVICE)}
+CHILDREN = (JOB, POD, SERVICE, NETWORK_POLICY, VOLCANO_POD_GROUP, COSCHEDULING_POD_GROUP)
+_BY_NAME = {(kind.api_version, kind.kind): kind for kind in CHILDREN}

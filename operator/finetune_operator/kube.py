@@ -66,10 +66,13 @@ class Kube:
         query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
         return await self._call("apply", kind, path, query=query, body=manifest)
 
-    async def create(self, kind: Kind, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Create the object. Raises ConflictError when one of that name exists."""
+    async def create(self, kind: Kind, manifest: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Create the object, or only ask whether it would be taken. Raises ConflictError when one of that name
+        exists.
+        """
         path = kind.path(manifest["metadata"].get("namespace"))
-        return await self._call("create", kind, path, query={"fieldManager": FIELD_MANAGER}, body=manifest)
+        query = {"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if dry_run else {})}
+        return await self._call("create", kind, path, query=query, body=manifest)
 
     async def replace(self, kind: Kind, manifest: dict[str, Any]) -> dict[str, Any]:
         """Replace the object. Raises ConflictError when its resourceVersion is not the newest."""
@@ -77,9 +80,16 @@ class Kube:
         path = kind.path(meta["namespace"], meta["name"])
         return await self._call("update", kind, path, query={"fieldManager": FIELD_MANAGER}, body=manifest)
 
-    async def delete(self, kind: Kind, *, namespace: str, name: str, uid: str) -> None:
-        """Delete the object of that uid and, in the background, what it owns; one that is gone already is fine."""
-        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+    async def delete(
+        self, kind: Kind, *, namespace: str, name: str, uid: str, policy: str = "Background", force: bool = False
+    ) -> None:
+        """Delete the object of that uid; one that is gone already is fine.
+
+        `policy` says when it goes: before what it owns (Background) or after (Foreground). `force` removes a pod
+        without waiting for its kubelet.
+        """
+        body: dict[str, Any] = {"propagationPolicy": policy, "preconditions": {"uid": uid}}
+        body |= {"gracePeriodSeconds": 0} if force else {}
         try:
             await self._call("delete", kind, kind.path(namespace, name), body=body)
         except (NotFoundError, ConflictError):

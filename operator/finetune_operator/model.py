@@ -7,11 +7,23 @@ out. All of them are frozen and slim: they hold what a decision needs and nothin
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from finetune_api.base import Record
 from finetune_api.pods import Resources
 from finetune_api.stage import ProgressSample, Stage
 from finetune_api.status import FineTuneJobStatus
+
+
+class Prices(Record):
+    """What GPUs cost: it makes status.usage.cost."""
+
+    currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
+    """ISO 4217 code."""
+    gpu_hour: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Price of an hour of one GPU by the name of its resource, such as nvidia.com/gpu."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +38,9 @@ class PodSettings:
     """PEM of the authority that signed its certificate."""
     stage_resources: Resources = field(default_factory=Resources)
     """Requests and limits of the prepare and export pods where a job sets none."""
+    prices: Prices = field(default_factory=Prices)
+    force_delete_after: float = 300.0
+    """Seconds after its grace period at which a pod is removed by force; 0 never."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +55,8 @@ class FineTuneJob:
     """The spec as it stands in the object, camelCase."""
     status: FineTuneJobStatus = field(default_factory=FineTuneJobStatus)
     """Read by `parse_status`."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Those that name a queue (kueue.x-k8s.io/...)."""
     deleting: bool = False
     """Whether it has a deletionTimestamp."""
 
@@ -57,13 +74,15 @@ class JobCondition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChildJob:
-    """A batch/v1 Job of a FineTuneJob."""
+    """The batch/v1 Job of a training attempt."""
 
     name: str
     uid: str
     stage: Stage
     attempt: int
-    """Label `finetune-operator.io/attempt`: attempt of the training stage, try of the other stages; from 1."""
+    """Label `finetune-operator.io/attempt`, from 1."""
+    suspended: bool = False
+    """`spec.suspend`: a queue has not admitted it, or takes its place back."""
     active: int = 0
     succeeded: int = 0
     failed: int = 0
@@ -105,20 +124,22 @@ class Terminated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChildPod:
-    """A pod of a child Job."""
+    """A pod of a training attempt, or the pod that is a whole stage."""
 
     name: str
     job: str
-    """Name of its Job: label `batch.kubernetes.io/job-name`."""
+    """Name of its Job (label `batch.kubernetes.io/job-name`); of a stage's pod, its own."""
     stage: Stage
     attempt: int
-    """Label `finetune-operator.io/attempt`, as in ChildJob."""
+    """Label `finetune-operator.io/attempt`: attempt of the training stage, try of the other stages; from 1."""
     uid: str = ""
     index: int = 0
     """Label `batch.kubernetes.io/job-completion-index`; 0 where there is none."""
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"] = "Pending"
     node: str = ""
     """`spec.nodeName`."""
+    start_time: datetime | None = None
+    """`status.startTime`: when its node took it on."""
     unschedulable: str = ""
     """Message of the condition PodScheduled while it is False; the scheduler's own words."""
     waiting_reason: str = ""
@@ -133,6 +154,11 @@ class ChildPod:
     """Reason or message of the condition DisruptionTarget while it is True; empty without it."""
     deletion_timestamp: datetime | None = None
     """When the pod is due to be gone: the time of the deletion plus its grace period."""
+
+    @property
+    def is_whole_stage(self) -> bool:
+        """Whether it is the pod of prepare or export, which belongs to no Job."""
+        return self.job == self.name
 
     @property
     def is_terminal(self) -> bool:
@@ -164,15 +190,19 @@ class Observed:
     sample: ProgressSample | None = None
     """Newest progress sample that was accepted."""
     refused: tuple[RefusedWrite, ...] = ()
+    listening_since: datetime | None = None
+    """Since when this replica takes samples: silence before that tells nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delete:
-    """A child to delete, with its pods (propagation policy Background) and with its uid as the precondition."""
+    """What to delete, with its uid as the precondition: a Job after its pods, a pod, or the FineTuneJob itself."""
 
-    kind: str
+    kind: Literal["Job", "Pod", "FineTuneJob"]
     name: str
     uid: str
+    force: bool = False
+    """Remove a pod at once: its node does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,7 +226,9 @@ class Plan:
     status: FineTuneJobStatus
     deletes: tuple[Delete, ...] = ()
     children: tuple[dict[str, Any], ...] = ()
-    """Jobs that are not there yet, created once and never changed; with a Job its Service, which may be there."""
+    """A Job or pod that is not there yet, created once and never changed, after what it needs, which may be there."""
+    probes: tuple[dict[str, Any], ...] = ()
+    """Pods to ask the API server about without creating them: its refusal is the answer."""
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
     """Seconds after which to look again though nothing happened."""

@@ -1,9 +1,12 @@
 """What is known of one job, gathered for a decision: the store, the newest sample, the refused creations.
 
 Children are those that bear the job's label and belong to this very object: a FineTuneJob that was deleted and made
-anew under the same name must not take the old one's pods, still ending, for its own. A Job tells its owner's uid. A
-pod tells only its Job's, and that Job may be gone already, so a pod is also told by its age.
+anew under the same name must not take the old one's pods, still ending, for its own. A Job and the pod of a stage
+tell their owner's uid. A training pod tells only its Job's, and that Job may be gone already, so it is also told by
+its age.
 """
+
+from datetime import datetime
 
 from finetune_operator.kinds import JOB
 from finetune_operator.model import ChildJob, ChildPod, FineTuneJob, Observed, PodSettings, parse_status
@@ -23,6 +26,7 @@ class Observer:
         self._refusals = refusals
         self.settings = settings
         """Replaced when the progress server's authority changes."""
+        self.listening_since: datetime | None = None
 
     def observe(self, key: Key) -> Observed | None:
         """Return what is known of the job, None when it is gone. Raises ValidationError for an unreadable status."""
@@ -39,12 +43,13 @@ class Observer:
             pods=tuple(sorted(pods, key=lambda pod: pod.name)),
             sample=self._samples.get(key, uid=entry.uid),
             refused=self._refusals.of(key, uid=entry.uid),
+            listening_since=self.listening_since,
         )
 
     def _belongs(self, child: Entry, job: Entry) -> bool:
-        if isinstance(child.record, ChildJob):
-            return child.owner_uid == job.uid
-        if not isinstance(child.record, ChildPod):
+        if child.owner_uid == job.uid:
+            return True
+        if not isinstance(child.record, ChildPod) or child.record.is_whole_stage:
             return False
         parent = self._store.get(JOB, namespace=child.key.namespace, name=child.record.job)
         if parent is not None and parent.uid == child.owner_uid:
@@ -60,5 +65,6 @@ def _fine_tune_job(entry: Entry, raw: RawJob) -> FineTuneJob:
         generation=raw.generation,
         spec=raw.spec,
         status=parse_status(raw.status),
+        labels=raw.labels,
         deleting=raw.deleting,
     )

@@ -5,14 +5,14 @@ the event. Times that are missing become None, labels that are missing become em
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from finetune_api.reasons import Phase
 from finetune_api.stage import Stage
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, Kind
-from finetune_operator.manifests.names import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL
+from finetune_operator.manifests.names import ATTEMPT_LABEL, JOB_LABEL, QUEUE_LABELS, STAGE_LABEL
 from finetune_operator.manifests.pod import CONTAINER
 from finetune_operator.model import ChildJob, ChildPod, JobCondition, Terminated
 from finetune_operator.workqueue import Key
@@ -32,6 +32,8 @@ class RawJob:
     deleting: bool
     spec: Mapping[str, Any]
     status: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Those that name a queue."""
 
     @property
     def phase(self) -> str:
@@ -98,6 +100,7 @@ def _record(kind: Kind, raw: Mapping[str, Any]) -> Record:
             deleting=bool(meta.get("deletionTimestamp")),
             spec=raw.get("spec") or {},
             status=raw.get("status") or {},
+            labels={name: text for name, text in (meta.get("labels") or {}).items() if name in QUEUE_LABELS},
         )
     return _child_job(raw) if kind is JOB else _child_pod(raw)
 
@@ -109,6 +112,7 @@ def _child_job(raw: Mapping[str, Any]) -> ChildJob:
         uid=meta["uid"],
         stage=Stage(meta["labels"][STAGE_LABEL]),
         attempt=_number(meta["labels"].get(ATTEMPT_LABEL)),
+        suspended=bool((raw.get("spec") or {}).get("suspend")),
         active=status.get("active") or 0,
         succeeded=status.get("succeeded") or 0,
         failed=status.get("failed") or 0,
@@ -132,12 +136,13 @@ def _child_pod(raw: Mapping[str, Any]) -> ChildPod:
     return ChildPod(
         name=meta["name"],
         uid=meta["uid"],
-        job=labels.get(JOB_NAME_LABEL, ""),
+        job=labels.get(JOB_NAME_LABEL, meta["name"]),
         stage=Stage(labels[STAGE_LABEL]),
         attempt=_number(labels.get(ATTEMPT_LABEL)),
         index=_number(labels.get(INDEX_LABEL)),
         phase=status.get("phase") or "Pending",
         node=(raw.get("spec") or {}).get("nodeName") or "",
+        start_time=_time(status.get("startTime")),
         unschedulable=_condition_text(conditions, "PodScheduled", "False"),
         waiting_reason=waiting.get("reason") or "",
         waiting_message=waiting.get("message") or "",

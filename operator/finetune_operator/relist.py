@@ -82,5 +82,7 @@ class Lister:
         return changed
 
     def _has_business(self, key: Key, record: object) -> bool:
+        """Whether a pass may find something to do: only a job that has ended and stays for ever has none."""
         ended = isinstance(record, RawJob) and record.is_terminal
-        return not ended or bool(self._store.children(key))
+        stays = isinstance(record, RawJob) and record.spec.get("ttlSecondsAfterFinished") is None
+        return not (ended and stays) or bool(self._store.children(key))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import uuid
+from datetime import UTC, datetime
 
 from finetune_operator.apply import Writer
 from finetune_operator.handlers import kopf_settings
@@ -82,6 +83,7 @@ class Replica:
             progress_url=self.settings.progress_url,
             progress_ca=self.certificate.authority,
             stage_resources=self.settings.stage_resources,
+            force_delete_after=self.settings.force_delete_after_seconds,
         )
 
     def worker(self) -> Worker:
@@ -116,6 +118,7 @@ class Replica:
     async def prime(self) -> None:
         """Fill the store, then let the workers and the relist go."""
         await self.lister.prime()
+        self.observer.listening_since = datetime.now(UTC)
         self.health.primed = True
         self.primed.set()
         logger.info("the store is primed; serving")

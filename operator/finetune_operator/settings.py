@@ -52,6 +52,8 @@ class Settings:
     """Jobs that are reconciled at the same time; also the limit of connections to the API server."""
     relist_seconds: float = 300
     """Seconds between two full comparisons with the API server."""
+    force_delete_after_seconds: float = 300
+    """Seconds after its grace period at which a pod whose node does not end it is removed by force; 0 never."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
     stage_resources: Resources = field(default_factory=Resources)
@@ -75,6 +77,9 @@ class Settings:
             probe_port=int(read.number("PROBE_PORT", cls.probe_port, low=0, high=65535)),
             workers=int(read.number("WORKERS", cls.workers, low=1, high=256)),
             relist_seconds=read.number("RELIST_SECONDS", cls.relist_seconds, low=1, high=86400),
+            force_delete_after_seconds=read.number(
+                "FORCE_DELETE_AFTER_SECONDS", cls.force_delete_after_seconds, low=0, high=86400
+            ),
             log_level=read.choice("LOG_LEVEL", cls.log_level, LOG_LEVELS),
             stage_resources=read.resources("STAGE_RESOURCES"),
         )

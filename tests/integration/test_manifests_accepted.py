@@ -8,7 +8,9 @@ from reconcile_builders import blueprint, job
 
 from finetune_api.stage import Stage
 from finetune_loopback.kube_client import ApiError, KubeApi
-from finetune_operator.manifests import build_job, build_rendezvous_service
+from finetune_operator.manifests import build_children
+from finetune_operator.manifests.jobs import build_train_job
+from finetune_operator.manifests.service import build_rendezvous_service
 
 VARIANTS = {
     "plain": {},
@@ -45,18 +47,29 @@ def create_pod(api: KubeApi, namespace: str, spec: dict[str, Any]) -> dict[str, 
     return api.request("POST", f"/api/v1/namespaces/{namespace}/pods", body=body, dryRun="All")
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+def told(container: dict[str, Any]) -> dict[str, Any]:
+    return {one["name"]: one.get("value") for one in container["env"]}
+
+
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_jobs_and_their_pods_are_accepted(kube_api: KubeApi, namespace: str, stage: Stage, variant: str) -> None:
-    manifest = build_job(blueprint(stage, 2, **VARIANTS[variant]))
+def test_jobs_and_their_pods_are_accepted(kube_api: KubeApi, namespace: str, variant: str) -> None:
+    manifest = build_train_job(blueprint(Stage.TRAIN, 2, **VARIANTS[variant]))
     manifest["metadata"]["namespace"] = namespace
     stored = kube_api.request("POST", f"/apis/batch/v1/namespaces/{namespace}/jobs", body=manifest, **DRY)
     assert stored["spec"]["podFailurePolicy"]["rules"] == manifest["spec"]["podFailurePolicy"]["rules"]
 
     accepted = create_pod(kube_api, namespace, stored["spec"]["template"]["spec"])
-    told = {one["name"]: one.get("value") for one in accepted["spec"]["containers"][0]["env"]}
-    ours = {one["name"]: one.get("value") for one in manifest["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert told == ours
+    ours = manifest["spec"]["template"]["spec"]["containers"][0]
+    assert told(accepted["spec"]["containers"][0]) == told(ours)
+
+
+@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EXPORT])
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_the_pods_of_stages_are_accepted(kube_api: KubeApi, namespace: str, stage: Stage, variant: str) -> None:
+    manifest = build_children(blueprint(stage, 2, **VARIANTS[variant]))[-1]
+    manifest["metadata"]["namespace"] = namespace
+    accepted = kube_api.request("POST", f"/api/v1/namespaces/{namespace}/pods", body=manifest, **DRY)
+    assert told(accepted["spec"]["containers"][0]) == told(manifest["spec"]["containers"][0])
 
 
 def test_the_service_is_accepted(kube_api: KubeApi, namespace: str) -> None:
@@ -67,6 +80,6 @@ def test_the_service_is_accepted(kube_api: KubeApi, namespace: str) -> None:
 
 
 def test_the_restricted_level_is_in_force(kube_api: KubeApi, namespace: str) -> None:
-    spec = build_job(blueprint())["spec"]["template"]["spec"]
+    spec = build_train_job(blueprint())["spec"]["template"]["spec"]
     with pytest.raises(ApiError, match="restricted"):
         create_pod(kube_api, namespace, {**spec, "securityContext": {}})

@@ -47,6 +47,10 @@ class Site:
             if line["user"]["username"] == user and line["objectRef"]["resource"] not in ("leases", "tokenreviews")
         ]
 
+    def created(self) -> list[str]:
+        """Return the creations of Jobs and stages' pods."""
+        return [write for write in self.writers() if write.startswith(("create jobs", "create pods"))]
+
 
 @pytest.fixture
 def site(crd_installed: KubeApi, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
@@ -69,7 +73,7 @@ def until(holds: Callable[[], bool], *, seconds: float) -> float:
 def bring_to_running(cluster: Namespace, name: str) -> None:
     cluster.submit(minimal_job(name, **TWO_NODES))
     cluster.succeed(f"{name}-prepare", message=DONE)
-    cluster.start_job(f"{name}-a1")
+    cluster.start(f"{name}-a1")
     cluster.await_phase(name, "Running")
 
 
@@ -78,21 +82,20 @@ def test_a_killed_operator_goes_on_where_it_was_and_creates_nothing_twice(site: 
     with site.operator("one") as first:
         for number in range(5):
             cluster.submit(minimal_job(f"tune-{number}", **TWO_NODES))
-        cluster.await_job("tune-4-prepare")
+        cluster.await_pod("tune-4-prepare")
         for number in range(3):
             cluster.succeed(f"tune-{number}-prepare", message=DONE)
         first.kill()
     cluster.succeed("tune-3-prepare", message=DONE)
     with site.operator("two"):
         for number in range(4):
-            cluster.start_job(f"tune-{number}-a1")
+            cluster.start(f"tune-{number}-a1")
         for number in range(4):
             cluster.await_phase(f"tune-{number}", "Running")
         cluster.await_phase("tune-4", "Preparing")
-    expected = {f"tune-{number}-prepare" for number in range(5)} | {f"tune-{number}-a1" for number in range(4)}
-    assert set(cluster.jobs()) == expected
-    created = [write for write in site.writers() if write.startswith("create jobs")]
-    assert len(created) == len(expected)
+    assert set(cluster.jobs()) == {f"tune-{number}-a1" for number in range(4)}
+    assert {f"tune-{number}-prepare" for number in range(5)} <= set(cluster.pods())
+    assert len(site.created()) == 5 + 4
 
 
 def test_a_restart_with_nothing_to_do_writes_nothing(site: Site) -> None:
@@ -100,11 +103,11 @@ def test_a_restart_with_nothing_to_do_writes_nothing(site: Site) -> None:
     with site.operator("one") as first:
         bring_to_running(cluster, "running")
         cluster.submit(minimal_job("preparing"))
-        cluster.start_job("preparing-prepare")
+        cluster.start("preparing-prepare")
         cluster.submit(minimal_job("failed"))
-        (pod,) = cluster.start_job("failed-prepare")
+        (pod,) = cluster.start("failed-prepare")
         cluster.end_pod(pod, code=64, message=json.dumps({"reason": "InvalidData", "message": "no rows"}))
-        cluster.fail_job("failed-prepare")
+        cluster.fail("failed-prepare")
         cluster.await_phase("failed", "Failed")
         until(lambda: first.metric("finetune_operator_queue_depth") == 0, seconds=10)
         time.sleep(1.5)  # what is left to write after the last phase, e.g. a condition
@@ -145,8 +148,8 @@ def test_a_standby_neither_watches_nor_writes_and_takes_over_in_time(site: Site)
         print(f"takeover after a kill: {took:.1f} s")
         assert took < TAKEOVER_SECONDS
         cluster.submit(minimal_job("after"))
-        cluster.await_job("after-prepare")
-    assert len([write for write in site.writers() if write.startswith("create jobs")]) == 3
+        cluster.await_pod("after-prepare")
+    assert len(site.created()) == 3
 
 
 def test_a_frozen_leader_that_wakes_up_writes_nothing_and_ends(site: Site) -> None:
@@ -158,11 +161,11 @@ def test_a_frozen_leader_that_wakes_up_writes_nothing_and_ends(site: Site) -> No
         for number in range(10):
             cluster.submit(minimal_job(f"meanwhile-{number}"))
         for number in range(10):
-            cluster.await_job(f"meanwhile-{number}-prepare")
+            cluster.await_pod(f"meanwhile-{number}-prepare")
         first.process.send_signal(signal.SIGCONT)
         assert first.process.wait(timeout=20) != 0
         assert "the Lease is lost" in first.log_text()
-    created = [write for write in site.writers() if write.startswith("create jobs")]
+    created = site.created()
     assert len(created) == len(set(created)) == 12
 
 
@@ -176,14 +179,14 @@ def test_what_changed_while_no_watch_was_open_is_found_by_the_lists(site: Site) 
     for pod in cluster.pods().values():
         if pod["metadata"]["labels"].get("batch.kubernetes.io/job-name") == "finished-a1":
             cluster.end_pod(pod, message=DONE)
-    cluster.complete_job("finished-a1")
+    cluster.complete("finished-a1")
     cluster.delete_job("vanished-a1")
     cluster.collect()
     cluster.submit(minimal_job("new"))
     with site.operator("two"):
         cluster.await_phase("finished", "Exporting")
         cluster.await_job("vanished-a2")
-        cluster.await_job("new-prepare")
+        cluster.await_pod("new-prepare")
 
 
 def test_without_a_list_of_namespaces_the_whole_cluster_is_served(crd_installed: KubeApi, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Training:
         self.cluster = Namespace(api, WATCHED)
         self.cluster.submit(minimal_job(name, **TWO_NODES))
         self.cluster.succeed(f"{name}-prepare", message=DONE)
-        self.pods = self.cluster.start_job(f"{name}-a1")
+        self.pods = self.cluster.start(f"{name}-a1")
         self.cluster.await_phase(name, "Running")
 
     def token(self, pod: dict[str, Any], *, audience: str = TOKEN_AUDIENCE) -> str:
@@ -134,8 +134,8 @@ def test_a_stale_attempt_is_refused_and_changes_nothing(crd_installed: KubeApi, 
     target = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
     training.cluster.end_pod(zombie, code=137, conditions=[target])
     training.cluster.end_pod(peer, code=143)
-    training.cluster.fail_job("stale-a1")
-    successor = training.cluster.start_job("stale-a2")[0]
+    training.cluster.fail("stale-a1")
+    successor = training.cluster.start("stale-a2")[0]
     training.cluster.await_phase("stale", "Running")
     assert training.post(token, step=99) == 409
     assert training.post(training.token(successor), step=41, attempt=2) == 204

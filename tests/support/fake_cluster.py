@@ -70,23 +70,30 @@ class FakeCluster:
         if plan.children:
             assert all(pod.is_terminal for pod in seen.pods), "a child while a pod lives"
         for child in plan.children:
-            assert child["metadata"]["name"] not in self.jobs, "a Job is created once"
+            assert child["metadata"]["name"] not in {**self.jobs, **self.pods}, "a child is created once"
         again = reconcile(replace(seen, job=replace(seen.job, status=new)), self.now)
         if new.phase is old.phase:
             assert (again.status, again.events) == (new, ()), "a second look changes nothing"
 
     def _apply(self, plan: Plan) -> None:
         for delete in plan.deletes:
-            self._delete_job(self.jobs[delete.name])
+            if delete.kind == "Job":
+                self._delete_job(self.jobs[delete.name])
+            else:
+                self.pods.pop(delete.name)
         for child in plan.children:
-            if child["kind"] == "Job":
+            if child["kind"] in ("Job", "Pod"):
                 self._create(child)
 
     def _create(self, manifest: dict) -> None:
         labels, name = manifest["metadata"]["labels"], manifest["metadata"]["name"]
         stage, attempt = Stage(labels[STAGE_LABEL]), int(labels[ATTEMPT_LABEL])
         self.serial += 1
-        self.jobs[name] = ChildJob(name=name, uid=f"{name}-{self.serial}", stage=stage, attempt=attempt)
+        uid = f"{name}-{self.serial}"
+        if manifest["kind"] == "Pod":
+            self.pods[name] = ChildPod(name=name, uid=uid, job=name, stage=stage, attempt=attempt)
+            return
+        self.jobs[name] = ChildJob(name=name, uid=uid, stage=stage, attempt=attempt)
         self.sizes[name] = manifest["spec"]["completions"]
 
     def step(self) -> None:
@@ -110,6 +117,8 @@ class FakeCluster:
                 self._end(pod, 75 if pod.deletion_timestamp else 0)
 
     def _misfortune(self) -> None:
+        if self.random.random() < 0.1:
+            self.set_suspend(not self.owner.spec.get("suspend", False))
         live = [pod for pod in self.pods.values() if not pod.is_terminal]
         if not live:
             return
@@ -125,7 +134,11 @@ class FakeCluster:
             case 4:
                 self.pods.pop(pod.name)
             case 5:
-                self._delete_job(self.jobs[pod.job]) if pod.job in self.jobs else None
+                self._delete_job(self.jobs[pod.job]) if pod.job in self.jobs else self.pods.pop(pod.name)
+
+    def set_suspend(self, suspend: bool) -> None:
+        """The user suspends the job or lets it go on."""
+        self.owner = replace(self.owner, spec={**self.owner.spec, "suspend": suspend})
 
     def _end(self, pod: ChildPod, code: int, reason: str = "Error") -> None:
         if pod.phase == "Pending" and code == 0:

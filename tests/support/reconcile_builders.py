@@ -22,6 +22,12 @@ from finetune_operator.model import (
 )
 from finetune_operator.reconcile.scene import Scene
 
+STAGES = {
+    Phase.PENDING: Stage.PREPARE,
+    Phase.PREPARING: Stage.PREPARE,
+    Phase.EXPORTING: Stage.EXPORT,
+    Phase.SUCCEEDED: Stage.EXPORT,
+}
 T0 = datetime(2026, 11, 23, 9, 0, 0, tzinfo=UTC)
 SETTINGS = PodSettings(
     trainer_image="registry.example/trainer:1", progress_url="https://op.ml.svc:8443", progress_ca="PEM"
@@ -61,25 +67,27 @@ def job(status: FineTuneJobStatus | None = None, **changes: Any) -> FineTuneJob:
 
 def status(phase: Phase = Phase.RUNNING, **changes: Any) -> FineTuneJobStatus:
     """A status in a phase since T0; training phases are attempt 1 unless told otherwise."""
-    attempt = 0 if phase in (Phase.PENDING, Phase.PREPARING) else 1
+    attempt = changes.get("attempt", 0 if phase in (Phase.PENDING, Phase.PREPARING) else 1)
     reason = Reason(phase.value) if phase.value in set(Reason) else None
-    fields = {"phase": phase, "attempt": attempt, "start_time": T0, "phase_time": T0, "reason": reason}
-    return FineTuneJobStatus(**{**fields, **changes})
+    stage = STAGES.get(phase, Stage.TRAIN if attempt else Stage.PREPARE)
+    fields = {"phase": phase, "attempt": attempt, "stage": stage.value, "reason": reason, "run_id": "uid-1"}
+    times = {"start_time": T0, "phase_time": T0, "active_since": T0}
+    return FineTuneJobStatus(**{**fields, **times, **changes})
 
 
-def child(stage: Stage = Stage.TRAIN, attempt: int = 1, *, ended: str = "", **changes: Any) -> ChildJob:
-    """A child Job; `ended` is the type of a condition that is true, with an optional `: message`."""
-    name = child_name("bot", stage, attempt)
+def child(attempt: int = 1, *, ended: str = "", **changes: Any) -> ChildJob:
+    """The Job of an attempt; `ended` is the type of a condition that is true, with an optional `: message`."""
+    name = child_name("bot", Stage.TRAIN, attempt)
     kind, _, message = ended.partition(": ")
     conditions = (JobCondition(type=kind, status="True", message=message),) if kind else ()
-    record = ChildJob(name=name, uid=f"uid-{name}", stage=stage, attempt=attempt, conditions=conditions)
+    record = ChildJob(name=name, uid=f"uid-{name}", stage=Stage.TRAIN, attempt=attempt, conditions=conditions)
     return replace(record, **changes)
 
 
 def pod(stage: Stage = Stage.TRAIN, attempt: int = 1, *, index: int = 0, **changes: Any) -> ChildPod:
-    """A pod of a child Job: pending without a node unless told otherwise."""
+    """A pod of an attempt, or of another stage: pending without a node unless told otherwise."""
     owner = child_name("bot", stage, attempt)
-    name = f"{owner}-{index}" if stage is Stage.TRAIN else f"{owner}-x"
+    name = f"{owner}-{index}" if stage is Stage.TRAIN else owner
     return replace(
         ChildPod(name=name, job=owner, stage=stage, attempt=attempt, uid=f"uid-{name}", index=index), **changes
     )
@@ -169,7 +177,9 @@ def blueprint(
 ) -> Blueprint:
     """What a stage's Job is built from; `changes` are blocks of the spec."""
     about = job(spec=spec(**changes))
-    return Blueprint(job=about, spec=parsed(**changes), settings=settings, stage=stage, attempt=attempt)
+    return Blueprint(
+        job=about, spec=parsed(**changes), settings=settings, stage=stage, attempt=attempt, run_id=about.uid
+    )
 
 
 def created(plan: Plan) -> list[str]:

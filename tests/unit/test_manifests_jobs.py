@@ -1,13 +1,16 @@
-"""The Jobs, the Service, names and owners of a FineTuneJob's children."""
+"""The Jobs, stages' pods, the Service, names and owners of a FineTuneJob's children."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from reconcile_builders import blueprint, job
 
 from finetune_api.stage import Stage
-from finetune_operator.manifests import build_job, build_rendezvous_service, child_name
+from finetune_operator.manifests import build_children, build_probe, child_name
+from finetune_operator.manifests.jobs import build_train_job
 from finetune_operator.manifests.names import rendezvous_host
+from finetune_operator.manifests.service import build_rendezvous_service
 
 OWNER = {
     "apiVersion": "finetune-operator.io/v1alpha1",
@@ -17,6 +20,17 @@ OWNER = {
     "controller": True,
     "blockOwnerDeletion": True,
 }
+
+
+def carrier(of):
+    """What carries the stage: the last of its children."""
+    return build_children(of)[-1]
+
+
+def template(of):
+    """The labels and spec of the stage's pods."""
+    built = carrier(of)
+    return built["spec"]["template"] if of.is_training else built
 
 
 @pytest.mark.parametrize(
@@ -31,7 +45,7 @@ OWNER = {
     ],
 )
 def test_names(stage, attempt, name):
-    built = build_job(blueprint(stage, attempt))
+    built = carrier(blueprint(stage, attempt))
     assert child_name("bot", stage, attempt) == name
     assert built["metadata"]["name"] == name
     assert built["metadata"]["namespace"] == "ml"
@@ -42,7 +56,7 @@ def test_names(stage, attempt, name):
         "finetune-operator.io/attempt": str(attempt),
     }
     assert built["metadata"]["labels"] == labels
-    assert built["spec"]["template"]["metadata"]["labels"] == labels
+    assert template(blueprint(stage, attempt))["metadata"]["labels"] == labels
 
 
 @pytest.mark.parametrize("stage", list(Stage))
@@ -52,18 +66,21 @@ def test_host_names_fit_for_the_longest_name(stage):
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_every_job_is_owned_and_tried_once(stage):
-    built = build_job(blueprint(stage))
-    assert built["apiVersion"], built["kind"] == ("batch/v1", "Job")
+def test_every_child_is_owned_and_tried_once(stage):
+    built = carrier(blueprint(stage))
+    kind = ("batch/v1", "Job") if stage is Stage.TRAIN else ("v1", "Pod")
+    assert (built["apiVersion"], built["kind"]) == kind
     assert built["metadata"]["ownerReferences"] == [OWNER]
-    assert built["spec"]["backoffLimit"] == 0
-    assert built["spec"]["podReplacementPolicy"] == "Failed"
-    assert built["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+    assert template(blueprint(stage))["spec"]["restartPolicy"] == "Never"
 
 
-@pytest.mark.parametrize("stage", list(Stage))
-def test_any_failed_pod_ends_its_job_and_is_named(stage):
-    disruption, exit_code = build_job(blueprint(stage))["spec"]["podFailurePolicy"]["rules"]
+def test_an_attempt_is_never_retried_by_kubernetes():
+    built = build_train_job(blueprint())["spec"]
+    assert (built["backoffLimit"], built["podReplacementPolicy"]) == (0, "Failed")
+
+
+def test_any_failed_pod_ends_its_job_and_is_named():
+    disruption, exit_code = build_train_job(blueprint())["spec"]["podFailurePolicy"]["rules"]
     assert disruption == {
         "action": "FailJob",
         "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
@@ -74,24 +91,42 @@ def test_any_failed_pod_ends_its_job_and_is_named(stage):
     }
 
 
-@pytest.mark.parametrize(
-    ("stage", "nodes", "pods", "mode"),
-    [
-        (Stage.PREPARE, 4, 1, "NonIndexed"),
-        (Stage.TRAIN, 1, 1, "Indexed"),
-        (Stage.TRAIN, 4, 4, "Indexed"),
-        (Stage.EXPORT, 4, 1, "NonIndexed"),
-    ],
-)
-def test_pods_of_a_stage(stage, nodes, pods, mode):
-    job_spec = build_job(blueprint(stage, distributed={"numNodes": nodes}))["spec"]
-    assert (job_spec["completions"], job_spec["parallelism"], job_spec["completionMode"]) == (pods, pods, mode)
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_pods_of_an_attempt(nodes):
+    job_spec = build_train_job(blueprint(distributed={"numNodes": nodes}))["spec"]
+    assert (job_spec["completions"], job_spec["parallelism"]) == (nodes, nodes)
+    assert (job_spec["completionMode"], job_spec["suspend"]) == ("Indexed", False)
+
+
+def test_the_service_comes_before_the_pods_that_need_it():
+    kinds = [one["kind"] for one in build_children(blueprint(distributed={"numNodes": 2}))]
+    assert kinds.index("Service") < kinds.index("Job")
+    assert "Service" not in [one["kind"] for one in build_children(blueprint(distributed={"numNodes": 1}))]
+
+
+def test_the_labels_of_a_queue_go_to_the_job_and_the_queue_lets_it_go():
+    labels = {"kueue.x-k8s.io/queue-name": "gpus", "kueue.x-k8s.io/priority-class": "high", "team": "a"}
+    queued = replace(blueprint(), job=job(labels=labels))
+    built = build_train_job(queued)
+    assert built["spec"]["suspend"] is True
+    assert built["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert built["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
+    assert "team" not in built["metadata"]["labels"]
+    unnamed = replace(blueprint(), job=job(labels={"kueue.x-k8s.io/priority-class": "high"}))
+    assert build_train_job(unnamed)["spec"]["suspend"] is False
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_probe_asks_for_a_pod_like_those_of_the_child(stage):
+    probe = build_probe(blueprint(stage))
+    assert probe["kind"] == "Pod"
+    assert probe["spec"] == template(blueprint(stage))["spec"]
 
 
 def test_service_gives_host_names_before_pods_are_ready():
     service = build_rendezvous_service(job())
     assert service["metadata"]["ownerReferences"] == [OWNER]
-    assert service["metadata"]["name"] == "bot"
+    assert service["metadata"]["name"] == "bot-train"
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is True
     assert service["spec"]["ports"] == [{"name": "rendezvous", "port": 29500, "targetPort": 29500}]
@@ -100,17 +135,17 @@ def test_service_gives_host_names_before_pods_are_ready():
 def test_service_selects_the_training_pods_alone():
     selector = build_rendezvous_service(job())["spec"]["selector"].items()
     for stage, is_selected in ((Stage.PREPARE, False), (Stage.TRAIN, True), (Stage.EXPORT, False)):
-        labels = build_job(blueprint(stage))["spec"]["template"]["metadata"]["labels"].items()
+        labels = template(blueprint(stage))["metadata"]["labels"].items()
         assert (selector <= labels) is is_selected
 
 
 def test_rendezvous_host_is_the_first_pod_in_the_service():
-    pod_spec = build_job(blueprint(Stage.TRAIN, 3))["spec"]["template"]["spec"]
-    assert rendezvous_host(job(), 3) == "bot-a3-0.bot.ml.svc"
+    pod_spec = template(blueprint(Stage.TRAIN, 3))["spec"]
+    assert rendezvous_host(job(), 3) == "bot-a3-0.bot-train.ml.svc"
     assert pod_spec["subdomain"] == build_rendezvous_service(job())["metadata"]["name"]
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_the_same_blueprint_builds_the_same_job(stage):
-    first, second = (json.dumps(build_job(blueprint(stage)), sort_keys=True) for _ in range(2))
+def test_the_same_blueprint_builds_the_same_children(stage):
+    first, second = (json.dumps(build_children(blueprint(stage)), sort_keys=True) for _ in range(2))
     assert first == second

@@ -75,7 +75,7 @@ def test_command_and_image(stage):
     [
         (Stage.PREPARE, 2, 2, "127.0.0.1", 0),
         (Stage.TRAIN, 1, 1, "127.0.0.1", 1),
-        (Stage.TRAIN, 3, 2, "bot-a3-0.bot.ml.svc", 3),
+        (Stage.TRAIN, 3, 2, "bot-a3-0.bot-train.ml.svc", 3),
         (Stage.EXPORT, 1, 2, "127.0.0.1", 0),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.reasons import Phase, Reason
 from finetune_api.status import FineTuneJobStatus, Restarts
-from finetune_loopback.kube_objects import raw_child_job, raw_job
+from finetune_loopback.kube_objects import raw_child_job, raw_job, raw_pod
 from finetune_operator.apply import Applied, Writer
 from finetune_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError, TransientError
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, Kind
@@ -44,9 +44,11 @@ class ApiServer:
         self._note("apply", kind, manifest["metadata"]["name"])
         return raw_job(version=99, **manifest["status"])
 
-    async def create(self, kind: Kind, manifest: dict[str, Any]) -> dict[str, Any]:
+    async def create(self, kind: Kind, manifest: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         name = manifest["metadata"]["name"]
-        self._note("create", kind, name)
+        self._note("try" if dry_run else "create", kind, name)
+        if dry_run:
+            return manifest
         if (kind.kind, name) in self.objects:
             raise ConflictError(f"{name} already exists", status=409)
         self.objects[(kind.kind, name)] = manifest
@@ -56,8 +58,10 @@ class ApiServer:
         self._note("get", kind, name)
         return self.objects[(kind.kind, name)]
 
-    async def delete(self, kind: Kind, *, namespace: str, name: str, uid: str) -> None:
-        self._note("delete", kind, name)
+    async def delete(
+        self, kind: Kind, *, namespace: str, name: str, uid: str, policy: str, force: bool = False
+    ) -> None:
+        self._note("force" if force else f"delete {policy}", kind, name)
 
 
 class Desk:
@@ -85,6 +89,10 @@ def desk() -> Desk:
     return Desk()
 
 
+def pod() -> dict[str, Any]:
+    return raw_pod(raw_child_job())
+
+
 def service(name: str = "tune") -> dict[str, Any]:
     child = copy.deepcopy(raw_child_job())
     child |= {"apiVersion": "v1", "kind": "Service"}
@@ -100,7 +108,7 @@ async def test_the_order_is_status_deletes_children_events(desk: Desk) -> None:
     )
     assert desk.api.calls == [
         "apply Status",
-        "delete Job tune-a1",
+        "delete Foreground Job tune-a1",
         "create Service tune",
         "create Job tune-a2",
         "create Event",
@@ -219,6 +227,35 @@ async def test_restarts_and_ends_are_counted_by_their_causes(desk: Desk) -> None
     assert read("finetune_operator_finished_jobs_total", labels) == 1
 
 
-async def test_only_jobs_are_deleted(desk: Desk) -> None:
-    with pytest.raises(ValueError, match="not a Secret"):
-        await desk.apply(deletes=(Delete(kind="Secret", name="s3", uid="x"),))
+@pytest.mark.parametrize(
+    ("delete", "call"),
+    [
+        (Delete(kind="Job", name="tune-a1", uid="j"), "delete Foreground Job tune-a1"),
+        (Delete(kind="Pod", name="tune-prepare", uid="p"), "delete Background Pod tune-prepare"),
+        (Delete(kind="Pod", name="tune-a1-0", uid="p", force=True), "force Pod tune-a1-0"),
+        (Delete(kind="FineTuneJob", name="tune", uid="u1"), "delete Background Status"),
+    ],
+)
+async def test_a_job_goes_after_its_pods_and_a_lost_pod_at_once(desk: Desk, delete: Delete, call: str) -> None:
+    desk.holds(RUNNING)
+    await desk.apply(deletes=(delete,))
+    assert desk.api.calls == [call]
+
+
+async def test_nothing_else_is_deleted(desk: Desk) -> None:
+    with pytest.raises(KeyError):
+        await desk.apply(deletes=(Delete(kind="Secret", name="s3", uid="x"),))  # type: ignore[arg-type]
+
+
+async def test_pods_that_are_missing_are_tried_and_the_refusal_is_kept_until_they_would_be_taken(desk: Desk) -> None:
+    desk.holds(RUNNING)
+    probe = pod()
+    desk.api.errors["try Pod tune-a1-0-abcde"] = RefusedError("exceeded quota: gpus", status=403)
+    assert (await desk.apply(probes=(probe,))).look_again is True
+    assert (await desk.apply(probes=(probe,))).look_again is False
+    (refused,) = desk.refusals.of(KEY, uid="u1")
+    assert (refused.kind, refused.message) == ("Pod", "exceeded quota: gpus")
+    desk.api.errors.clear()
+    await desk.apply(probes=(probe,))
+    assert desk.refusals.of(KEY, uid="u1") == ()
+    assert ("Pod", "tune-a1-0-abcde") not in desk.api.objects

@@ -56,7 +56,8 @@ def test_durations_for_people(seconds, text):
         (Phase.STARTING, 1, True),
         (Phase.RUNNING, 1, True),
         (Phase.RUNNING, 2, False),  # the sample is of an older attempt
-        (Phase.RESTARTING, 1, False),
+        (Phase.RESTARTING, 1, True),
+        (Phase.SUSPENDED, 1, True),
         (Phase.PREPARING, 0, False),
         (Phase.EXPORTING, 1, False),
     ],
@@ -151,11 +152,13 @@ def test_who_is_not_heard(deaf):
     assert with_facts(observed(deaf, of=status())).evaluation is None
 
 
-@pytest.mark.parametrize("phase", [Phase.RESTARTING, Phase.SUCCEEDED, Phase.FAILED])
-def test_nothing_is_merged_when_nothing_runs(phase):
-    before = status(phase)
-    late = ended(0, told=said(Reason.SUCCEEDED, evaluation=SCORES))
-    assert with_facts(observed(sample(9), late, of=before)) == before
+@pytest.mark.parametrize("phase", [Phase.RESTARTING, Phase.SUSPENDED])
+def test_the_last_word_of_a_pod_that_was_stopped_is_heard_without_its_speed(phase):
+    told = progress(30, eta="5s", estimated_remaining_seconds=5, tokens_per_second=9.0)
+    late = ended(75, told=said(Reason.STOPPED, progress=told, last_checkpoint=checkpoint(30)))
+    merged = with_facts(observed(sample(29), late, of=status(phase)))
+    assert merged.last_checkpoint == checkpoint(30)
+    assert (merged.progress.step, merged.progress.eta, merged.progress.tokens_per_second) == (30, None, None)
 
 
 def test_the_try_of_a_stage_is_the_one_that_is_heard():

@@ -12,18 +12,18 @@ from finetune_operator.reconcile.launch import launch
 @pytest.mark.parametrize(
     ("stage", "attempt", "phase", "children"),
     [
-        (Stage.PREPARE, 1, Phase.PREPARING, ["Job/bot-prepare"]),
-        (Stage.PREPARE, 2, Phase.PREPARING, ["Job/bot-prepare-2"]),
-        (Stage.TRAIN, 1, Phase.STARTING, ["Service/bot", "Job/bot-a1"]),
-        (Stage.TRAIN, 4, Phase.STARTING, ["Service/bot", "Job/bot-a4"]),
-        (Stage.EXPORT, 1, Phase.EXPORTING, ["Job/bot-export"]),
+        (Stage.PREPARE, 1, Phase.PREPARING, ["Pod/bot-prepare"]),
+        (Stage.PREPARE, 2, Phase.PREPARING, ["Pod/bot-prepare-2"]),
+        (Stage.TRAIN, 1, Phase.STARTING, ["Service/bot-train", "Job/bot-a1"]),
+        (Stage.TRAIN, 4, Phase.STARTING, ["Service/bot-train", "Job/bot-a4"]),
+        (Stage.EXPORT, 1, Phase.EXPORTING, ["Pod/bot-export"]),
     ],
 )
 def test_a_stage_begins_with_its_phase_and_its_job(stage, attempt, phase, children):
     step = launch(scene(), stage, attempt)
     assert (step.phase, step.reason) == (phase, Reason(phase.value))
     assert [f"{one['kind']}/{one['metadata']['name']}" for one in step.children] == children
-    assert step.changes == ({"attempt": attempt} if stage is Stage.TRAIN else {})
+    assert step.changes == {"stage": stage.value, **({"attempt": attempt} if stage is Stage.TRAIN else {})}
 
 
 def test_one_node_needs_no_service():
@@ -44,7 +44,8 @@ def test_one_node_needs_no_service():
         ((running(Stage.PREPARE),), False),
         ((pod(phase="Unknown", node="n0"),), False),
         ((child(attempt=2),), False),  # it is there
-        ((child(attempt=1),), True),
+        ((child(attempt=1),), False),  # it could still make pods
+        ((child(attempt=1, ended="Failed"),), True),
     ],
 )
 def test_a_job_waits_for_every_pod_that_lives(records, may):
@@ -60,7 +61,7 @@ def test_the_message_names_who_is_waited_for():
 def test_a_new_job_is_prepared():
     plan = reconcile(observed(), at(0))
     assert (plan.status.phase, plan.status.reason) == (Phase.PREPARING, Reason.PREPARING)
-    assert created(plan) == ["Job/bot-prepare"]
+    assert created(plan) == ["Pod/bot-prepare"]
     assert plan.status.start_time == plan.status.phase_time == at(0)
     assert plan.status.observed_generation == 1
     assert plan.status.nodes == 2
@@ -70,11 +71,11 @@ def test_a_new_job_is_prepared():
 @pytest.mark.parametrize(
     ("before", "children"),
     [
-        (status(Phase.PREPARING), ["Job/bot-prepare"]),
-        (status(Phase.PREPARING, restarts=restarts(1, prepare=1)), ["Job/bot-prepare-2"]),
-        (status(Phase.STARTING, attempt=3), ["Service/bot", "Job/bot-a3"]),
-        (status(Phase.EXPORTING), ["Job/bot-export"]),
-        (status(Phase.EXPORTING, restarts=restarts(4, export=2)), ["Job/bot-export-3"]),
+        (status(Phase.PREPARING), ["Pod/bot-prepare"]),
+        (status(Phase.PREPARING, restarts=restarts(1, prepare=1)), ["Pod/bot-prepare-2"]),
+        (status(Phase.STARTING, attempt=3), ["Service/bot-train", "Job/bot-a3"]),
+        (status(Phase.EXPORTING), ["Pod/bot-export"]),
+        (status(Phase.EXPORTING, restarts=restarts(4, export=2)), ["Pod/bot-export-3"]),
     ],
 )
 def test_a_job_that_was_planned_and_is_not_there_is_planned_again(before, children):
@@ -85,10 +86,9 @@ def test_a_job_that_was_planned_and_is_not_there_is_planned_again(before, childr
 
 
 def test_the_number_of_the_attempt_comes_with_its_job():
-    done = (child(Stage.PREPARE, ended="Complete"), ended(0, Stage.PREPARE))
-    plan = reconcile(observed(*done, of=status(Phase.PREPARING)), at(5))
+    plan = reconcile(observed(ended(0, Stage.PREPARE), of=status(Phase.PREPARING)), at(5))
     assert plan.status.attempt == 1
-    assert created(plan) == ["Service/bot", "Job/bot-a1"]
+    assert created(plan) == ["Service/bot-train", "Job/bot-a1"]
 
 
 def test_a_job_that_is_being_deleted_is_left_alone():
@@ -98,6 +98,6 @@ def test_a_job_that_is_being_deleted_is_left_alone():
 
 
 def test_a_job_whose_status_was_lost_takes_up_what_is_there():
-    plan = reconcile(observed(child(Stage.PREPARE), running(Stage.PREPARE)), at(5))
+    plan = reconcile(observed(running(Stage.PREPARE)), at(5))
     assert plan.status.phase is Phase.PREPARING
     assert plan.children == ()

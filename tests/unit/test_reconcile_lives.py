@@ -9,10 +9,12 @@ from fake_cluster import FakeCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reconcile_builders import (
+    STAGES,
     at,
     child,
     created,
     ended,
+    job,
     observed,
     pod,
     progress,
@@ -20,6 +22,7 @@ from reconcile_builders import (
     restarts,
     running,
     sample,
+    spec,
     status,
 )
 
@@ -37,6 +40,7 @@ def live(seed, chaos):
     for step in range(LONGEST):
         if step == CALM_AFTER:
             cluster.chaos = 0.0
+            cluster.set_suspend(False)
         plan = cluster.operate()
         if plan.status.phase.is_terminal:
             return cluster
@@ -62,8 +66,8 @@ def test_an_untroubled_life(seed):
     assert cluster.phases == [Phase.PREPARING, Phase.STARTING, Phase.RUNNING, Phase.EXPORTING, Phase.SUCCEEDED]
     assert cluster.owner.status.restarts == restarts()
     assert cluster.owner.status.attempt == 1
-    assert list(cluster.jobs) == ["bot-prepare", "bot-a1", "bot-export"]
-    assert cluster.writes <= 10  # two for each of the five phases
+    assert list(cluster.jobs) == ["bot-a1"]
+    assert cluster.writes <= 7  # one for each of the five phases, and a message that outlives the first seconds
 
 
 def test_lives_differ():
@@ -77,11 +81,13 @@ indexes = st.integers(0, 2)
 endings = st.sampled_from(["", "Complete", "Failed", "FailureTarget", "Suspended"])
 deletions = st.sampled_from([None, at(0), at(500)])
 children = st.builds(
-    lambda stage, attempt, end, deletion: child(stage, attempt, ended=end, deletion_timestamp=deletion),
-    stages,
+    lambda attempt, end, deletion, suspended: child(
+        attempt, ended=end, deletion_timestamp=deletion, suspended=suspended
+    ),
     attempts,
     endings,
     deletions,
+    st.booleans(),
 )
 waiting = st.sampled_from(["", "ContainerCreating", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError"])
 pods = st.one_of(
@@ -112,8 +118,9 @@ pods = st.one_of(
     ),
 )
 statuses = st.builds(
-    lambda phase, attempt, total, prepared, exported, shown: status(
+    lambda phase, stage, attempt, total, prepared, exported, shown: status(
         phase,
+        **({} if phase in STAGES or phase is Phase.RUNNING else {"stage": stage.value}),
         attempt=attempt,
         restarts=restarts(total + prepared + exported, total, prepare=prepared, export=exported),
         progress=shown,
@@ -121,6 +128,7 @@ statuses = st.builds(
         reason=Reason.BACKING_OFF if phase is Phase.RESTARTING else None,
     ),
     st.sampled_from(Phase),
+    stages,
     st.integers(0, 3),
     st.integers(0, 4),
     st.integers(0, 2),
@@ -128,11 +136,12 @@ statuses = st.builds(
     st.none() | st.builds(progress, st.integers(0, 100), attempt=attempts),
 )
 observations = st.builds(
-    lambda records, before: observed(*records, of=before),
+    lambda records, before, suspend: observed(*records, of=job(before, spec=spec(suspend=suspend))),
     st.lists(
         children | pods | st.builds(sample, st.integers(0, 100), attempt=attempts) | st.builds(refused), max_size=7
     ),
     statuses,
+    st.booleans(),
 )
 moments = st.sampled_from([0, 10, 45, 400, 3600, 10_000]).map(at)
 
@@ -154,12 +163,11 @@ def test_whatever_is_observed(seen, now):
     if new.phase.is_terminal:
         assert plan.children == ()
         assert new.completion_time or old.phase.is_terminal
-    else:
-        assert plan.deletes == ()
     if any(not one.is_terminal for one in seen.pods):
         assert plan.children == ()
-    names = {one.name for one in seen.jobs}
-    assert not names & {name.removeprefix("Job/") for name in created(plan)}
+    names = {f"Job/{one.name}" for one in seen.jobs} | {f"Pod/{one.name}" for one in seen.pods}
+    assert not names & set(created(plan))
+    assert all(one.kind == "Job" or one.force or one.name.startswith("bot-") for one in plan.deletes)
 
 
 @given(observations, moments)

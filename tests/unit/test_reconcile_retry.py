@@ -31,8 +31,8 @@ FATAL = Verdict(Action.FAIL, Reason.INVALID_DATA, "line 3 is broken")
 DONE = (ended(1), ended(1, index=1))
 
 
-def settled(verdict, before=None, **changes):
-    return settle(scene(of=job(before or status(), spec=spec(**changes))), verdict)
+def settled(verdict, before=None, now=60, **changes):
+    return settle(scene(of=job(before or status(), spec=spec(**changes)), now=now), verdict)
 
 
 def restarting(counted=1, *, phase_time=T0, reason=Reason.BACKING_OFF, **changes):
@@ -108,7 +108,7 @@ def test_the_message_names_stage_failure_and_time():
     assert step.message.endswith(" UTC")
     assert (
         settled(FREE).message
-        == "attempt 1: Disrupted: node n0 drained; it starts anew and the restart does not count"
+        == "attempt 1: Disrupted: node n0 drained; the next one starts at once; the restart does not count"
     )
     assert settled(CRASH, status(Phase.PREPARING, restarts=restarts(1, prepare=1))).message.startswith(
         "prepare (try 2): "
@@ -134,6 +134,14 @@ def test_a_free_restart_waits_for_nothing(reason):
     assert ready_time(restarting(0, reason=reason), uid="u") == T0
 
 
+@pytest.mark.parametrize(("seconds", "pause"), [(0, 10), (59, 10), (60, 0), (3600, 0)])
+def test_an_attempt_that_is_disrupted_at_once_is_not_started_at_once(seconds, pause):
+    step = settled(FREE, now=seconds)
+    assert (step.reason is Reason.BACKING_OFF) is bool(pause)
+    assert pause * 0.8 <= step.requeue_after <= pause * 1.2
+    assert step.changes["restarts"] == restarts(1, 0)
+
+
 def test_the_next_attempt_comes_after_the_back_off():
     ready = ready_time(restarting(), uid="uid-1")
     early = reconcile(observed(child(ended="Failed"), *DONE, of=restarting()), at(1))
@@ -142,15 +150,15 @@ def test_the_next_attempt_comes_after_the_back_off():
     assert early.requeue_after == (ready - at(1)).total_seconds()
     late = reconcile(observed(child(ended="Failed"), *DONE, of=restarting()), ready)
     assert (late.status.phase, late.status.attempt) == (Phase.STARTING, 2)
-    assert created(late) == ["Service/bot", "Job/bot-a2"]
+    assert created(late) == ["Service/bot-train", "Job/bot-a2"]
 
 
 @pytest.mark.parametrize(
     ("before", "children"),
     [
-        (restarting(attempt=0, restarts=restarts(1, prepare=1)), ["Job/bot-prepare-2"]),
-        (restarting(attempt=3, restarts=restarts(2)), ["Service/bot", "Job/bot-a4"]),
-        (restarting(attempt=3, restarts=restarts(2, export=2)), ["Job/bot-export-3"]),
+        (restarting(attempt=0, restarts=restarts(1, prepare=1)), ["Pod/bot-prepare-2"]),
+        (restarting(attempt=3, restarts=restarts(2)), ["Service/bot-train", "Job/bot-a4"]),
+        (restarting(attempt=3, stage="export", restarts=restarts(2, export=2)), ["Pod/bot-export-3"]),
     ],
 )
 def test_each_stage_starts_anew_under_another_name(before, children):
@@ -186,6 +194,6 @@ def test_what_is_not_known_any_more_is_not_shown_while_restarting():
 
 def test_a_job_somebody_deleted_is_a_disruption():
     for records in ((), (child(deletion_timestamp=at(1)), running())):
-        plan = reconcile(observed(*records, of=status()), at(20))
+        plan = reconcile(observed(*records, of=status()), at(200))
         assert (plan.status.phase, plan.status.reason) == (Phase.RESTARTING, Reason.DISRUPTED)
         assert "somebody deleted Job bot-a1" in plan.status.message

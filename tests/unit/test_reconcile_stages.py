@@ -9,9 +9,9 @@ from finetune_api.status import EvaluationResult, OutputResult, Scores
 from finetune_operator.reconcile import reconcile
 from finetune_operator.reconcile.failure import fail, unfinished
 
-PREPARED = (child(Stage.PREPARE, ended="Complete"), ended(0, Stage.PREPARE))
+PREPARED = (ended(0, Stage.PREPARE),)
 TRAINED = (child(ended="Complete"), ended(0), ended(0, index=1))
-EXPORTED = (child(Stage.EXPORT, ended="Complete"), ended(0, Stage.EXPORT))
+EXPORTED = (ended(0, Stage.EXPORT),)
 BEFORE = {Stage.PREPARE: Phase.PREPARING, Stage.TRAIN: Phase.RUNNING, Stage.EXPORT: Phase.EXPORTING}
 
 
@@ -22,9 +22,9 @@ def passed(*records, of, now=60.0):
 @pytest.mark.parametrize(
     ("records", "before", "phase", "children"),
     [
-        (PREPARED, status(Phase.PREPARING), Phase.STARTING, ["Service/bot", "Job/bot-a1"]),
-        (TRAINED, status(Phase.RUNNING), Phase.EXPORTING, ["Job/bot-export"]),
-        (TRAINED, status(Phase.STARTING), Phase.EXPORTING, ["Job/bot-export"]),  # it ran between two looks
+        (PREPARED, status(Phase.PREPARING), Phase.STARTING, ["Service/bot-train", "Job/bot-a1"]),
+        (TRAINED, status(Phase.RUNNING), Phase.EXPORTING, ["Pod/bot-export"]),
+        (TRAINED, status(Phase.STARTING), Phase.EXPORTING, ["Pod/bot-export"]),  # it ran between two looks
         (EXPORTED, status(Phase.EXPORTING), Phase.SUCCEEDED, []),
     ],
 )
@@ -34,18 +34,21 @@ def test_a_stage_that_is_done_leads_to_the_next(records, before, phase, children
     assert plan.events[0].type == "Normal"
 
 
-@pytest.mark.parametrize("stage", list(Stage))
-def test_a_stage_is_done_when_kubernetes_says_so_and_not_before(stage):
-    pods = [ended(0, stage), ended(0, stage, index=1)][: 2 if stage is Stage.TRAIN else 1]
-    plan = passed(child(stage, succeeded=len(pods)), *pods, of=status(BEFORE[stage]))
-    assert plan.status.phase is BEFORE[stage]
+def test_training_is_done_when_kubernetes_says_so_and_not_before():
+    plan = passed(child(succeeded=2), ended(0), ended(0, index=1), of=status())
+    assert plan.status.phase is Phase.RUNNING
 
 
-@pytest.mark.parametrize("stage", list(Stage))
-def test_a_pod_that_failed_is_judged_with_its_job_and_not_before(stage):
-    before = status(BEFORE[stage], message="m")
-    plan = passed(child(stage, failed=1), ended(1, stage), of=before)
-    assert (plan.status.phase, plan.status.message, plan.children) == (BEFORE[stage], "m", ())
+def test_a_training_pod_that_failed_is_judged_with_its_job_and_not_before():
+    before = status(message="m")
+    plan = passed(child(failed=1), ended(1), running(index=1), of=before)
+    assert (plan.status.phase, plan.status.message, plan.children) == (Phase.RUNNING, "m", ())
+
+
+@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EXPORT])
+def test_the_pod_of_a_stage_is_judged_at_once(stage):
+    plan = passed(ended(1, stage), of=status(BEFORE[stage]))
+    assert (plan.status.phase, plan.status.reason) == (Phase.RESTARTING, Reason.BACKING_OFF)
 
 
 @pytest.mark.parametrize("condition", ["Failed", "FailureTarget"])
@@ -61,13 +64,13 @@ def test_a_failed_job_is_judged_when_its_pods_have_ended(condition):
 
 def test_a_pod_whose_node_is_lost_does_not_hold_the_verdict_but_the_next_attempt():
     lost = running(index=1, deletion_timestamp=at(0), disruption="DeletionByTaintManager")
-    first = passed(child(ended="FailureTarget"), ended(1), lost, of=status(), now=31)
+    first = passed(child(ended="FailureTarget"), ended(1), lost, of=status(), now=131)
     assert (first.status.phase, first.status.reason) == (Phase.RESTARTING, Reason.DISRUPTED)
-    held = passed(child(ended="FailureTarget"), ended(1), lost, of=first.status, now=60)
+    held = passed(child(ended="FailureTarget"), ended(1), lost, of=first.status, now=160)
     assert (held.status.phase, held.children) == (Phase.RESTARTING, ())
     assert "delete its Node object" in held.status.message
-    freed = passed(child(ended="Failed"), ended(1), of=held.status, now=90)
-    assert created(freed) == ["Service/bot", "Job/bot-a2"]
+    freed = passed(child(ended="Failed"), ended(1), of=held.status, now=190)
+    assert created(freed) == ["Service/bot-train", "Job/bot-a2"]
 
 
 def test_a_complete_job_waits_for_the_last_words_of_its_pods():
@@ -102,10 +105,10 @@ def test_a_running_attempt_never_goes_back_to_starting(pods):
 @pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EXPORT])
 def test_one_sentence_serves_from_creation_to_end(stage):
     begun = passed(of=status(BEFORE[stage]), now=1).status
-    creating = passed(child(stage), pod(stage), of=begun, now=2).status
-    runs = passed(child(stage), running(stage), of=creating, now=3).status
+    creating = passed(pod(stage), of=begun, now=2).status
+    runs = passed(running(stage), of=creating, now=3).status
     assert begun.message == creating.message == runs.message
-    assert runs.message.startswith(f"Job bot-{stage.value} ")
+    assert runs.message.startswith(f"pod bot-{stage.value} ")
 
 
 def scores(loss):
@@ -136,7 +139,7 @@ def scores(loss):
 def test_success_names_the_result(output, evaluation, message):
     pod_told = said(Reason.SUCCEEDED, **({"output": output} if output else {}))
     before = status(Phase.EXPORTING, evaluation=evaluation)
-    plan = passed(child(Stage.EXPORT, ended="Complete"), ended(0, Stage.EXPORT, told=pod_told), of=before)
+    plan = passed(ended(0, Stage.EXPORT, told=pod_told), of=before)
     assert (plan.status.phase, plan.status.reason, plan.status.message) == (
         Phase.SUCCEEDED,
         Reason.SUCCEEDED,
@@ -173,6 +176,11 @@ def test_what_still_runs_after_the_end_is_deleted_whenever_it_is_seen():
         (child(ended="FailureTarget"), False),  # Kubernetes ends its pods; their logs stay
         (child(ended="SuccessCriteriaMet"), True),
         (child(deletion_timestamp=at(1)), False),
+        (pod(Stage.PREPARE), True),
+        (running(Stage.EXPORT), True),
+        (running(Stage.EXPORT, deletion_timestamp=at(1)), False),
+        (ended(1, Stage.PREPARE), False),
+        (running(), False),  # its Job takes it along
     ],
 )
 def test_failure_leaves_no_job_that_runs_and_every_log(record, deleted):
@@ -188,7 +196,8 @@ def test_failure_hides_what_is_not_known_any_more():
 @pytest.mark.parametrize("stage", list(Stage))
 def test_a_fatal_end_of_any_stage_is_the_end(stage):
     told = said(Reason.BUCKET_NOT_FOUND, "bucket nope does not exist; create it")
-    plan = passed(child(stage, ended="Failed"), ended(64, stage, told=told), of=status(BEFORE[stage]))
+    records = [child(ended="Failed")] if stage is Stage.TRAIN else []
+    plan = passed(*records, ended(64, stage, told=told), of=status(BEFORE[stage]))
     assert (plan.status.phase, plan.status.reason) == (Phase.FAILED, Reason.BUCKET_NOT_FOUND)
     assert plan.status.message == "bucket nope does not exist; create it"
     assert plan.status.restarts == restarts()

@@ -161,8 +161,8 @@ def test_a_failure_shows_in_the_condition_it_is_about(cause, kind):
 
 
 def test_a_prepared_job_has_its_storage_and_data():
-    done = (child(Stage.PREPARE, ended="Complete"), ended(0, Stage.PREPARE, told=said(Reason.SUCCEEDED)))
-    plan = reconcile(observed(*done, of=status(Phase.PREPARING)), at(9))
+    done = ended(0, Stage.PREPARE, told=said(Reason.SUCCEEDED))
+    plan = reconcile(observed(done, of=status(Phase.PREPARING)), at(9))
     assert conditions(plan) == {
         ConditionType.VALID: "True",
         ConditionType.STORAGE_READY: "True",

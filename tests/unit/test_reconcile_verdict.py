@@ -28,6 +28,7 @@ def verdict(*pods, message="", before=None):
         (75, Action.RESTART, Reason.STOPPED),
         (76, Action.RETRY, Reason.STORAGE_FAILED),
         (77, Action.FAIL, Reason.DIVERGED),
+        (78, Action.RETRY, Reason.HUNG),
         (127, Action.RETRY, Reason.CRASHED),
         (128, Action.RETRY, Reason.CRASHED),
         (134, Action.RETRY, Reason.CRASHED),
@@ -127,13 +128,21 @@ def test_disruptions_are_free(lost):
     assert "node n0" in found.message
 
 
+@pytest.mark.parametrize("code", [1, 76, 137, 143])
+def test_the_pod_of_a_stage_that_somebody_deleted_is_a_disruption(code):
+    found = verdict(ended(code, Stage.PREPARE, deletion_timestamp=at(9)), before=status(Phase.PREPARING))
+    assert (found.action, found.message) == (Action.RESTART, "somebody deleted pod bot-prepare")
+    fatal = verdict(ended(64, Stage.PREPARE, deletion_timestamp=at(9)), before=status(Phase.PREPARING))
+    assert fatal.action is Action.FAIL
+
+
 def test_a_fatal_code_is_not_excused_by_a_disruption():
     assert verdict(ended(64, disruption=DISRUPTED)).action is Action.FAIL
 
 
 @pytest.mark.parametrize(
     ("reason", "message"),
-    [("Evicted", "Pod ephemeral local storage usage exceeds 5Gi"), ("UnexpectedAdmissionError", "no GPU"), ("", "")],
+    [("Evicted", "The node was low on resource: memory"), ("UnexpectedAdmissionError", "no GPU"), ("", "")],
 )
 def test_a_pod_that_failed_without_its_container(reason, message):
     found = verdict(pod(phase="Failed", reason=reason, message=message))
@@ -143,8 +152,29 @@ def test_a_pod_that_failed_without_its_container(reason, message):
 
 
 def test_an_evicted_pod_tells_why_and_not_its_exit_code():
-    found = verdict(ended(137, reason="Evicted", message="Usage of EmptyDir volume exceeds the limit"))
-    assert found.message == "pod bot-a1-0 failed: Evicted: Usage of EmptyDir volume exceeds the limit"
+    found = verdict(ended(137, reason="Evicted", message="The node was low on resource: memory"))
+    assert found.message == "pod bot-a1-0 failed: Evicted: The node was low on resource: memory"
+
+
+@pytest.mark.parametrize("disruption", ["", "TerminationByKubelet"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        'Usage of EmptyDir volume "work" exceeds the limit "1Gi".',
+        "Pod ephemeral local storage usage exceeds the total limit of containers 5Gi.",
+        "Container trainer exceeded its local ephemeral storage limit 1Gi.",
+    ],
+)
+def test_a_pod_that_filled_its_scratch_space_fails_with_advice(message, disruption):
+    found = verdict(ended(137, reason="Evicted", message=message, disruption=disruption))
+    assert (found.action, found.reason) == (Action.FAIL, Reason.SCRATCH_FULL)
+    assert message in found.message
+    assert found.message.endswith("raise spec.storage.cache.sizeLimit")
+
+
+def test_a_node_that_ran_out_of_space_is_a_disruption():
+    message = "The node was low on resource: ephemeral-storage."
+    assert verdict(ended(137, reason="Evicted", message=message, disruption="x")).reason is Reason.DISRUPTED
 
 
 OOM = {"oom": True}

@@ -36,8 +36,6 @@ def starting(*records, now=60.0, before=None, **changes):
         ),
         ((CREATING, running(index=1)), Reason.STARTING, "pod bot-a1-0 is being set up on node n0"),
         ((pod(), running(index=1)), Reason.STARTING, "pod bot-a1-0 waits for a node"),
-        ((running(),), Reason.STARTING, "1 of 2 pods are not created yet; see kubectl describe job bot-a1"),
-        ((), Reason.STARTING, "2 of 2 pods are not created yet"),
         ((NO_NODE, pod(index=1, node="n1", waiting_reason="ErrImagePull")), Reason.IMAGE_PULL_FAILED, "ErrImagePull"),
         ((NO_NODE, CREATING), Reason.UNSCHEDULABLE, TOO_SMALL),
     ],
@@ -48,6 +46,19 @@ def test_the_gravest_cause_is_told(pods, reason, text):
     assert text in plan.status.message
     assert plan.events == ()
     assert plan.requeue_after == 540
+
+
+@pytest.mark.parametrize(
+    ("pods", "text"),
+    [
+        ((running(),), "1 of 2 pods are not created yet; see kubectl describe job bot-a1"),
+        ((), "2 of 2 pods are not created yet"),
+    ],
+)
+def test_missing_pods_are_told(pods, text):
+    plan = starting(child(), *pods)
+    assert (plan.status.reason, plan.requeue_after) == (Reason.STARTING, 30)
+    assert text in plan.status.message
 
 
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "ImageInspectError"])
@@ -121,12 +132,14 @@ def test_patience_has_no_part_in_a_running_attempt():
     assert plan.status.phase is Phase.RUNNING
 
 
-@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EXPORT])
-def test_a_stage_pod_that_ran_is_not_missed(stage):
-    phase = Phase.PREPARING if stage is Stage.PREPARE else Phase.EXPORTING
-    first = starting(child(stage), running(stage), before=status(phase)).status
-    gone = starting(child(stage), before=first, now=10_000)
-    assert gone.status.phase is phase
+@pytest.mark.parametrize(("phase", "name"), [(Phase.PREPARING, "bot-prepare"), (Phase.EXPORTING, "bot-export")])
+def test_the_pod_of_a_stage_that_somebody_deleted_comes_again(phase, name):
+    stage = Stage.PREPARE if phase is Phase.PREPARING else Stage.EXPORT
+    first = starting(running(stage), before=status(phase)).status
+    going = starting(running(stage, deletion_timestamp=at(90)), before=first)
+    assert going.children == ()
+    gone = starting(before=first, now=90)
+    assert (gone.status.phase, f"Pod/{name}" in created(gone)) == (phase, True)
 
 
 def test_an_attempt_that_lost_a_pod_before_it_ran_is_still_starting():
@@ -135,17 +148,22 @@ def test_an_attempt_that_lost_a_pod_before_it_ran_is_still_starting():
 
 
 @pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EXPORT])
-def test_a_stage_pod_that_never_came_ends_patience(stage):
+def test_a_stage_whose_pod_never_ran_ends_patience(stage):
     phase = Phase.PREPARING if stage is Stage.PREPARE else Phase.EXPORTING
-    plan = starting(child(stage), before=status(phase), now=600)
+    plan = starting(pod(stage), before=status(phase), now=600)
     assert (plan.status.phase, plan.status.reason) == (Phase.FAILED, Reason.PRE_RUNNING_DEADLINE_EXCEEDED)
+    assert [(one.kind, one.name) for one in plan.deletes] == [("Pod", f"bot-{stage.value}")]
 
 
 @pytest.mark.parametrize(
     ("refusal", "phase", "text"),
     [
-        (refused(), Phase.STARTING, "Kubernetes refuses to create Job bot-a1: exceeded quota"),
-        (refused(code=403, kind="Service", name="bot"), Phase.STARTING, "refuses to create Service bot"),
+        (refused(message="no"), Phase.STARTING, "Kubernetes refuses to create Job bot-a1: no"),
+        (
+            refused(code=403, kind="Service", name="bot-train", message="no"),
+            Phase.STARTING,
+            "refuses to create Service bot-train",
+        ),
         (refused(code=422, message="affinity: Invalid value"), Phase.FAILED, "affinity: Invalid value"),
         (refused(code=400, message="json"), Phase.FAILED, "json"),
     ],
@@ -155,13 +173,36 @@ def test_a_refused_creation(refusal, phase, text):
     assert (plan.status.phase, plan.status.reason) == (phase, Reason.CREATION_REFUSED)
     assert text in plan.status.message
     if phase is Phase.STARTING:
-        assert created(plan) == ["Service/bot", "Job/bot-a1"]  # tried again
+        assert created(plan) == ["Service/bot-train", "Job/bot-a1"]  # tried again
         assert plan.requeue_after == 30
 
 
 def test_a_refusal_is_borne_as_long_as_any_wait():
-    plan = starting(refused(), now=600)
+    plan = starting(refused(message="no"), now=600)
     assert (plan.status.phase, plan.status.reason) == (Phase.FAILED, Reason.CREATION_REFUSED)
+
+
+def test_a_used_up_quota_is_named_and_waited_for():
+    plan = starting(refused(message="exceeded quota: gpus, requested: pods=1"))
+    assert (plan.status.phase, plan.status.reason) == (Phase.STARTING, Reason.QUOTA_EXCEEDED)
+    assert "exceeded quota: gpus" in plan.status.message
+    assert plan.requeue_after == 30
+
+
+def test_pods_that_the_job_controller_cannot_make_are_asked_about():
+    plan = starting(child(), running())
+    (probe,) = plan.probes
+    assert (probe["kind"], probe["metadata"]["name"]) == ("Pod", "bot-a1")
+    assert plan.requeue_after == 30
+    told = starting(child(), running(), refused(kind="Pod", name="bot-a1", message="exceeded quota: gpus"))
+    assert told.status.reason is Reason.QUOTA_EXCEEDED
+    assert starting(child(), running(), now=5).probes == ()  # the first seconds are the usual ones
+    assert starting(child(), CREATING, running(index=1)).probes == ()
+
+
+def test_no_answer_about_missing_pods_is_final():
+    plan = starting(child(), refused(kind="Pod", name="bot-a1", code=422, message="bad"))
+    assert (plan.status.phase, plan.status.reason) == (Phase.STARTING, Reason.CREATION_REFUSED)
 
 
 @pytest.mark.parametrize("refusal", [refused(name="bot-prepare"), refused(name="bot-a9")])
@@ -177,4 +218,4 @@ def test_a_job_deleted_while_starting_comes_again_after_its_pods():
     lingering = starting(running(deletion_timestamp=at(90)))
     assert lingering.children == ()
     assert lingering.status.message.startswith("waits for the end of bot-a1-0 on node n0")
-    assert created(starting()) == ["Service/bot", "Job/bot-a1"]
+    assert created(starting()) == ["Service/bot-train", "Job/bot-a1"]

@@ -61,7 +61,7 @@ capabilities:
 {{- define "finetune-operator.rules" -}}
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, delete]
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs/status]
   verbs: [patch]
@@ -77,7 +77,7 @@ capabilities:
   verbs: [get, create]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]

@@ -1,9 +1,13 @@
 """Plays what a loopback API server lacks: Job controller, scheduler, kubelet and garbage collector, step by step.
 
+A stage is a Job of pods (training) or one pod that the operator made itself (prepare, export); both are named alike
+here, by the name of the child.
+
 A test says what happens ("the pods start", "pod 1 is killed for lack of memory"); this writes the same objects and
 statuses that the real ones would, so that the operator sees nothing else.
 """
 
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,6 +21,7 @@ BACKGROUND = {"propagationPolicy": "Background"}
 Found = TypeVar("Found")
 PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.05
+STAGE_POD = re.compile(r"-(prepare|export)(-\d+)?$")
 
 
 class Namespace:
@@ -38,7 +43,7 @@ class Namespace:
         """Delete a FineTuneJob and, as the garbage collector would, everything below it."""
         uid = self.tune(name)["metadata"]["uid"]
         self.api.request("DELETE", f"{self._tunes()}/{name}")
-        for collection in (self._jobs(), self._services()):
+        for collection in (self._jobs(), self._services(), self._policies()):
             for child in self.api.request("GET", collection)["items"]:
                 if any(owner["uid"] == uid for owner in child["metadata"].get("ownerReferences", [])):
                     self.api.request("DELETE", f"{collection}/{child['metadata']['name']}", body=BACKGROUND)
@@ -87,8 +92,29 @@ class Namespace:
         """Return the FineTuneJob's status once it is in that phase."""
         return self.await_status(name, lambda status: status.get("phase") == phase, seconds=seconds)
 
-    def start_job(self, name: str, *, run: bool = True, node: str = "node-1") -> list[Object]:
-        """Wait for a Job and make its pods, running at once if asked."""
+    def await_pod(self, name: str, *, seconds: float = PATIENCE_SECONDS) -> Object:
+        """Return the pod of a stage once it exists."""
+        state = lambda: sorted(self.pods())  # noqa: E731 - one expression
+        return _await(lambda: self.pods().get(name), what=f"pod {name}", state=state, seconds=seconds)
+
+    def start(self, name: str, *, run: bool = True, node: str = "node-1") -> list[Object]:
+        """Wait for a child and return its pods on a node, running at once if asked."""
+        if STAGE_POD.search(name) is None:
+            return self._start_job(name, run=run, node=node)
+        pod = self.await_pod(name)
+        self.bind_pod(pod, node=node)
+        if run:
+            self.run_pod(pod)
+        return [pod]
+
+    def bind_pod(self, pod: Object, *, node: str = "node-1") -> None:
+        """Give a pod its node, as the scheduler would."""
+        name = pod["metadata"]["name"]
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
+        self.api.request("POST", f"{self._pods()}/{name}/binding", body=body)
+
+    def _start_job(self, name: str, *, run: bool, node: str) -> list[Object]:
         job = self.await_job(name)
         self._job_status(job, {"startTime": _now(), "active": job["spec"]["completions"], "ready": 0})
         pods = [self._make_pod(job, index, node=node) for index in range(job["spec"]["completions"])]
@@ -114,20 +140,24 @@ class Namespace:
         phase = "Failed" if code else "Succeeded"
         self.pod_status(pod, {"phase": phase, "containerStatuses": [_container(pod, state)], **status})
 
-    def complete_job(self, name: str) -> None:
-        """Say that a Job has succeeded."""
+    def complete(self, name: str) -> None:
+        """Say that a child has succeeded; of a stage's pod its own end says so."""
+        if STAGE_POD.search(name):
+            return
         self._finish(name, ("SuccessCriteriaMet", "Complete"), reason="CompletionsReached", message="")
 
-    def fail_job(self, name: str, *, reason: str = "PodFailurePolicy", message: str = "a pod failed") -> None:
-        """Say that a Job has failed."""
+    def fail(self, name: str, *, reason: str = "PodFailurePolicy", message: str = "a pod failed") -> None:
+        """Say that a child has failed; of a stage's pod its own end says so."""
+        if STAGE_POD.search(name):
+            return
         self._finish(name, ("FailureTarget", "Failed"), reason=reason, message=message)
 
     def succeed(self, name: str, *, message: str = "", node: str = "node-1") -> None:
-        """Run a Job to its good end; `message` is the termination message of pod 0."""
-        pods = self.start_job(name, node=node)
+        """Run a child to its good end; `message` is the termination message of pod 0."""
+        pods = self.start(name, node=node)
         for index, pod in enumerate(pods):
             self.end_pod(pod, message=message if index == 0 else "")
-        self.complete_job(name)
+        self.complete(name)
 
     def remove_pod(self, pod: Object) -> None:
         """Delete a pod at once."""
@@ -139,11 +169,17 @@ class Namespace:
         self.api.request("DELETE", f"{self._jobs()}/{name}", body=BACKGROUND)
 
     def collect(self) -> None:
-        """Delete the pods whose Job is gone, as the garbage collector would."""
-        alive = {job["metadata"]["uid"] for job in self.jobs().values()}
+        """Delete what has no owner any more, as the garbage collector would, and Jobs that wait for their pods."""
+        jobs = self.jobs()
+        leaving = [job for job in jobs.values() if job["metadata"].get("deletionTimestamp")]
+        tunes = self.api.request("GET", self._tunes())["items"]
+        alive = {one["metadata"]["uid"] for one in (*jobs.values(), *tunes) if one not in leaving}
         for pod in self.pods().values():
-            if pod["metadata"]["ownerReferences"][0]["uid"] not in alive:
+            if pod["metadata"]["ownerReferences"][0]["uid"] not in alive or "deletionTimestamp" in pod["metadata"]:
                 self.remove_pod(pod)
+        for job in leaving:
+            path = f"{self._jobs()}/{job['metadata']['name']}"
+            self.api.request("PATCH", path, body={"metadata": {"finalizers": None}}, content_type=MERGE)
 
     def pod_status(self, pod: Object, status: Object) -> None:
         """Merge into a pod's status."""
@@ -199,6 +235,9 @@ class Namespace:
 
     def _pods(self) -> str:
         return f"/api/v1/namespaces/{self.name}/pods"
+
+    def _policies(self) -> str:
+        return f"/apis/networking.k8s.io/v1/namespaces/{self.name}/networkpolicies"
 
     def _services(self) -> str:
         return f"/api/v1/namespaces/{self.name}/services"

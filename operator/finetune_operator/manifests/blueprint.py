@@ -1,4 +1,4 @@
-"""What one stage's Job is built from."""
+"""What one stage's child is built from."""
 
 from dataclasses import dataclass
 
@@ -18,15 +18,17 @@ class Blueprint:
     settings: PodSettings
     stage: Stage
     attempt: int
+    run_id: str
+    """Name of the run below checkpoint.uri."""
 
     @property
     def name(self) -> str:
-        """Name of the Job."""
+        """Name of the Job or pod."""
         return child_name(self.job.name, self.stage, self.attempt)
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of the Job and its pods."""
+        """Labels of the child and its pods."""
         return stage_labels(self.job.name, self.stage, self.attempt)
 
     @property
@@ -56,6 +58,7 @@ class Blueprint:
             name=self.job.name,
             namespace=self.job.namespace,
             uid=self.job.uid,
+            run_id=self.run_id,
             attempt=self.attempt if self.is_training else 0,
             memory_limit_bytes=memory_bytes(self.spec.pod_template.resources.limits),
             master_address=host,

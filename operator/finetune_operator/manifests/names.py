@@ -9,10 +9,13 @@ MANAGED_BY = "finetune-operator"
 JOB_LABEL = f"{GROUP}/job"
 STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+QUEUE_NAME_LABEL = "kueue.x-k8s.io/queue-name"
+QUEUE_LABELS = frozenset({QUEUE_NAME_LABEL, "kueue.x-k8s.io/priority-class"})
+"""Labels of a FineTuneJob that its training Jobs bear too: Kueue admits Jobs that name a queue."""
 
 
 def child_name(job: str, stage: Stage, attempt: int) -> str:
-    """Return the name of a stage's Job: `<job>-a<N>` for training, `<job>-<stage>` and `-<stage>-<N>` else."""
+    """Return the name of a stage's child: Job `<job>-a<N>`, or pod `<job>-<stage>`, later `<job>-<stage>-<N>`."""
     if stage is Stage.TRAIN:
         return f"{job}-a{attempt}"
     return f"{job}-{stage.value}" if attempt == 1 else f"{job}-{stage.value}-{attempt}"
@@ -20,7 +23,7 @@ def child_name(job: str, stage: Stage, attempt: int) -> str:
 
 def service_name(job: str) -> str:
     """Return the name of the headless Service that gives the training pods host names."""
-    return job
+    return f"{job}-train"
 
 
 def rendezvous_host(job: FineTuneJob, attempt: int) -> str:

@@ -37,6 +37,12 @@ def train_resources(spec: FineTuneJobSpec) -> dict[str, Any]:
     return _resources(dict(wanted.requests), limits)
 
 
+def gpus_per_pod(spec: FineTuneJobSpec) -> dict[str, int]:
+    """Return the GPUs of a training pod by the name of their resource."""
+    limits = train_resources(spec).get("limits", {})
+    return {name: int(parse_quantity(amount)) for name, amount in limits.items() if _is_gpu(name)}
+
+
 def stage_resources(spec: FineTuneJobSpec, defaults: Resources) -> dict[str, Any]:
     """Return the resources of a prepare or export pod: the job's own, the defaults for what it does not name.
 

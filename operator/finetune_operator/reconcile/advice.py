@@ -13,6 +13,7 @@ DEVICE_MEMORY = (
     "lower spec.training.microBatchSize or spec.data.maxLength, set spec.training.activationCheckpointing: on,"
     " or raise spec.distributed.zeroStage or spec.distributed.numNodes"
 )
+SCRATCH_SPACE = "raise spec.storage.cache.sizeLimit"
 DIVERGENCE = "lower spec.training.learningRate or raise spec.training.warmup"
 
 

@@ -10,6 +10,9 @@ IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPul
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 REFUSED_FOR_GOOD = frozenset({400, 422})
 """Codes of a refusal that the same object will meet again; a 403 may be a quota, which can be raised."""
+FORBIDDEN = 403
+QUOTA = "exceeded quota"
+"""What the API server's quota admission says."""
 GRAVITY = (Reason.IMAGE_PULL_FAILED, Reason.CONTAINER_CONFIG_FAILED, Reason.UNSCHEDULABLE, None)
 
 
@@ -31,6 +34,8 @@ class Wait(NamedTuple):
 def refusal_wait(refused: RefusedWrite) -> Wait:
     """Return what a refused creation means."""
     text = f"Kubernetes refuses to create {refused.kind} {refused.name}: {refused.message}"
+    if refused.code == FORBIDDEN and QUOTA in refused.message:
+        return Wait(Reason.QUOTA_EXCEEDED, f"{text}; free quota in the namespace or ask for more")
     return Wait(Reason.CREATION_REFUSED, text, is_final=refused.code in REFUSED_FOR_GOOD)
 
 

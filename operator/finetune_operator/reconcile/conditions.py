@@ -1,6 +1,6 @@
 """`status.conditions`: each derived anew, with a lastTransitionTime that moves only when its status does."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from finetune_api.reasons import ConditionType, Phase, Reason
@@ -8,6 +8,7 @@ from finetune_api.stage import Stage
 from finetune_api.status import Condition, FineTuneJobStatus
 from finetune_operator.manifests import child_name
 from finetune_operator.model import Observed
+from finetune_operator.reconcile.launch import SETTLE_SECONDS
 from finetune_operator.reconcile.scene import attempt_of, pods_of, stage_of
 
 STORAGE_REASONS = frozenset(
@@ -19,7 +20,7 @@ STORAGE_REASONS = frozenset(
         Reason.STORAGE_FAILED,
     }
 )
-WAITING_PHASES = frozenset({Phase.PREPARING, Phase.STARTING, Phase.EXPORTING})
+WAITING_PHASES = frozenset({Phase.PREPARING, Phase.QUEUED, Phase.STARTING, Phase.EXPORTING})
 
 
 class Finding(NamedTuple):
@@ -42,8 +43,9 @@ def derive_conditions(
     """
     findings = {
         **_inputs(observed.job.status, status, cause),
-        **_scheduled(observed, status),
+        **_scheduled(observed, status, now),
         **_training(status),
+        **_suspended(status),
         **_end(status),
     }
     known = {one.type: one for one in status.conditions}
@@ -83,21 +85,25 @@ def _speaks(status: FineTuneJobStatus) -> bool:
     return status.phase is Phase.RUNNING and progress is not None and progress.attempt == status.attempt
 
 
-def _scheduled(observed: Observed, status: FineTuneJobStatus) -> Findings:
+def _scheduled(observed: Observed, status: FineTuneJobStatus, now: datetime) -> Findings:
     """Scheduled: every pod of the current stage has a node.
 
-    A phase begins with no. Pods that are missing later on change nothing: they are not created yet, or gone.
+    A phase begins with no, and while it settles that is left alone: pods that start as usual cost no write of their
+    own. Pods that are missing later on change nothing: they are not created yet, or gone.
     """
     if status.phase is Phase.RUNNING:
         return {ConditionType.SCHEDULED: Finding("True", Reason.RUNNING)}
     if status.phase not in WAITING_PHASES:
+        return {}
+    is_new = observed.job.status.phase is not status.phase
+    if not is_new and status.phase_time and now < status.phase_time + timedelta(seconds=SETTLE_SECONDS):
         return {}
     pods = pods_of(observed, child_name(observed.job.name, stage_of(status), attempt_of(status)))
     wanted = (status.nodes or 1) if stage_of(status) is Stage.TRAIN else 1
     reason = status.reason or Reason.STARTING
     if len([pod for pod in pods if pod.node]) >= wanted:
         return {ConditionType.SCHEDULED: Finding("True", reason)}
-    if observed.job.status.phase is status.phase and len(pods) < wanted:
+    if not is_new and len(pods) < wanted:
         return {}
     return {ConditionType.SCHEDULED: Finding("False", reason, "not every pod has a node")}
 
@@ -114,6 +120,15 @@ def _training(status: FineTuneJobStatus) -> Findings:
         step = status.last_checkpoint.step
         findings[ConditionType.CHECKPOINTED] = Finding("True", Reason.RUNNING, f"step {step} is committed")
     return findings
+
+
+def _suspended(status: FineTuneJobStatus) -> Findings:
+    """Suspended: from the first suspension on."""
+    if status.phase is Phase.SUSPENDED:
+        return {ConditionType.SUSPENDED: Finding("True", Reason.SUSPENDED, "spec.suspend is set")}
+    if any(one.type is ConditionType.SUSPENDED for one in status.conditions):
+        return {ConditionType.SUSPENDED: Finding("False", Reason.RESUMED)}
+    return {}
 
 
 def _end(status: FineTuneJobStatus) -> Findings:

@@ -15,7 +15,8 @@ from finetune_operator.manifests import child_name
 from finetune_operator.model import ChildPod, Observed
 from finetune_operator.reconcile.scene import attempt_of, pods_of, stage_of
 
-LISTENING = frozenset({Phase.PENDING, Phase.PREPARING, Phase.STARTING, Phase.RUNNING, Phase.EXPORTING})
+HALTED = frozenset({Phase.RESTARTING, Phase.SUSPENDED})
+"""Phases in which nothing computes any more, though a pod may have a last word to say."""
 PARTS = ("plan", "data", "last_checkpoint", "best_checkpoint", "evaluation", "output")
 TEXTS = frozenset({"percent_text", "step_text"})
 """Fields that Progress derives from others."""
@@ -24,14 +25,14 @@ TEXTS = frozenset({"percent_text", "step_text"})
 def with_facts(observed: Observed) -> FineTuneJobStatus:
     """Return the job's status with the newest sample and the messages of the current stage's pods merged in."""
     status = observed.job.status
-    if status.phase not in LISTENING:
-        return status
     if observed.sample and stage_of(status) is Stage.TRAIN and observed.sample.attempt == status.attempt:
         status = _merge(status, observed.sample)
     name = child_name(observed.job.name, stage_of(status), attempt_of(status))
     for pod in pods_of(observed, name)[:1]:
         message = last_word(pod) if pod.index == 0 else None
         status = _merge(status, message) if message else status
+    if status.phase in HALTED:
+        return status.model_copy(update={"progress": halted(status.progress)})
     return status
 
 

@@ -22,12 +22,18 @@ def fail(
 
 
 def unfinished(observed: Observed) -> tuple[Delete, ...]:
-    """Return the Jobs to delete, with their pods, so that none of them runs or waits on.
+    """Return the Jobs (with their pods) and stages' pods to delete, so that none of them runs or waits on.
 
     A Job that failed or is about to ends its pods by itself; deleting it would take the logs of those that ended.
     """
-    return tuple(
+    jobs = tuple(
         Delete(kind="Job", name=child.name, uid=child.uid)
         for child in observed.jobs
         if not child.is_finished and child.deletion_timestamp is None
     )
+    pods = tuple(
+        Delete(kind="Pod", name=pod.name, uid=pod.uid)
+        for pod in observed.pods
+        if pod.is_whole_stage and not pod.is_terminal and pod.deletion_timestamp is None
+    )
+    return jobs + pods

@@ -16,5 +16,5 @@ def proceed(scene: Scene) -> Step:
 
 
 def complete(scene: Scene) -> Step:
-    """Return the step when the data is prepared: the first attempt of training."""
-    return launch(scene, Stage.TRAIN, 1)
+    """Return the step when the data is prepared: the next attempt of training, as a rule the first."""
+    return launch(scene, Stage.TRAIN, scene.status.attempt + 1)

@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_api.reasons import Phase, Reason
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Stage
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.manifests import Blueprint, child_name
-from finetune_operator.model import ChildJob, ChildPod, Delete, Observed, RefusedWrite
+from finetune_operator.manifests.names import QUEUE_NAME_LABEL
+from finetune_operator.model import ChildJob, ChildPod, Delete, JobCondition, Observed, RefusedWrite
 
 OVERDUE = timedelta(seconds=30)
 """How long after its grace period a pod that is being deleted counts as lost with its node."""
+FAILED_POD = JobCondition(type="Failed", status="True")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +29,16 @@ class Step:
     changes: dict[str, Any] = field(default_factory=dict)
     """Other fields of the status that change."""
     children: tuple[dict[str, Any], ...] = ()
+    probes: tuple[dict[str, Any], ...] = ()
     deletes: tuple[Delete, ...] = ()
     requeue_after: float | None = None
+
+
+class Outcome(NamedTuple):
+    """A stage that is over."""
+
+    failure: JobCondition | None
+    """What Kubernetes says of its failure; None: it succeeded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +52,12 @@ class Scene:
 
     @property
     def stage(self) -> Stage:
-        """The stage the job is in, told by its status alone."""
+        """The stage the job is in."""
         return stage_of(self.status)
 
     @property
     def attempt(self) -> int:
-        """Number of the current stage's Job: the attempt of training, the try of the other stages."""
+        """Number of the current stage's child: the attempt of training, the try of the other stages."""
         return attempt_of(self.status)
 
     @property
@@ -59,18 +69,33 @@ class Scene:
 
     @property
     def child_name(self) -> str:
-        """Name of the current stage's Job."""
+        """Name of the current stage's Job, or of its pod."""
         return child_name(self.observed.job.name, self.stage, self.attempt)
 
     @property
-    def child(self) -> ChildJob | None:
-        """The current stage's Job, if it is in view."""
+    def job(self) -> ChildJob | None:
+        """The Job of the current training attempt, if it is in view."""
         return next((child for child in self.observed.jobs if child.name == self.child_name), None)
 
     @property
     def pods(self) -> tuple[ChildPod, ...]:
-        """Its pods in view, by index."""
+        """The current stage's pods in view, by index."""
         return pods_of(self.observed, self.child_name)
+
+    @property
+    def child(self) -> ChildJob | ChildPod | None:
+        """What carries the current stage, if it is in view: the Job of training, the pod of prepare and export."""
+        return self.job if self.stage is Stage.TRAIN else next(iter(self.pods), None)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the current stage ended, or None while it goes on."""
+        if self.stage is Stage.TRAIN:
+            job = self.job
+            return Outcome(job.failure) if job and job.is_finished else None
+        if not self.pods or not self.pods[0].is_terminal:
+            return None
+        return Outcome(None if self.pods[0].phase == "Succeeded" else FAILED_POD)
 
     @property
     def live_pods(self) -> tuple[ChildPod, ...]:
@@ -78,18 +103,46 @@ class Scene:
         return tuple(pod for pod in self.observed.pods if not pod.is_terminal)
 
     @property
+    def open_jobs(self) -> tuple[ChildJob, ...]:
+        """Jobs of attempts that may still make pods."""
+        return tuple(child for child in self.observed.jobs if not child.is_finished)
+
+    @property
+    def leaving(self) -> tuple[str, ...]:
+        """Children that have ended or will, and whose names are not free yet."""
+        pods = (pod for pod in self.observed.pods if pod.is_whole_stage and pod.deletion_timestamp)
+        return tuple(f"Job {job.name}" for job in self.open_jobs) + tuple(f"pod {pod.name}" for pod in pods)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is there that must be gone before something new starts."""
+        return bool(self.live_pods or self.leaving)
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether a queue decides when training starts."""
+        return QUEUE_NAME_LABEL in self.observed.job.labels
+
+    @property
     def num_pods(self) -> int:
-        """Pods the current stage's Job has when it is whole."""
+        """Pods of the current stage."""
         return self.spec.distributed.num_nodes if self.stage is Stage.TRAIN else 1
 
     def blueprint(self, stage: Stage, attempt: int) -> Blueprint:
-        """Return what a stage's Job is built from."""
+        """What the child of a stage is built from."""
         observed = self.observed
-        return Blueprint(job=observed.job, spec=self.spec, settings=observed.settings, stage=stage, attempt=attempt)
+        return Blueprint(
+            job=observed.job,
+            spec=self.spec,
+            settings=observed.settings,
+            stage=stage,
+            attempt=attempt,
+            run_id=self.status.run_id or observed.job.uid,
+        )
 
     def is_hindered_by(self, refused: RefusedWrite) -> bool:
-        """Whether a refused creation keeps the current stage from starting; a Service only serves several pods."""
-        return refused.name == self.child_name or (refused.kind == "Service" and self.num_pods > 1)
+        """Whether a refused creation keeps the current stage from starting; a child of another stage does not."""
+        return refused.kind not in ("Job", "Pod") or refused.name == self.child_name
 
     def seconds_until(self, moment: datetime) -> float:
         """Return the seconds from now to a moment; negative when it is past."""
@@ -98,13 +151,11 @@ class Scene:
 
 def stage_of(status: FineTuneJobStatus) -> Stage:
     """Return the stage a status speaks of; a phase such as Restarting belongs to any of them."""
-    if status.phase is Phase.EXPORTING or status.restarts.export > 0:
-        return Stage.EXPORT
-    return Stage.TRAIN if status.attempt > 0 else Stage.PREPARE
+    return Stage(status.stage)
 
 
 def attempt_of(status: FineTuneJobStatus) -> int:
-    """Return the number of the current stage's Job."""
+    """Return the number of the current stage's child."""
     match stage_of(status):
         case Stage.PREPARE:
             return status.restarts.prepare + 1
@@ -114,9 +165,9 @@ def attempt_of(status: FineTuneJobStatus) -> int:
             return status.restarts.export + 1
 
 
-def pods_of(observed: Observed, job: str) -> tuple[ChildPod, ...]:
-    """Return the pods of one Job by index."""
-    return tuple(sorted((pod for pod in observed.pods if pod.job == job), key=lambda pod: (pod.index, pod.name)))
+def pods_of(observed: Observed, child: str) -> tuple[ChildPod, ...]:
+    """Return the pods of one Job by index, or the one pod of a stage."""
+    return tuple(sorted((pod for pod in observed.pods if pod.job == child), key=lambda pod: (pod.index, pod.name)))
 
 
 def overdue_at(pod: ChildPod) -> datetime | None:

@@ -3,11 +3,14 @@
 from datetime import datetime
 from typing import Any
 
-from finetune_api.reasons import Phase
+from finetune_api.reasons import Phase, Reason
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.model import Event, Observed, Plan
 from finetune_operator.reconcile.conditions import derive_conditions
+from finetune_operator.reconcile.deadline import active_since
 from finetune_operator.reconcile.scene import Step
+from finetune_operator.reconcile.usage import account
 
 MESSAGE_LIMIT = 4096
 EVENT_LIMIT = 1000
@@ -15,10 +18,21 @@ EVENT_LIMIT = 1000
 WARNINGS = frozenset({Phase.FAILED, Phase.RESTARTING})
 
 
-def close(observed: Observed, status: FineTuneJobStatus, *, step: Step, now: datetime) -> Plan:
-    """Return the plan of a step; `status` is the job's with all that the pods told merged in."""
+def close(
+    observed: Observed,
+    status: FineTuneJobStatus,
+    *,
+    step: Step,
+    now: datetime,
+    spec: FineTuneJobSpec | None = None,
+) -> Plan:
+    """Return the plan of a step; `status` is the job's with all that the pods told merged in.
+
+    `spec` is None when it cannot be read.
+    """
     old = observed.job.status
     fields: dict[str, Any] = {
+        "active_since": active_since(old, step.phase, now),
         **step.changes,
         "phase": step.phase,
         "reason": step.reason,
@@ -30,10 +44,14 @@ def close(observed: Observed, status: FineTuneJobStatus, *, step: Step, now: dat
     }
     new = status.model_copy(update=fields)
     conditions = derive_conditions(observed, new, cause=step.cause or step.reason, now=now)
+    new = new.model_copy(update={"conditions": conditions})
+    if spec and new != old:  # usage alone is no reason for a write
+        new = new.model_copy(update={"usage": account(observed, old, new, spec=spec, now=now)})
     return Plan(
-        status=new.model_copy(update={"conditions": conditions}),
+        status=new,
         deletes=step.deletes,
         children=step.children,
+        probes=step.probes,
         events=_events(old, step),
         requeue_after=step.requeue_after,
     )
@@ -48,5 +66,6 @@ def _events(old: FineTuneJobStatus, step: Step) -> tuple[Event, ...]:
     if step.phase is old.phase:
         return ()
     reason = step.cause if step.cause and step.phase is Phase.RESTARTING else step.reason
+    reason = Reason.RESUMED if old.phase is Phase.SUSPENDED and not step.phase.is_terminal else reason
     message = clip(step.message, EVENT_LIMIT)
     return (Event(type="Warning" if step.phase in WARNINGS else "Normal", reason=reason.value, message=message),)

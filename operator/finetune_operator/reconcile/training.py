@@ -17,4 +17,4 @@ def proceed(scene: Scene) -> Step:
 
 def complete(scene: Scene) -> Step:
     """Return the step when training is done: the export."""
-    return launch(scene, Stage.EXPORT, 1)
+    return launch(scene, Stage.EXPORT, scene.status.restarts.export + 1)

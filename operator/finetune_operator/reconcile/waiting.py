@@ -7,18 +7,21 @@ At the deadline the job fails with the specific cause as its reason, if one is k
 import math
 from datetime import datetime, timedelta
 
-from finetune_api.reasons import ConditionType, Reason
-from finetune_api.stage import Stage
+from finetune_api.reasons import Phase, Reason
+from finetune_operator.manifests import build_probe
 from finetune_operator.reconcile.causes import Wait, pod_wait, refusal_wait
-from finetune_operator.reconcile.failure import fail
-from finetune_operator.reconcile.launch import PHASES, REASONS, SETTLE_SECONDS, activity, children, wait_for
+from finetune_operator.reconcile.failure import fail, unfinished
+from finetune_operator.reconcile.launch import PHASES, REASONS, SETTLE_SECONDS, activity, children, in_queue, wait_for
 from finetune_operator.reconcile.scene import Scene, Step
 
-REFUSED_AGAIN_SECONDS = 30.0
+LOOK_AGAIN_SECONDS = 30.0
+"""Until a refused creation is tried again, or the API server asked anew why pods are missing."""
 
 
 def await_pods(scene: Scene) -> Step | None:
     """Return the step of a stage whose pods do not all run yet, or None when they do or did."""
+    if scene.job and scene.job.suspended:
+        return Step(phase=Phase.QUEUED, reason=Reason.QUEUED, message=in_queue(scene))
     wait = explain_wait(scene)
     if wait is None:
         return None
@@ -28,27 +31,32 @@ def await_pods(scene: Scene) -> Step | None:
     if left <= 0:
         return _give_up(scene, wait)
     settling = scene.seconds_until(phase_start(scene)) + SETTLE_SECONDS if wait.reason is None else 0.0
+    missing = scene.job is not None and settling <= 0 and len(scene.pods) < scene.num_pods
     return Step(
         phase=PHASES[scene.stage],
         reason=wait.reason or REASONS[scene.stage],
         message=wait.message if settling <= 0 else activity(scene.blueprint(scene.stage, scene.attempt)),
         children=children(scene, scene.stage, scene.attempt),
-        requeue_after=min(left, _recheck(wait, settling)),
+        deletes=tuple(one for one in unfinished(scene.observed) if one.name != scene.child_name),
+        probes=(build_probe(scene.blueprint(scene.stage, scene.attempt)),) if missing else (),
+        requeue_after=min(left, LOOK_AGAIN_SECONDS if missing else _recheck(wait, settling)),
     )
 
 
 def explain_wait(scene: Scene) -> Wait | None:
     """Return why pods of the current stage do not run yet, the gravest cause first; None when all run or ran."""
-    if scene.child is None and scene.live_pods:
-        return Wait(None, wait_for(scene.live_pods))
+    if scene.child is None and scene.is_busy:
+        return Wait(None, wait_for(scene))
+    refused = [refusal for refusal in scene.observed.refused if scene.is_hindered_by(refusal)]
     if scene.child is None:
-        refused = [refusal for refusal in scene.observed.refused if scene.is_hindered_by(refusal)]
-        return refusal_wait(refused[0]) if refused else Wait(None, f"Job {scene.child_name} is being created")
+        return refusal_wait(refused[0]) if refused else Wait(None, f"{scene.child_name} is being created")
     waits = [pod_wait(pod, scene.spec.storage.s3) for pod in scene.pods if pod.phase == "Pending"]
     if waits:
         return min(waits, key=lambda wait: wait.gravity)
     missing = scene.num_pods - len(scene.pods)
-    if missing > 0 and not _had_pod(scene):
+    if missing > 0 and refused:
+        return refusal_wait(refused[0])._replace(is_final=False)  # the Job controller tries on
+    if missing > 0:
         return Wait(
             None,
             f"{missing} of {scene.num_pods} pods are not created yet; see kubectl describe job {scene.child_name}",
@@ -62,24 +70,16 @@ def deadline(scene: Scene) -> datetime:
 
 
 def phase_start(scene: Scene) -> datetime:
-    """Return when the current phase began; a job that is new begins now."""
-    return scene.status.phase_time or scene.now
+    """Return when the current phase began; a job that is new, or that its queue has just let go, begins now."""
+    began = scene.status.phase_time
+    return scene.now if began is None or scene.status.phase is Phase.QUEUED else began
 
 
 def _recheck(wait: Wait, settling: float) -> float:
     """Return the seconds after which a wait is looked at again though no pod changed."""
-    if wait.reason is Reason.CREATION_REFUSED:
-        return REFUSED_AGAIN_SECONDS
+    if wait.reason in (Reason.CREATION_REFUSED, Reason.QUOTA_EXCEEDED):
+        return LOOK_AGAIN_SECONDS
     return settling if settling > 0 else math.inf
-
-
-def _had_pod(scene: Scene) -> bool:
-    """Whether the one pod of prepare or export had a node once: it may have run for long, and the Job will say why
-    it is gone. The phase of a training attempt tells the same by itself.
-    """
-    return scene.stage is not Stage.TRAIN and any(
-        one.type is ConditionType.SCHEDULED and one.status == "True" for one in scene.status.conditions
-    )
 
 
 def _give_up(scene: Scene, wait: Wait) -> Step:

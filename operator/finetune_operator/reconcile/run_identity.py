@@ -1,0 +1,48 @@
+"""Policy: which fields make a run, and when a changed spec begins another one.
+
+A run is one set of checkpoints that continue one another. While a job is suspended its spec may be edited; if a field
+changed that the steps done so far depend on, going on from them would be neither the old run nor the new one, so the
+job prepares anew and writes below another name. Everything else (resources, limits, evaluation) applies to the next
+attempt of the same run.
+"""
+
+import hashlib
+from typing import Any
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_operator.reconcile.scene import Scene
+
+DEFINING = {"model", "objective", "method", "data", "training", "distributed"}
+
+
+def run_digest(spec: FineTuneJobSpec) -> str:
+    """Return the SHA-256 of the fields that define the run.
+
+    Fields at their defaults are left out: a release that adds one must not begin running jobs anew.
+    """
+    text = spec.model_dump_json(by_alias=True, include=DEFINING, exclude_defaults=True)
+    return hashlib.sha256(f"{text} {spec.checkpoint.uri}".encode()).hexdigest()
+
+
+def identify(scene: Scene) -> dict[str, Any]:
+    """Return the changes of the status that name the first run of a job, when it begins."""
+    if scene.status.run_id or scene.spec.suspend:
+        return {}
+    return {"run_id": scene.observed.job.uid, "run_digest": run_digest(scene.spec)}
+
+
+def is_another_run(scene: Scene) -> bool:
+    """Whether the spec defines another run than the one that was begun."""
+    return scene.status.run_digest not in (None, run_digest(scene.spec))
+
+
+def begin_anew(scene: Scene) -> dict[str, Any]:
+    """Return the changes of the status that begin another run: nothing of the old one is told any more."""
+    job, before = scene.observed.job, scene.status.restarts
+    forgotten = ("plan", "data", "progress", "last_checkpoint", "best_checkpoint", "evaluation", "output")
+    return {
+        **dict.fromkeys(forgotten),
+        "run_id": f"{job.uid}-{job.generation}",
+        "run_digest": run_digest(scene.spec),
+        "restarts": before.model_copy(update={"prepare": before.prepare + 1}),
+    }
