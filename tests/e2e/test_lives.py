@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from finetune_api.reasons import Phase
+from finetune_api.reasons import Phase, Reason
 from quickstart.platform import install_operator
 from quickstart.steps import kubectl
 
@@ -100,7 +100,9 @@ def test_an_operator_killed_mid_run_changes_nothing(cluster):
     assert status.phase is Phase.SUCCEEDED, status.message
     assert (status.restarts.total, status.attempt) == (0, 1)
     jobs = cluster.get("jobs", selector=f"finetune-operator.io/job={name}")["items"]
-    assert sorted(job["metadata"]["name"] for job in jobs) == [f"{name}-a1", f"{name}-export", f"{name}-prepare"]
+    assert [job["metadata"]["name"] for job in jobs] == [f"{name}-a1"]
+    owned = {pod["metadata"]["name"] for stage in ("prepare", "export") for pod in cluster.pods(name, stage)}
+    assert owned == {f"{name}-prepare", f"{name}-export"}
 
 
 def test_deleting_a_job_half_way_leaves_nothing(cluster):
@@ -124,3 +126,44 @@ def test_an_upgrade_keeps_the_certificate_and_the_helm_test_passes(platform):
     install_operator("logLevel=DEBUG")
     assert certificate() == before
     install_operator()
+
+
+def edit(cluster, name, **spec):
+    kubectl("patch", "ftj", name, "-n", cluster.namespace, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+
+def is_suspended(status):
+    return status.phase is Phase.SUSPENDED and status.reason is Reason.SUSPENDED
+
+
+def test_a_suspended_job_commits_and_goes_on_at_that_step_and_expires_when_it_is_told_to(cluster):
+    name = "suspended"
+    cluster.apply(name, checkpoint={"everySteps": 1000})
+    cluster.wait(name, training_from(3))
+    edit(cluster, name, suspend=True)
+    held = cluster.wait(name, is_suspended)
+    assert held.last_checkpoint.step >= 3
+    assert [pod["status"]["phase"] for pod in cluster.pods(name, "train")] == []
+    edit(cluster, name, suspend=False)
+    status = cluster.wait_end(name)
+    assert status.phase is Phase.SUCCEEDED, status.message
+    assert (status.attempt, status.restarts.total, status.run_id) == (2, 0, held.run_id)
+    second = steps_logged(cluster, name, 2)
+    assert sorted(second) == list(range(held.last_checkpoint.step + 1, 25))
+    assert status.usage.node_seconds > 0
+    edit(cluster, name, ttlSecondsAfterFinished=0)
+    kubectl("wait", "-n", cluster.namespace, "ftj", name, "--for=delete", "--timeout=60s")
+
+
+def test_a_run_whose_training_was_changed_while_suspended_begins_anew(cluster):
+    name = "changed"
+    cluster.apply(name)
+    cluster.wait(name, training_from(2))
+    edit(cluster, name, suspend=True)
+    held = cluster.wait(name, is_suspended)
+    edit(cluster, name, suspend=False, training={"maxSteps": 4})
+    status = cluster.wait_end(name)
+    assert status.phase is Phase.SUCCEEDED, status.message
+    assert status.run_id != held.run_id
+    assert status.run_id.startswith(held.run_id)
+    assert sorted(steps_logged(cluster, name, 2)) == [1, 2, 3, 4]
