@@ -2,7 +2,7 @@
 
 What it is not: there is no controller manager, scheduler or kubelet, so Jobs make no pods, owners' deletion
 collects nothing, and namespaces have no default service account. The ServiceAccount admission plug-in is off for
-that reason; Pod Security admission is on.
+that reason; Pod Security admission is on. `control_plane` adds the rest.
 """
 
 import contextlib
@@ -31,6 +31,12 @@ AUDIT_POLICY = {
         {"level": "None"},
     ],
 }
+AUDIT_EVERYTHING = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "None", "nonResourceURLs": ["/*"]}, {"level": "Metadata"}],
+}
 
 
 @functools.cache
@@ -46,17 +52,23 @@ def binaries(*names: str) -> Path:
 
 
 @contextlib.contextmanager
-def running_kube_api(directory: Path) -> Iterator[KubeApi]:
-    """Run etcd and kube-apiserver below `directory`, ready to use in a few seconds. Raises ServerError."""
+def running_kube_api(directory: Path, *, audit_reads: bool = False) -> Iterator[KubeApi]:
+    """Run etcd and kube-apiserver below `directory`, ready to use in a few seconds. Raises ServerError.
+
+    The audit log holds the writes, and the reads too if asked.
+    """
     programs = binaries("kube-apiserver", "etcd")
     client_port, peer_port, port = free_ports(3)
     token = secrets.token_urlsafe(24)
     api = KubeApi(url=f"https://127.0.0.1:{port}", admin_token=token, directory=directory)
     log = directory / "kube-apiserver.log"
+    policy = AUDIT_EVERYTHING if audit_reads else AUDIT_POLICY
+    (directory / "audit-policy.json").write_text(json.dumps(policy))
+    (directory / "tokens.csv").write_text(api.token_table())
     with (
         server(_etcd(programs, directory, client_port=client_port, peer_port=peer_port), log=directory / "etcd.log"),
         server(
-            _apiserver(programs, directory, etcd_port=client_port, port=port, token=token),
+            _apiserver(programs, directory, etcd_port=client_port, port=port),
             log=log,
         ) as process,
     ):
@@ -88,9 +100,7 @@ def _etcd(programs: Path, directory: Path, *, client_port: int, peer_port: int) 
     ]
 
 
-def _apiserver(programs: Path, directory: Path, *, etcd_port: int, port: int, token: str) -> list[str]:
-    (directory / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
-    (directory / "audit-policy.json").write_text(json.dumps(AUDIT_POLICY))
+def _apiserver(programs: Path, directory: Path, *, etcd_port: int, port: int) -> list[str]:
     key = _write_key(directory / "service-accounts.key")
     return [
         str(programs / "kube-apiserver"),
@@ -110,6 +120,7 @@ def _apiserver(programs: Path, directory: Path, *, etcd_port: int, port: int, to
         "--allow-privileged=true",
         f"--audit-policy-file={directory / 'audit-policy.json'}",
         f"--audit-log-path={directory / 'audit.log'}",
+        "--audit-log-maxsize=100000",  # MB: one file, never rotated away under its readers
     ]
 
 

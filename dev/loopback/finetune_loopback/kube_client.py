@@ -13,6 +13,12 @@ from urllib.parse import urlencode
 YAML = "application/yaml"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+COMPONENTS = {
+    "system:kube-controller-manager": "",
+    "system:kube-scheduler": "",
+    "kwok": "system:masters",
+}
+"""Users of the control plane's other processes, and their groups."""
 
 
 class ApiError(Exception):
@@ -52,6 +58,19 @@ class KubeApi:
         """JSON lines: every write that was asked for, with user, verb, object and code."""
         return self.directory / "audit.log"
 
+    def component(self, user: str) -> Path:
+        """Kubeconfig of one of COMPONENTS."""
+        return self.kubeconfig(user.rpartition(":")[2], token=self._component_token(user))
+
+    def token_table(self) -> str:
+        """Return the static tokens, as kube-apiserver reads them."""
+        lines = [f"{self.admin_token},admin,admin,system:masters"]
+        lines += [f"{self._component_token(user)},{user},{user},{group}" for user, group in COMPONENTS.items()]
+        return "\n".join(lines) + "\n"
+
+    def _component_token(self, user: str) -> str:
+        return f"{self.admin_token}-{user.rpartition(':')[2]}"
+
     def kubeconfig(self, name: str, *, token: str, namespace: str = "default") -> Path:
         """Write and return a kubeconfig that speaks with this token."""
         path = self.directory / f"{name}.kubeconfig"
@@ -72,7 +91,7 @@ class KubeApi:
     ) -> str:
         """Return a token of a service account (made when missing), bound to a pod object if one is given."""
         self.ensure(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": account}})
-        spec: dict[str, Any] = {"expirationSeconds": 3600, "audiences": [audience] if audience else []}
+        spec: dict[str, Any] = {"expirationSeconds": 86400, "audiences": [audience] if audience else []}
         if pod is not None:
             reference = {"name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
             spec["boundObjectRef"] = {"kind": "Pod", "apiVersion": "v1", **reference}
