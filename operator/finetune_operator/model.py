@@ -22,7 +22,7 @@ class Prices(Record):
 
     currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
     """ISO 4217 code."""
-    gpu_hour: dict[str, Annotated[float, Field(ge=0)]] = {}
+    gpu_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
     """Price of an hour of one GPU by the name of its resource, such as nvidia.com/gpu."""
 
 

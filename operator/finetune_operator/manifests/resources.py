@@ -40,7 +40,8 @@ def train_resources(spec: FineTuneJobSpec) -> dict[str, Any]:
 def gpus_per_pod(spec: FineTuneJobSpec) -> dict[str, int]:
     """Return the GPUs of a training pod by the name of their resource."""
     limits = train_resources(spec).get("limits", {})
-    return {name: int(parse_quantity(amount)) for name, amount in limits.items() if _is_gpu(name)}
+    counts = {name: int(parse_quantity(amount)) for name, amount in limits.items() if _is_gpu(name)}
+    return {name: count for name, count in counts.items() if count > 0}
 
 
 def stage_resources(spec: FineTuneJobSpec, defaults: Resources) -> dict[str, Any]:
