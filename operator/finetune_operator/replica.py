@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import uuid
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import datetime
 
 from finetune_operator.apply import Writer
 from finetune_operator.handlers import kopf_settings
@@ -23,8 +24,8 @@ from finetune_operator.settings import Settings
 from finetune_operator.store import Store
 from finetune_operator.tls import Certificate
 from finetune_operator.tokens import TokenReviewer
-from finetune_operator.worker import Worker
-from finetune_operator.workqueue import WorkQueue
+from finetune_operator.worker import Worker, utc_now
+from finetune_operator.workqueue import Timer, WorkQueue
 
 SPARE_CONNECTIONS = 4
 """Connections beyond the workers': token reviews and lists must not wait for slow workers."""
@@ -33,10 +34,13 @@ logger = logging.getLogger(__name__)
 
 
 class Replica:
-    """One replica: its parts, wired."""
+    """One replica: its parts, wired. Its two clocks are the event loop's and the system's, or a test's."""
 
-    def __init__(self, settings: Settings) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(
+        self, settings: Settings, *, timer: Timer | None = None, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        timer = timer or asyncio.get_running_loop()
+        self._now = now
         self.settings = settings
         self.identity = f"{settings.pod_name}_{uuid.uuid4().hex[:8]}"
         self.stop = asyncio.Event()
@@ -44,8 +48,8 @@ class Replica:
         self.kopf_settings = kopf_settings()
         self.metrics = Metrics()
         self.store = Store()
-        self.queue = WorkQueue(loop)
-        self.samples = SampleBook(self.queue, clock=loop.time)
+        self.queue = WorkQueue(timer)
+        self.samples = SampleBook(self.queue, clock=timer.time)
         self.refusals = RefusalBook()
         self.kube = self._session(settings.workers + SPARE_CONNECTIONS)
         self.lease_kube = self._session(1)
@@ -103,6 +107,7 @@ class Replica:
             refusals=self.refusals,
             metrics=self.metrics,
             decide=reconcile,
+            now=self._now,
         )
 
     def progress_server(self) -> ProgressServer:
@@ -118,7 +123,7 @@ class Replica:
     async def prime(self) -> None:
         """Fill the store, then let the workers and the relist go."""
         await self.lister.prime()
-        self.observer.listening_since = datetime.now(UTC)
+        self.observer.listening_since = self._now()
         self.health.primed = True
         self.primed.set()
         logger.info("the store is primed; serving")

@@ -42,6 +42,12 @@ class Store:
         """Return one object."""
         return self._entries[kind].get((namespace, name))
 
+    def entries(self) -> dict[tuple[str, str, str], Entry]:
+        """Return every object by kind, namespace and name: two stores that know the same give the same."""
+        return {
+            (kind.kind, *place): entry for kind, entries in self._entries.items() for place, entry in entries.items()
+        }
+
     def put(self, kind: Kind, raw: Mapping[str, Any]) -> Key | None:
         """Take an object in if it is news; return the key it concerns, None if it is not news."""
         entry = entry_of(kind, raw)

@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 Decide = Callable[[Observed, datetime], Plan]
 
 
+def utc_now() -> datetime:
+    """Return the time by the system's clock."""
+    return datetime.now(UTC)
+
+
 class Worker:
     """Makes passes; one object serves every worker task."""
 
@@ -36,6 +41,7 @@ class Worker:
         refusals: RefusalBook,
         metrics: Metrics,
         decide: Decide,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._queue = queue
         self._observer = observer
@@ -44,6 +50,7 @@ class Worker:
         self._refusals = refusals
         self._metrics = metrics
         self._decide = decide
+        self._now = now
 
     async def run(self) -> None:
         """Take keys until the queue is closed."""
@@ -80,7 +87,7 @@ class Worker:
             self._samples.forget(key)
             self._refusals.forget(key)
             return
-        plan = self._decide(observed, datetime.now(UTC))
+        plan = self._decide(observed, self._now())
         applied = await self._writer.apply(observed, plan)
         if plan.status.phase.is_terminal:
             self._samples.forget(key)
