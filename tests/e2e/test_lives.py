@@ -167,3 +167,29 @@ def test_a_run_whose_training_was_changed_while_suspended_begins_anew(cluster):
     assert status.run_id != held.run_id
     assert status.run_id.startswith(held.run_id)
     assert sorted(steps_logged(cluster, name, 2)) == [1, 2, 3, 4]
+
+
+def test_a_queue_lets_the_attempt_go_and_takes_its_place_back(cluster):
+    """Kueue's part is played by hand: it changes nothing but `suspend` of the Job."""
+    name = "queued"
+    job = cluster.manifest(name)
+    job["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
+    kubectl("apply", "-f", "-", text=json.dumps(job))
+
+    def set_suspend(attempt, value):
+        body = json.dumps({"spec": {"suspend": value}})
+        kubectl("patch", "job", f"{name}-a{attempt}", "-n", cluster.namespace, "--type=merge", "-p", body)
+
+    waiting = cluster.wait(name, lambda status: status.phase is Phase.QUEUED)
+    assert waiting.attempt == 1
+    assert cluster.pods(name, "train") == []
+    set_suspend(1, False)
+    cluster.wait(name, training_from(3))
+    set_suspend(1, True)
+    again = cluster.wait(name, lambda status: status.phase is Phase.QUEUED and status.attempt == 2)
+    assert (again.restarts.total, again.restarts.counted) == (1, 0)
+    assert again.last_checkpoint.step >= 3
+    set_suspend(2, False)
+    status = cluster.wait_end(name)
+    assert status.phase is Phase.SUCCEEDED, status.message
+    assert min(steps_logged(cluster, name, 2)) == again.last_checkpoint.step + 1

@@ -155,11 +155,14 @@ def test_nothing_new_starts_while_something_old_lives(lingering):
     ],
 )
 def test_a_field_that_defines_the_run_begins_another_one(changes):
-    before = suspended(progress=progress(40, attempt=1), last_checkpoint=checkpoint(40), restarts=restarts(1))
+    known = {"progress": progress(40, attempt=1), "last_checkpoint": checkpoint(40), "restarts": restarts(1)}
+    before = passed(of=suspended(**known)).status
+    assert ConditionType.CHECKPOINTED in {one.type for one in before.conditions}
     plan = passed(of=before, suspend=False, generation=7, **changes)
     assert (plan.status.phase, plan.status.stage, plan.status.run_id) == (Phase.PREPARING, "prepare", "uid-1-7")
     assert "Pod/bot-prepare-2" in created(plan)
     assert (plan.status.progress, plan.status.last_checkpoint) == (None, None)
+    assert not {ConditionType.CHECKPOINTED, ConditionType.DATA_READY} & {one.type for one in plan.status.conditions}
     assert plan.status.restarts == restarts(1, prepare=1)
     prepared = passed(ended(0, Stage.PREPARE, 2), of=plan.status, suspend=False, generation=7, **changes)
     assert (prepared.status.attempt, prepared.status.phase) == (2, Phase.STARTING)

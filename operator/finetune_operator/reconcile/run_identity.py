@@ -9,9 +9,12 @@ attempt of the same run.
 import hashlib
 from typing import Any
 
+from finetune_api.reasons import ConditionType
 from finetune_api.spec import FineTuneJobSpec
 from finetune_operator.reconcile.scene import Scene
 
+LASTING = frozenset({ConditionType.VALID, ConditionType.SUSPENDED})
+"""Conditions that speak of the job and not of its run."""
 DEFINING = {"model", "objective", "method", "data", "training", "distributed"}
 
 
@@ -40,8 +43,10 @@ def begin_anew(scene: Scene) -> dict[str, Any]:
     """Return the changes of the status that begin another run: nothing of the old one is told any more."""
     job, before = scene.observed.job, scene.status.restarts
     forgotten = ("plan", "data", "progress", "last_checkpoint", "best_checkpoint", "evaluation", "output")
+    lasting = [one for one in scene.status.conditions if one.type in LASTING]
     return {
         **dict.fromkeys(forgotten),
+        "conditions": lasting,
         "run_id": f"{job.uid}-{job.generation}",
         "run_digest": run_digest(scene.spec),
         "restarts": before.model_copy(update={"prepare": before.prepare + 1}),
