@@ -37,3 +37,12 @@ def test_what_still_runs_is_ended_before():
 def test_a_job_that_nobody_finished_is_not_deleted():
     about = job(status(Phase.FAILED), spec=spec(ttlSecondsAfterFinished=0))
     assert reconcile(observed(of=about), at(10**6)).deletes == ()
+
+
+@pytest.mark.parametrize("ttl", [0, 60])
+def test_the_pass_that_ends_a_job_asks_to_be_called_when_its_time_is_over(ttl):
+    """Nothing else would: no child changes any more, and the status that comes back is the one just written."""
+    about = job(status(Phase.PREPARING), spec=spec(ttlSecondsAfterFinished=ttl, activeDeadlineSeconds=60))
+    plan = reconcile(observed(of=about), at(10**6))
+    assert plan.status.phase is Phase.FAILED
+    assert plan.requeue_after == ttl

@@ -46,7 +46,7 @@ def reconcile(observed: Observed, now: datetime) -> Plan:
     now = now.replace(microsecond=0)
     if job.deleting:
         return Plan(status=job.status)
-    plan = _conclude(observed, now) if job.status.phase.is_terminal else _go_on(observed, now)
+    plan = _conclude(observed, now) if job.status.phase.is_terminal else _live(observed, now)
     return replace(
         plan,
         deletes=(*plan.deletes, *lost_pods(observed, now)),
@@ -60,6 +60,13 @@ def _conclude(observed: Observed, now: datetime) -> Plan:
     if left == 0:
         return Plan(status=status, deletes=(ttl.expire(observed),))
     return Plan(status=status, deletes=unfinished(observed), requeue_after=left)
+
+
+def _live(observed: Observed, now: datetime) -> Plan:
+    """A job that has not ended; one that ends with this pass is looked at again when its time to live is over."""
+    plan = _go_on(observed, now)
+    ended = replace(observed, job=replace(observed.job, status=plan.status))
+    return replace(plan, requeue_after=_sooner(plan.requeue_after, ttl.seconds_to_live(ended, now)))
 
 
 def _go_on(observed: Observed, now: datetime) -> Plan:
