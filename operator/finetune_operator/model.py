@@ -38,6 +38,10 @@ class PodSettings:
     """PEM of the authority that signed its certificate."""
     stage_resources: Resources = field(default_factory=Resources)
     """Requests and limits of the prepare and export pods where a job sets none."""
+    operator_namespace: str = ""
+    """Where the progress server runs."""
+    network_policies: bool = False
+    """Whether each job gets a NetworkPolicy."""
     prices: Prices = field(default_factory=Prices)
     force_delete_after: float = 300.0
     """Seconds after its grace period at which a pod is removed by force; 0 never."""

@@ -87,6 +87,8 @@ class Replica:
             progress_url=self.settings.progress_url,
             progress_ca=self.certificate.authority,
             stage_resources=self.settings.stage_resources,
+            operator_namespace=self.settings.operator_namespace,
+            network_policies=self.settings.job_network_policies,
             force_delete_after=self.settings.force_delete_after_seconds,
         )
 

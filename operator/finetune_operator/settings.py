@@ -52,6 +52,8 @@ class Settings:
     """Jobs that are reconciled at the same time; also the limit of connections to the API server."""
     relist_seconds: float = 300
     """Seconds between two full comparisons with the API server."""
+    job_network_policies: bool = False
+    """Whether each job gets a NetworkPolicy: true or false."""
     force_delete_after_seconds: float = 300
     """Seconds after its grace period at which a pod whose node does not end it is removed by force; 0 never."""
     log_level: str = "INFO"
@@ -77,6 +79,7 @@ class Settings:
             probe_port=int(read.number("PROBE_PORT", cls.probe_port, low=0, high=65535)),
             workers=int(read.number("WORKERS", cls.workers, low=1, high=256)),
             relist_seconds=read.number("RELIST_SECONDS", cls.relist_seconds, low=1, high=86400),
+            job_network_policies=read.choice("JOB_NETWORK_POLICIES", "FALSE", ("TRUE", "FALSE")) == "TRUE",
             force_delete_after_seconds=read.number(
                 "FORCE_DELETE_AFTER_SECONDS", cls.force_delete_after_seconds, low=0, high=86400
             ),

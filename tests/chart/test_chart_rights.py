@@ -7,12 +7,13 @@ import pytest
 from finetune_loopback.helm import NAMESPACE, RELEASE, find, render
 
 JOB_RIGHTS = {
-    ("finetune-operator.io", "finetunejobs"): {"get", "list", "watch"},
+    ("finetune-operator.io", "finetunejobs"): {"get", "list", "watch", "delete"},
     ("finetune-operator.io", "finetunejobs/status"): {"patch"},
     ("finetune-operator.io", "finetunejobs/finalizers"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
     ("", "services"): {"get", "create"},
-    ("", "pods"): {"get", "list", "watch"},
+    ("", "pods"): {"get", "list", "watch", "create", "delete"},
+    ("networking.k8s.io", "networkpolicies"): {"get", "create"},
     ("events.k8s.io", "events"): {"create"},
 }
 CLUSTER = f"{NAMESPACE}-{RELEASE}"

@@ -10,6 +10,7 @@ from finetune_api.stage import Stage
 from finetune_loopback.kube_client import ApiError, KubeApi
 from finetune_operator.manifests import build_children
 from finetune_operator.manifests.jobs import build_train_job
+from finetune_operator.manifests.network_policy import build_network_policy
 from finetune_operator.manifests.service import build_rendezvous_service
 
 VARIANTS = {
@@ -77,6 +78,14 @@ def test_the_service_is_accepted(kube_api: KubeApi, namespace: str) -> None:
     manifest["metadata"]["namespace"] = namespace
     stored = kube_api.request("POST", f"/api/v1/namespaces/{namespace}/services", body=manifest, **DRY)
     assert stored["spec"]["clusterIP"] == "None"
+
+
+def test_the_network_policy_is_accepted(kube_api: KubeApi, namespace: str) -> None:
+    manifest = build_network_policy(blueprint())
+    manifest["metadata"]["namespace"] = namespace
+    path = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
+    stored = kube_api.request("POST", path, body=manifest, **DRY)
+    assert stored["spec"] == manifest["spec"]
 
 
 def test_the_restricted_level_is_in_force(kube_api: KubeApi, namespace: str) -> None:

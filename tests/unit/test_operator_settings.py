@@ -24,6 +24,7 @@ ALL = {
     "PROBE_PORT": "9080",
     "WORKERS": "4",
     "RELIST_SECONDS": "30",
+    "JOB_NETWORK_POLICIES": "true",
     "FORCE_DELETE_AFTER_SECONDS": "60",
     "LOG_LEVEL": "debug",
     "STAGE_RESOURCES": '{"requests": {"cpu": "500m"}, "limits": {"memory": "2Gi"}}',

@@ -26,6 +26,11 @@ def service_name(job: str) -> str:
     return f"{job}-train"
 
 
+def network_policy_name(job: str) -> str:
+    """Return the name of the NetworkPolicy of the job's pods."""
+    return f"{job}-pods"
+
+
 def rendezvous_host(job: FineTuneJob, attempt: int) -> str:
     """Return the host name of the pod with index 0 of a training attempt."""
     return f"{child_name(job.name, Stage.TRAIN, attempt)}-0.{service_name(job.name)}.{job.namespace}.svc"

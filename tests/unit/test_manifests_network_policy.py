@@ -1,0 +1,81 @@
+"""The NetworkPolicy of a job: whom its pods may talk to."""
+
+from dataclasses import replace
+
+import pytest
+from reconcile_builders import SETTINGS, blueprint
+
+from finetune_api.stage import Stage
+from finetune_operator.manifests import build_children
+from finetune_operator.manifests.network_policy import build_network_policy
+
+ON = replace(SETTINGS, network_policies=True, operator_namespace="ops")
+OWN = {"podSelector": {"matchLabels": {"finetune-operator.io/job": "bot"}}}
+
+
+def policy(**s3):
+    return build_network_policy(blueprint(settings=ON, storage={"s3": s3}))["spec"]
+
+
+def ports(rule):
+    return [(one["port"], one["protocol"]) for one in rule.get("ports", [])]
+
+
+def test_only_the_jobs_own_pods_come_in():
+    built = policy()
+    assert built["podSelector"] == OWN["podSelector"]
+    assert built["policyTypes"] == ["Ingress", "Egress"]
+    assert built["ingress"] == [{"from": [OWN]}]
+
+
+def test_ranks_meet_on_any_port_and_names_are_found():
+    peers, dns, *_ = policy()["egress"]
+    assert peers == {"to": [OWN]}
+    assert ports(dns) == [(53, "UDP"), (53, "TCP")]
+
+
+def test_progress_goes_to_the_operators_namespace_alone():
+    rule = policy()["egress"][2]
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": "ops"}}
+    assert (rule["to"], ports(rule)) == ([{"namespaceSelector": selector}], [(8443, "TCP")])
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [("", 443), ("https://s3.example.com", 443), ("http://10.0.0.7", 80), ("http://s3.example.com:8333", 8333)],
+)
+def test_storage_is_reached_on_the_port_of_its_endpoint(endpoint, port):
+    rules = policy(endpoint=endpoint, credentialsSecretRef={"name": "s3"})["egress"]
+    assert [ports(rule) for rule in rules[3:]] == [[(port, "TCP")]]
+
+
+@pytest.mark.parametrize(
+    ("host", "namespace"), [("s3", "ml"), ("s3.store.svc", "store"), ("s3.store.svc.cluster.local", "store")]
+)
+def test_storage_within_the_cluster_is_reached_on_any_port_of_its_namespace(host, namespace):
+    (rule,) = policy(endpoint=f"http://{host}:8333", credentialsSecretRef={"name": "s3"})["egress"][3:]
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    assert rule == {"to": [{"namespaceSelector": selector}]}
+
+
+def test_without_a_secret_the_keys_of_the_pods_identity_are_reached():
+    rules = policy(endpoint="http://s3.example.com:8333")["egress"]
+    assert [ports(rule) for rule in rules[3:]] == [[(8333, "TCP")], [(443, "TCP")], [(80, "TCP")]]
+    addresses = [one["ipBlock"]["cidr"] for one in rules[5]["to"]]
+    assert addresses == ["169.254.169.254/32", "169.254.170.23/32"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "attempt", "comes"),
+    [
+        (Stage.PREPARE, 1, True),
+        (Stage.PREPARE, 2, True),
+        (Stage.TRAIN, 1, False),
+        (Stage.TRAIN, 2, True),
+        (Stage.EXPORT, 1, False),
+    ],
+)
+def test_it_stands_before_the_first_pod_and_again_after_a_restart(stage, attempt, comes):
+    kinds = [one["kind"] for one in build_children(blueprint(stage, attempt, settings=ON))]
+    assert (kinds[0] == "NetworkPolicy") is comes
+    assert "NetworkPolicy" not in [one["kind"] for one in build_children(blueprint(stage, attempt))]
