@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from finetune_api.base import Record, Rule
-from finetune_api.pods import ConfigMapKeyRef, PodTemplate, Quantity, SecretRef
+from finetune_api.fields import Quantity
+from finetune_api.pods import ConfigMapKeyRef, PodTemplate, SecretRef
 from finetune_api.uris import S3Uri
 
 Auto = Literal["auto"]

@@ -89,7 +89,8 @@ class Progress(Record):
     grad_norm: float | None = Field(default=None, description="Gradient norm before clipping.")
     tokens_per_second: float | None = Field(default=None, description="Tokens per second over all processes.")
     median_step_seconds: float | None = Field(
-        default=None, description="Median seconds of the newest steps; without a sign of life for 20 of them it hangs."
+        default=None,
+        description="Median seconds of the newest steps; without a sign of life for 20 of them it hangs.",
     )
     estimated_remaining_seconds: int | None = Field(default=None, description="Seconds left.")
     eta: str | None = Field(default=None, description="Time left, for people: 1h05m.")
@@ -163,7 +164,8 @@ class FineTuneJobStatus(Record):
     )
     stage: Literal["prepare", "train", "export"] = Field(default="prepare", description="Stage the job is in.")
     run_id: str | None = Field(
-        default=None, description="Name of the run below checkpoint.uri; another one once a changed spec began it anew."
+        default=None,
+        description="Name of the run below checkpoint.uri; another one once a changed spec began it anew.",
     )
     run_digest: str | None = Field(default=None, description="SHA-256 of the fields of the spec that define the run.")
     attempt: int = Field(default=0, ge=0, description="Attempt of the training stage; it only grows.")

@@ -21,6 +21,14 @@ COPIED = (
     *("description", "type", "format", "enum", "pattern", "minimum", "maximum"),
     *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
 )
+LIST_KEYS = {
+    "conditions": ["type"],
+    "env": ["name"],
+    "volumes": ["name"],
+    "volumeMounts": ["mountPath"],
+    "topologySpreadConstraints": ["topologyKey", "whenUnsatisfiable"],
+}
+"""Lists whose entries have keys: the API server refuses a key twice, and each entry has one writer and one place."""
 
 
 def structural_schema(model: type[Record], path: str, *, observed: bool) -> dict[str, Any]:
@@ -107,11 +115,9 @@ class _Structural:
         return node
 
     def _list(self, items: dict[str, Any], path: str) -> dict[str, Any]:
-        """Return a list; the conditions are one by type, so that each has one writer and one place."""
         node = {"items": self._node(items, f"{path}[]")}
-        if path.endswith("conditions"):
-            return {**node, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-        return node
+        keys = LIST_KEYS.get(path.rpartition(".")[2])
+        return node | ({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys} if keys else {})
 
 
 def _default(source: dict[str, Any], properties: dict[str, Any] | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from finetune_api import GROUP, VERSION
+from finetune_api.volumes import OWN_VOLUMES
 from finetune_loopback.jobs import merge, minimal_job
 from finetune_loopback.kube_client import ApiError, KubeApi
 
@@ -31,14 +32,44 @@ def pods(**template: Any) -> dict[str, Any]:
     return {"podTemplate": template}
 
 
+def variable(name: str, **source: Any) -> dict[str, Any]:
+    return minimal_job(**pods(env=[{"name": "NCCL_DEBUG", "value": "INFO"}, {"name": name, **source}]))
+
+
+def volume(name: str = "data", **source: Any) -> dict[str, Any]:
+    return minimal_job(**pods(volumes=[{"name": name, **source}]))
+
+
+def mount(path: str, *, name: str = "data", **more: Any) -> dict[str, Any]:
+    mounts = [{"name": name, "mountPath": path, **more}]
+    return minimal_job(**pods(volumes=[{"name": "data", "emptyDir": {}}], volumeMounts=mounts))
+
+
+def shm(size: str, limit: str | int) -> dict[str, Any]:
+    return minimal_job(**pods(shmSize=size, resources={"limits": {"memory": limit}}))
+
+
 def micro(size: int | str) -> dict[str, Any]:
     return {"microBatchSize": size}
 
 
 CPU = {"distributed": {"device": "cpu"}}
 GPU, MIG = "nvidia.com/gpu", "nvidia.com/mig-1g.5gb"
-RESERVED = ("finetune-operator.io/job", "app.kubernetes.io/managed-by")
+RESERVED = ("finetune-operator.io/job", "app.kubernetes.io/managed-by", "batch.kubernetes.io/job-name")
+KEY = {"name": "s3", "key": "token"}
+ENV, FROM = "spec.podTemplate.env[1]", "spec.podTemplate.env[1].valueFrom"
+VOLUME, MOUNT = "spec.podTemplate.volumes[0]", "spec.podTemplate.volumeMounts[0]"
 LISTED = [{"uri": "s3://datasets/other.jsonl"}]
+UNKNOWN = {"name": "data", "mountPath": "/data"}
+CLOSED = [
+    "/var/lib/finetune",
+    "/var/lib/finetune/model",
+    "/var/lib",
+    "/var",
+    "/var/run/finetune/token",
+    "/run/finetune/s3",
+]
+CLOSED += ["/run", "/proc", "/proc/sys", "/tmp", "/dev", "/dev/shm", "/dev/termination-log", "/sys"]
 CASES = [
     Case("may have at most 45 characters", "<nil>", minimal_job("j" * 46)),
     Case("must begin with a letter", "<nil>", minimal_job("8b-model")),
@@ -54,8 +85,10 @@ CASES = [
     Case("zeroStage must be auto", "spec.distributed.zeroStage", minimal_job(distributed={"zeroStage": 4})),
     Case("zeroStage must be auto", "spec.distributed.zeroStage", minimal_job(distributed={"zeroStage": "off"})),
     Case("must start with http://", "spec.storage.s3", minimal_job(storage={"s3": {"endpoint": "minio:9000"}})),
-    Case("operator sets them", "spec.podTemplate", minimal_job(**pods(labels={RESERVED[0]: "x"}))),
-    Case("operator sets them", "spec.podTemplate", minimal_job(**pods(labels={RESERVED[1]: "x"}))),
+    *(
+        Case("choose other label keys", "spec.podTemplate", minimal_job(**pods(labels={key: "x"})))
+        for key in RESERVED
+    ),
     Case("pods use no GPU", "spec.podTemplate", minimal_job(**pods(stageResources={"limits": {GPU: 1}}))),
     Case("pods use no GPU", "spec.podTemplate", minimal_job(**pods(stageResources={"requests": {"amd.com/gpu": 1}}))),
     Case("spec.output.merge merges", "spec", minimal_job(method={"type": "full"}, output={"merge": True})),
@@ -64,6 +97,23 @@ CASES = [
     Case("one process per GPU", "spec", minimal_job(**pods(resources={"limits": {GPU: 8}}))),
     Case("one process per GPU", "spec", minimal_job(**pods(resources={"limits": {GPU: "2"}}))),
     Case("takes the same share", "spec", minimal_job(distributed={"numNodes": 3, "processesPerNode": 2})),
+    *(
+        Case("may not set FINETUNE_", ENV, variable(name, value="x"))
+        for name in ("FINETUNE_JOB", "FINETUNE_X", "HOME")
+    ),
+    *(Case("may not set FINETUNE_", ENV, variable(name, value="x")) for name in ("RANK", "MASTER_PORT")),
+    Case("may not set AWS_ACCESS_KEY_ID", ENV, variable("AWS_SECRET_ACCESS_KEY", value="x")),
+    Case("exclude each other; remove one", ENV, variable("A", value="x", valueFrom={"configMapKeyRef": KEY})),
+    Case("secretKeyRef is refused", FROM, variable("A", valueFrom={"secretKeyRef": KEY})),
+    Case("exactly one of configMapKeyRef", FROM, variable("A", valueFrom={})),
+    *(Case("operator has volumes of these names", VOLUME, volume(name, emptyDir={})) for name in OWN_VOLUMES),
+    Case("exactly one of emptyDir", VOLUME, volume()),
+    Case("exactly one of emptyDir", VOLUME, volume(emptyDir={}, secret={"secretName": "s"})),
+    *(Case("operator's mounts are there", MOUNT, mount(path)) for path in CLOSED),
+    *(Case("may not lead upwards", MOUNT, mount("/data", subPath=path)) for path in ("..", "a/../b", "../x", "a/..")),
+    Case("does not hold; add the volume", "spec.podTemplate", mount("/data", name="datas")),
+    Case("does not hold; add the volume", "spec.podTemplate", minimal_job(**pods(volumeMounts=[UNKNOWN]))),
+    *(Case("counts as the", "spec.podTemplate", shm("4Gi", limit)) for limit in ("3Gi", "3500M", 4_000_000_000)),
 ]
 
 ACCEPTED = {
@@ -82,6 +132,60 @@ ACCEPTED = {
     "empty endpoint": minimal_job(storage={"s3": {"endpoint": ""}}),
     "any affinity": minimal_job(**pods(affinity={"podAntiAffinity": {"future": [1, "two"]}})),
     "longest name": minimal_job("j" * 45),
+    "variables": minimal_job(
+        **pods(
+            env=[
+                {"name": "NCCL_IB_HCA", "value": "mlx5_0:1"},
+                {"name": "AWS_REGION", "value": ""},
+                {"name": "PROXY", "valueFrom": {"configMapKeyRef": {**KEY, "optional": True}}},
+                {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+                {"name": "TEAM", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['example.com/team']"}}},
+                {
+                    "name": "MEMORY",
+                    "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}},
+                },
+            ]
+        )
+    ),
+    "volumes": minimal_job(
+        **pods(
+            volumes=[
+                {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                {"name": "claim", "persistentVolumeClaim": {"claimName": "c.1", "readOnly": True}},
+                {
+                    "name": "config",
+                    "configMap": {"name": "c", "items": [{"key": "a.xml", "path": "x/a.xml", "mode": 292}]},
+                },
+                {"name": "token", "secret": {"secretName": "s", "defaultMode": 288}},
+                {
+                    "name": "disk",
+                    "ephemeral": {"volumeClaimTemplate": {"spec": {"resources": {"requests": {"storage": "1Ti"}}}}},
+                },
+                {"name": "driver", "csi": {"driver": "secrets-store.csi.k8s.io", "volumeAttributes": {"a": "b"}}},
+                {"name": "infiniband", "hostPath": {"path": "/dev/infiniband", "type": "Directory"}},
+            ],
+            volumeMounts=[
+                {"name": "infiniband", "mountPath": "/dev/infiniband"},
+                {"name": "scratch", "mountPath": "/tmp/.cache/scratch"},
+                {"name": "claim", "mountPath": "/data", "subPath": "a..b/c", "readOnly": True},
+                {"name": "config", "mountPath": "/variables"},
+            ],
+        )
+    ),
+    "shared memory": shm("4Gi", "4096Mi"),
+    "shared memory without a limit": minimal_job(**pods(shmSize="64Gi")),
+    "spread": minimal_job(
+        **pods(
+            topologySpreadConstraints=[
+                {"topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"},
+                {"topologyKey": "topology.kubernetes.io/zone", "maxSkew": 2, "minDomains": 2},
+            ]
+        )
+    ),
+    "no names": minimal_job(
+        **pods(serviceAccountName="", schedulerName="", priorityClassName="", runtimeClassName="")
+    ),
+    "admin's fields": minimal_job(**pods(hostNetwork=True, privileged=True, capabilities=["IPC_LOCK"])),
 }
 
 
@@ -118,6 +222,31 @@ def test_refused_with_the_sentence(crd_installed: KubeApi, case: Case) -> None:
 
 @pytest.mark.parametrize("job", ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_accepted(crd_installed: KubeApi, job: dict[str, Any]) -> None:
+    crd_installed.request("POST", JOBS, body=job, dryRun="All", fieldValidation="Strict")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
+        {"volumes": [{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}]},
+        {"volumes": [{"name": "a", "emptyDir": {}}], "volumeMounts": [{"name": "a", "mountPath": "/a"}] * 2},
+        {"topologySpreadConstraints": [{"topologyKey": "zone"}, {"topologyKey": "zone", "maxSkew": 2}]},
+    ],
+    ids=lambda template: list(template)[-1],
+)
+def test_an_entry_of_a_list_stands_there_once(crd_installed: KubeApi, template: dict[str, Any]) -> None:
+    with pytest.raises(ApiError, match="Duplicate value"):
+        crd_installed.request("POST", JOBS, body=minimal_job(**pods(**template)), dryRun="All")
+
+
+def test_the_largest_pod_template_stays_within_the_cost_of_rules(crd_installed: KubeApi) -> None:
+    name = "v" * 61
+    volumes = [{"name": f"{name}{n:02}", "emptyDir": {}} for n in range(32)]
+    mounts = [{"name": f"{name}31", "mountPath": f"/{'m' * 500}{n:02}"} for n in range(32)]
+    env = [{"name": f"{'E' * 126}{n:02}", "value": "x" * 1000} for n in range(64)]
+    job = minimal_job(**pods(volumes=volumes, volumeMounts=mounts, env=env))
+
     crd_installed.request("POST", JOBS, body=job, dryRun="All", fieldValidation="Strict")
 
 
