@@ -40,6 +40,10 @@ class PodSettings:
     """Requests and limits of the prepare and export pods where a job sets none."""
     operator_namespace: str = ""
     """Where the progress server runs."""
+    allow_privileged: bool = False
+    """Whether an admission policy sees to it that only an admin sets privileged fields."""
+    api_versions: frozenset[str] = frozenset()
+    """API versions of groups that the cluster serves, such as scheduling.volcano.sh/v1beta1."""
     network_policies: bool = False
     """Whether each job gets a NetworkPolicy."""
     prices: Prices = field(default_factory=Prices)

@@ -9,6 +9,7 @@ from datetime import datetime
 from finetune_operator.apply import Writer
 from finetune_operator.handlers import kopf_settings
 from finetune_operator.health import Health
+from finetune_operator.job_metrics import JobMetrics
 from finetune_operator.kube import Kube
 from finetune_operator.leader import Leader
 from finetune_operator.metrics import Metrics
@@ -79,6 +80,8 @@ class Replica:
             store=self.store, samples=self.samples, refusals=self.refusals, settings=self.pod_settings()
         )
         self.metrics.watch_state(jobs=self._phases, depth=self.queue.depth, age=self.queue.oldest_age)
+        self.metrics.watch_replica(leads=self.leader.holds, certificate_end=lambda: self.certificate.end)
+        self.metrics.registry.register(JobMetrics(self.store.jobs, limit=settings.metrics_job_limit))
 
     def pod_settings(self) -> PodSettings:
         """Return what the manifests take from the settings and the certificate."""
@@ -87,7 +90,9 @@ class Replica:
             progress_url=self.settings.progress_url,
             progress_ca=self.certificate.authority,
             stage_resources=self.settings.stage_resources,
+            prices=self.settings.prices,
             operator_namespace=self.settings.operator_namespace,
+            allow_privileged=self.settings.allow_privileged_fields,
             network_policies=self.settings.job_network_policies,
             force_delete_after=self.settings.force_delete_after_seconds,
         )

@@ -9,13 +9,20 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from finetune_api.base import Record
 from finetune_api.pods import Resources
+from finetune_operator.model import Prices
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+RESOURCES_EXAMPLE = '{"requests": {"cpu": "500m", "memory": "1Gi"}}'
+PRICES_EXAMPLE = '{"currency": "EUR", "gpuHour": {"nvidia.com/gpu": 2.5}}'
+
+R = TypeVar("R", bound=Record)
 
 
 class SettingsError(Exception):
@@ -54,12 +61,18 @@ class Settings:
     """Seconds between two full comparisons with the API server."""
     job_network_policies: bool = False
     """Whether each job gets a NetworkPolicy: true or false."""
+    allow_privileged_fields: bool = False
+    """Whether the chart's admission policy is installed, so that privileged fields may be trusted: true or false."""
     force_delete_after_seconds: float = 300
     """Seconds after its grace period at which a pod whose node does not end it is removed by force; 0 never."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
     stage_resources: Resources = field(default_factory=Resources)
     """STAGE_RESOURCES: requests and limits of the prepare and export pods where a job sets none, as JSON."""
+    prices: Prices = field(default_factory=Prices)
+    """What a GPU costs per hour, as JSON; without it status.usage has no cost."""
+    metrics_job_limit: int = 100
+    """Running jobs that have metrics of their own; 0 gives none to any."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -79,12 +92,15 @@ class Settings:
             probe_port=int(read.number("PROBE_PORT", cls.probe_port, low=0, high=65535)),
             workers=int(read.number("WORKERS", cls.workers, low=1, high=256)),
             relist_seconds=read.number("RELIST_SECONDS", cls.relist_seconds, low=1, high=86400),
-            job_network_policies=read.choice("JOB_NETWORK_POLICIES", "FALSE", ("TRUE", "FALSE")) == "TRUE",
+            job_network_policies=read.flag("JOB_NETWORK_POLICIES"),
+            allow_privileged_fields=read.flag("ALLOW_PRIVILEGED_FIELDS"),
             force_delete_after_seconds=read.number(
                 "FORCE_DELETE_AFTER_SECONDS", cls.force_delete_after_seconds, low=0, high=86400
             ),
             log_level=read.choice("LOG_LEVEL", cls.log_level, LOG_LEVELS),
-            stage_resources=read.resources("STAGE_RESOURCES"),
+            stage_resources=read.record("STAGE_RESOURCES", Resources, RESOURCES_EXAMPLE),
+            prices=read.record("PRICES", Prices, PRICES_EXAMPLE),
+            metrics_job_limit=int(read.number("METRICS_JOB_LIMIT", cls.metrics_job_limit, low=0, high=10000)),
         )
 
 
@@ -123,6 +139,9 @@ class _Reader:
             raise SettingsError(f"environment variable {name} is {value!r}; it must be one of {', '.join(allowed)}")
         return value
 
+    def flag(self, name: str) -> bool:
+        return self.choice(name, "FALSE", ("TRUE", "FALSE")) == "TRUE"
+
     def https_url(self, name: str) -> str:
         value = self.required(name).rstrip("/")
         parts = urlsplit(value)
@@ -130,12 +149,12 @@ class _Reader:
             raise SettingsError(f"environment variable {name} is {value!r}; it must be like https://host:8443")
         return value
 
-    def resources(self, name: str) -> Resources:
+    def record(self, name: str, kind: type[R], example: str) -> R:
         text = self.text(name, "{}")
         try:
-            return Resources.model_validate_json(text)
+            return kind.model_validate_json(text)
         except ValidationError as error:
-            raise SettingsError(
-                f"environment variable {name} must be JSON like"
-                f' {{"requests": {{"cpu": "500m", "memory": "1Gi"}}}}: {error.errors()[0]["msg"]}'
-            ) from error
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            what = f"{where}: {first['msg']}" if where else first["msg"]
+            raise SettingsError(f"environment variable {name} must be JSON like {example}: {what}") from error

@@ -66,7 +66,7 @@ def test_every_role_is_bound_to_the_operator_and_it_alone(values: dict[str, Any]
     bindings = {
         (one["roleRef"]["kind"], one["roleRef"]["name"], one["metadata"].get("namespace", "")): one["subjects"]
         for one in manifests
-        if one["kind"].endswith("Binding")
+        if one["kind"].endswith("RoleBinding")
     }
 
     assert bindings.keys() == roles(values).keys()

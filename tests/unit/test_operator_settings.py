@@ -25,6 +25,7 @@ ALL = {
     "WORKERS": "4",
     "RELIST_SECONDS": "30",
     "JOB_NETWORK_POLICIES": "true",
+    "ALLOW_PRIVILEGED_FIELDS": "true",
     "FORCE_DELETE_AFTER_SECONDS": "60",
     "LOG_LEVEL": "debug",
     "STAGE_RESOURCES": '{"requests": {"cpu": "500m"}, "limits": {"memory": "2Gi"}}',

@@ -5,6 +5,7 @@ from reconcile_builders import T0, child, job, observed, running, spec, status
 
 from finetune_api.reasons import Phase, Reason
 from finetune_operator.reconcile import reconcile
+from finetune_operator.reconcile.privilege import privileged_fields
 from finetune_operator.reconcile.validate import SpecError, parse_spec
 
 
@@ -77,3 +78,30 @@ def test_a_spec_that_becomes_unreadable_leaves_nothing_running():
     plan = reconcile(observed(child(), running(), of=job(status(), spec=without("model"))), T0)
     assert plan.status.phase is Phase.FAILED
     assert [one.name for one in plan.deletes] == ["bot-a1"]
+
+
+@pytest.mark.parametrize(
+    ("template", "fields"),
+    [
+        ({}, ()),
+        ({"volumes": [{"name": "x", "emptyDir": {}}]}, ()),
+        ({"hostNetwork": True}, ("spec.podTemplate.hostNetwork",)),
+        (
+            {"privileged": True, "capabilities": ["IPC_LOCK"]},
+            ("spec.podTemplate.privileged", "spec.podTemplate.capabilities"),
+        ),
+        (
+            {"volumes": [{"name": "x", "emptyDir": {}}, {"name": "y", "hostPath": {"path": "/"}}]},
+            ("spec.podTemplate.volumes[1].hostPath",),
+        ),
+    ],
+)
+def test_what_only_an_admin_may_set_is_refused_where_nobody_checks_who_did(template, fields):
+    raw = spec(podTemplate=template)
+    assert privileged_fields(parse_spec(raw)) == fields
+    if not fields:
+        parse_spec(raw, allow_privileged=False)
+        return
+    with pytest.raises(SpecError, match="only an admin may set this") as refusal:
+        parse_spec(raw, allow_privileged=False)
+    assert str(refusal.value).startswith(", ".join(fields))

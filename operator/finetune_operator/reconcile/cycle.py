@@ -72,7 +72,7 @@ def _live(observed: Observed, now: datetime) -> Plan:
 def _go_on(observed: Observed, now: datetime) -> Plan:
     job = observed.job
     try:
-        spec = parse_spec(job.spec)
+        spec = parse_spec(job.spec, allow_privileged=observed.settings.allow_privileged)
     except SpecError as error:
         step = fail(observed, job.status, reason=Reason.INVALID_SPEC, message=str(error))
         return close(observed, job.status, step=step, now=now)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_operator.reconcile.privilege import privileged_fields
 
 SHOWN = 5
 LARGEST_SPEC = 100_000
@@ -21,7 +22,7 @@ class SpecError(Exception):
     """The spec cannot be used; the text tells the user which fields and why."""
 
 
-def parse_spec(raw: Mapping[str, Any]) -> FineTuneJobSpec:
+def parse_spec(raw: Mapping[str, Any], *, allow_privileged: bool = True) -> FineTuneJobSpec:
     """Return the spec. Raises SpecError with the fields that are wrong."""
     try:
         spec = FineTuneJobSpec.model_validate(raw)
@@ -32,6 +33,12 @@ def parse_spec(raw: Mapping[str, Any]) -> FineTuneJobSpec:
         raise SpecError(
             f"the spec is {size} bytes large and may have {LARGEST_SPEC}; shorten spec.model.chatTemplate"
             " or the lists of data sources"
+        )
+    forbidden = () if allow_privileged else privileged_fields(spec)
+    if forbidden:
+        raise SpecError(
+            f"{', '.join(forbidden)}: only an admin may set this, and nothing in this cluster checks who did;"
+            " remove it, or ask for the chart's admission policy (value admission.install)"
         )
     return spec
 
