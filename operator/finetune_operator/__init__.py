@@ -1,1 +1,3 @@
 """Kubernetes operator that runs FineTuneJobs."""
+
+__version__ = "0.1.0"

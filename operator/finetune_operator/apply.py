@@ -22,6 +22,7 @@ from finetune_operator.log import job_fields
 from finetune_operator.metrics import Metrics
 from finetune_operator.model import Delete, Event, FineTuneJob, Observed, Plan, RefusedWrite
 from finetune_operator.refusals import RefusalBook
+from finetune_operator.status_metrics import count_status
 from finetune_operator.store import Store
 from finetune_operator.workqueue import Key
 
@@ -150,11 +151,7 @@ class Writer:
     def _count(self, job: FineTuneJob, plan: Plan) -> None:
         status = plan.status
         reason = plan.events[0].reason if plan.events else str(status.reason)
-        more = status.restarts.total - job.status.restarts.total
-        if more > 0:
-            self._metrics.restarts.labels(job.namespace, reason).inc(more)
-        if status.phase.is_terminal and not job.status.phase.is_terminal:
-            self._metrics.finished.labels(job.namespace, status.phase.value, reason).inc()
+        count_status(self._metrics, namespace=job.namespace, old=job.status, new=status, reason=reason)
         if status.phase is not job.status.phase:
             logger.info("phase changed", extra=_fields(job, phase=status.phase.value, reason=reason))
 
@@ -200,4 +197,4 @@ def _event(job: FineTuneJob, status: FineTuneJobStatus, event: Event, *, identit
 
 
 def _fields(job: FineTuneJob, **more: Any) -> dict[str, Any]:
-    return job_fields(job.namespace, job.name, **more)
+    return job_fields(job.namespace, job.name, uid=job.uid, attempt=job.status.attempt, **more)

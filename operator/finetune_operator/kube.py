@@ -120,7 +120,8 @@ class Kube:
             raise LeaseLostError(f"{verb} {path} was not sent: the Lease is not held")
         for attempt in (1, 2):
             try:
-                reply = await self._send(verb, path, query or {}, body)
+                with self._metrics.api_call_seconds.labels(verb).time():
+                    reply = await self._send(verb, path, query or {}, body)
             except (aiohttp.ClientError, kopf.LoginError, TimeoutError, OSError) as error:
                 self._metrics.api_calls.labels(verb, kind.kind, "none").inc()
                 raise TransientError(f"{verb} {path}: {type(error).__name__}: {error}", status=0) from error

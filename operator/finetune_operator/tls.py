@@ -8,7 +8,10 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+
+from finetune_operator.x509_validity import not_after
 
 LOOK_EVERY_SECONDS = 30.0
 
@@ -55,6 +58,12 @@ class Certificate:
     def authority(self) -> str:
         """PEM text of the authority that signed the certificate."""
         return self._loaded[2].decode()
+
+    @property
+    def end(self) -> datetime | None:
+        """Until when the certificate and its authority are both valid, if that can be read."""
+        ends = (not_after(self._loaded[0]), not_after(self._loaded[2]))
+        return min((end for end in ends if end), default=None)
 
     async def watch(self, on_change: Callable[[], None]) -> None:
         """Look at the files for ever."""

@@ -29,6 +29,8 @@ ALL = {
     "FORCE_DELETE_AFTER_SECONDS": "60",
     "LOG_LEVEL": "debug",
     "STAGE_RESOURCES": '{"requests": {"cpu": "500m"}, "limits": {"memory": "2Gi"}}',
+    "PRICES": '{"currency": "EUR", "gpuHour": {"nvidia.com/gpu": 2.5}}',
+    "METRICS_JOB_LIMIT": "7",
 }
 
 
@@ -75,6 +77,9 @@ def test_every_field_comes_from_its_variable() -> None:
         ("LOG_LEVEL", "loud", "must be one of DEBUG, INFO, WARNING, ERROR"),
         ("STAGE_RESOURCES", "{", "must be JSON like"),
         ("STAGE_RESOURCES", '{"request": {}}', "must be JSON like"),
+        ("PRICES", '{"currency": "euro"}', "must be JSON like .*: currency: "),
+        ("PRICES", '{"gpuHour": {"nvidia.com/gpu": -1}}', "gpuHour.nvidia.com/gpu: "),
+        ("METRICS_JOB_LIMIT", "-1", "must be from 0 to 10000"),
     ],
 )
 def test_what_cannot_be_used_is_named(name: str, value: str, says: str) -> None:
