@@ -10,7 +10,7 @@ export KUBECONFIG := $(STATE)/kubeconfig
 export TOKENIZERS_PARALLELISM := false
 PYTHON_DIRS := api operator trainer_image cli dev tests
 
-.PHONY: help quickstart venv cluster cluster-down images generate requirements lint lint-code test test-unit test-chart test-integration test-e2e clean
+.PHONY: help quickstart venv cluster cluster-down images generate requirements lint lint-code test test-unit test-chart test-integration test-e2e chaos clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -69,7 +69,10 @@ test-integration: venv ## real API server, real S3 server, real trainer processe
 test-e2e: venv cluster images ## the product on the local cluster
 	@$(PY) -m pytest -q tests/e2e
 
-test: venv ## every test but load: lint, then unit, chart, integration and e2e in one run
+chaos: venv cluster images ## seeded faults against real jobs: SEED=1 ROUNDS=50, ONLY="7 12", FAULTS="node-lost"
+	@$(PY) tests/chaos --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),50) --only $(ONLY) $(FAULTS:%=--fault %)
+
+test: venv ## every test but load: lint, then unit, chart, integration, e2e and chaos in one run
 	@$(MAKE) --no-print-directory lint-code
 	@$(MAKE) --no-print-directory cluster images
 	@$(PY) -m pytest tests --durations=15

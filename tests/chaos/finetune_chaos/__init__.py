@@ -1,0 +1,1 @@
+"""Chaos on the local cluster: seeded faults against real jobs, and what must hold whatever happens."""
