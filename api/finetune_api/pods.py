@@ -98,6 +98,10 @@ class PodTemplate(Record):
             "spec.podTemplate.shmSize may not exceed spec.podTemplate.resources.limits.memory: /dev/shm counts as the"
             " pod's memory",
         ),
+        Rule(
+            "!has(self.capabilities) || !self.capabilities.exists(name, name.startsWith('CAP_'))",
+            "spec.podTemplate.capabilities are named without CAP_: write IPC_LOCK, not CAP_IPC_LOCK",
+        ),
     )
 
     labels: dict[str, LabelValue] = Field(default={}, max_length=32, description="Labels added to the pods.")

@@ -113,6 +113,7 @@ CASES = [
     *(Case("may not lead upwards", MOUNT, mount("/data", subPath=path)) for path in ("..", "a/../b", "../x", "a/..")),
     Case("does not hold; add the volume", "spec.podTemplate", mount("/data", name="datas")),
     Case("does not hold; add the volume", "spec.podTemplate", minimal_job(**pods(volumeMounts=[UNKNOWN]))),
+    Case("named without CAP_", "spec.podTemplate", minimal_job(**pods(capabilities=["IPC_LOCK", "CAP_SYS_PTRACE"]))),
     *(Case("counts as the", "spec.podTemplate", shm("4Gi", limit)) for limit in ("3Gi", "3500M", 4_000_000_000)),
 ]
 

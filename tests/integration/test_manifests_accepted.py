@@ -13,6 +13,7 @@ from finetune_operator.manifests.jobs import build_train_job
 from finetune_operator.manifests.network_policy import build_network_policy
 from finetune_operator.manifests.service import build_rendezvous_service
 
+DISK = {"storageClassName": "nvme", "resources": {"requests": {"storage": "1Ti"}}}
 VARIANTS = {
     "plain": {},
     "one node": {"distributed": {"numNodes": 1}},
@@ -29,6 +30,45 @@ VARIANTS = {
             "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}],
             "affinity": {"podAffinity": {}},
             "schedulerName": "volcano",
+        }
+    },
+    "whole nodes": {
+        "distributed": {"device": "gpu", "processesPerNode": 8},
+        "training": {"globalBatchSize": 64},
+        "podTemplate": {
+            "resources": {"limits": {"rdma/hca_shared": 1, "memory": "64Gi"}},
+            "shmSize": "32Gi",
+            "affinity": {"nodeAffinity": {}},
+            "topologySpreadConstraints": [
+                {"topologyKey": "topology.kubernetes.io/zone", "minDomains": 2, "nodeTaintsPolicy": "Honor"}
+            ],
+        },
+    },
+    "extended": {
+        "podTemplate": {
+            "env": [
+                {"name": "NCCL_DEBUG", "value": "INFO"},
+                {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+                {"name": "TEAM", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['team']"}}},
+                {"name": "PROXY", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k", "optional": True}}},
+                {"name": "LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+            ],
+            "volumes": [
+                {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                {"name": "claim", "persistentVolumeClaim": {"claimName": "c", "readOnly": True}},
+                {"name": "config", "configMap": {"name": "c", "items": [{"key": "a", "path": "x/a", "mode": 292}]}},
+                {"name": "token", "secret": {"secretName": "s", "defaultMode": 288, "optional": True}},
+                {
+                    "name": "disk",
+                    "ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": {"a": "b"}}, "spec": DISK}},
+                },
+                {"name": "driver", "csi": {"driver": "a.b", "readOnly": True, "volumeAttributes": {"a": "b"}}},
+            ],
+            "volumeMounts": [
+                {"name": "claim", "mountPath": "/claim", "subPath": "a/b", "readOnly": True},
+                {"name": "memory", "mountPath": "/tmp/.cache/memory"},
+                *({"name": name, "mountPath": f"/{name}"} for name in ("config", "token", "disk", "driver")),
+            ],
         }
     },
     "text": {"model": {"chatTemplate": "$(HOME) $$ {{ 'è日' }}" * 500}},
@@ -71,6 +111,29 @@ def test_the_pods_of_stages_are_accepted(kube_api: KubeApi, namespace: str, stag
     manifest["metadata"]["namespace"] = namespace
     accepted = kube_api.request("POST", f"/api/v1/namespaces/{namespace}/pods", body=manifest, **DRY)
     assert told(accepted["spec"]["containers"][0]) == told(manifest["spec"]["containers"][0])
+
+
+LIFTED: dict[str, dict[str, Any]] = {
+    "host network": {"hostNetwork": True},
+    "privileged": {"privileged": True},
+    "both": {"privileged": True, "capabilities": ["IPC_LOCK"]},
+    "capabilities": {"capabilities": ["IPC_LOCK", "SYS_ADMIN"]},
+    "host path": {
+        "volumes": [{"name": "ib", "hostPath": {"path": "/dev/infiniband", "type": "Directory"}}],
+        "volumeMounts": [{"name": "ib", "mountPath": "/dev/infiniband"}],
+    },
+}
+
+
+@pytest.mark.parametrize("lifted", list(LIFTED))
+def test_what_an_admin_lifts_needs_a_namespace_that_lets_it_in(
+    kube_api: KubeApi, namespace: str, lifted: str
+) -> None:
+    spec = build_train_job(blueprint(podTemplate=LIFTED[lifted]))["spec"]["template"]["spec"]
+    with pytest.raises(ApiError, match="restricted"):
+        create_pod(kube_api, namespace, spec)
+
+    create_pod(kube_api, kube_api.namespace("ml-open", **{"pod-security.kubernetes.io/enforce": "privileged"}), spec)
 
 
 def test_the_service_is_accepted(kube_api: KubeApi, namespace: str) -> None:

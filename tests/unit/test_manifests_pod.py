@@ -9,7 +9,8 @@ from reconcile_builders import blueprint
 
 from finetune_api.pods import Resources
 from finetune_api.stage import Stage, StageInput
-from finetune_operator.manifests.pod import build_pod_spec, build_pod_template, encode_input
+from finetune_operator.manifests.environment import encode_input
+from finetune_operator.manifests.pod import build_pod_spec, build_pod_template
 from finetune_operator.model import PodSettings
 
 STAGES = list(Stage)
@@ -115,6 +116,38 @@ def test_only_training_reports_progress(stage, reports):
     assert ("progress-token" in volumes(stage)) is reports
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_own_variables_are_added_to_every_stage(stage):
+    own = [
+        {"name": "NCCL_IB_HCA", "value": "mlx5"},
+        {"name": "EMPTY"},
+        {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+        {"name": "PROXY", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
+    ]
+    built = {one.pop("name"): one for one in container(stage, podTemplate={"env": own})["env"]}
+    assert built["NCCL_IB_HCA"] == {"value": "mlx5"}
+    assert built["EMPTY"] == {"value": ""}
+    assert built["HOST"] == {"valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}
+    assert built["PROXY"] == {"valueFrom": {"configMapKeyRef": {"name": "c", "key": "k", "optional": False}}}
+
+
+def test_own_variables_win_over_defaults_and_never_over_ours():
+    own = [
+        {"name": name, "value": "mine"} for name in ("OMP_NUM_THREADS", "HOME", "FINETUNE_JOB", "FINETUNE_POD_UID")
+    ]
+    template = {"env": own, "resources": {"limits": {"cpu": 4}}}
+    variables = environment(podTemplate=template)
+    assert variables["OMP_NUM_THREADS"] == "mine"
+    assert "mine" not in (variables["HOME"], variables["FINETUNE_JOB"], variables["FINETUNE_POD_UID"])
+    assert len(container(podTemplate=template)["env"]) == len(variables)
+
+
+def test_a_secret_never_gets_into_an_environment():
+    own = [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]
+    (built,) = [one for one in container(podTemplate={"env": own})["env"] if one["name"] == "A"]
+    assert built == {"name": "A", "valueFrom": {}}, "the API server refuses the pod"
+
+
 CPU = {"resources": {"requests": {"cpu": "3500m"}}, "stageResources": {"requests": {"cpu": 2}}}
 
 
@@ -180,6 +213,69 @@ def test_without_references_nothing_is_mounted_for_the_storage():
     assert volumes(Stage.PREPARE).keys() == {"work", "tmp"}
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_own_volumes_are_added_to_every_stage(stage):
+    template = {
+        "volumes": [
+            {"name": "hf", "persistentVolumeClaim": {"claimName": "cache", "readOnly": True}},
+            {"name": "scratch", "emptyDir": {}},
+        ],
+        "volumeMounts": [{"name": "hf", "mountPath": "/cache", "subPath": "hub", "readOnly": True}],
+    }
+    found = volumes(stage, podTemplate=template)
+    assert found["hf"]["persistentVolumeClaim"] == {"claimName": "cache", "readOnly": True}
+    assert found["scratch"]["emptyDir"] == {"medium": ""}
+    assert found.keys() - volumes(stage).keys() == {"hf", "scratch"}
+    (mount,) = [one for one in container(stage, podTemplate=template)["volumeMounts"] if one["name"] == "hf"]
+    assert mount == {"name": "hf", "mountPath": "/cache", "subPath": "hub", "readOnly": True}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_own_volumes_never_replace_ours(stage):
+    template = {
+        "volumes": [{"name": "work", "emptyDir": {}}, {"name": "mine", "emptyDir": {}}],
+        "volumeMounts": [{"name": "mine", "mountPath": "/tmp"}],
+    }
+    assert volumes(stage, podTemplate=template)["work"]["emptyDir"] == {"sizeLimit": "200Gi"}
+    (mount,) = [one for one in container(stage, podTemplate=template)["volumeMounts"] if one["mountPath"] == "/tmp"]
+    assert mount["name"] == "tmp"
+
+
+def test_own_size_of_shared_memory():
+    template = {"shmSize": "32Gi", "resources": {"limits": {"memory": "40Gi"}}}
+    assert volumes(podTemplate=template)["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "32Gi"}
+    assert "shm" not in volumes(Stage.PREPARE, podTemplate=template)
+
+
+LIFTED = {"hostNetwork": True, "privileged": True, "capabilities": ["IPC_LOCK"]}
+
+
+@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EXPORT])
+def test_what_an_admin_lifts_is_lifted_in_training_alone(stage):
+    assert build_pod_spec(blueprint(stage, podTemplate=LIFTED)) == {
+        **build_pod_spec(blueprint(stage)),
+        "containers": [{**container(stage), "env": container(stage, podTemplate=LIFTED)["env"]}],
+    }
+
+
+def test_host_network_keeps_the_names_of_the_cluster():
+    pod = build_pod_spec(blueprint(podTemplate={"hostNetwork": True}))
+    assert (pod["hostNetwork"], pod["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
+
+
+def test_capabilities_are_added_for_root_who_alone_can_have_them():
+    context = container(podTemplate={"capabilities": ["IPC_LOCK"]})["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert (context["runAsUser"], context["runAsNonRoot"]) == (0, False)
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["readOnlyRootFilesystem"] is True
+
+
+def test_privileged_pods_run_as_root():
+    context = container(podTemplate={"privileged": True})["securityContext"]
+    assert context == {"privileged": True, "runAsUser": 0, "runAsNonRoot": False, "readOnlyRootFilesystem": True}
+
+
 def test_progress_token_is_bound_to_the_operator():
     projected = volumes()["progress-token"]["projected"]
     (source,) = projected["sources"]
@@ -196,21 +292,6 @@ def test_progress_token_is_bound_to_the_operator():
 def test_every_volume_is_mounted_once(stage):
     names = [one["name"] for one in container(stage)["volumeMounts"]]
     assert sorted(names) == sorted(volumes(stage))
-
-
-def test_pods_of_an_attempt_prefer_different_nodes():
-    affinity = build_pod_spec(blueprint(Stage.TRAIN, 2))["affinity"]
-    (preferred,) = affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
-    assert preferred["weight"] == 100
-    assert preferred["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
-    labels = preferred["podAffinityTerm"]["labelSelector"]["matchLabels"]
-    assert labels["finetune-operator.io/attempt"] == "2"
-    assert labels.items() <= build_pod_template(blueprint(Stage.TRAIN, 2))["metadata"]["labels"].items()
-
-
-def test_own_affinity_replaces_ours():
-    own = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}
-    assert build_pod_spec(blueprint(podTemplate={"affinity": own}))["affinity"] == own
 
 
 def test_one_pod_needs_no_spread_and_no_service():
@@ -238,13 +319,19 @@ def test_placement_is_passed_on_and_left_out_when_not_set(stage, field):
 
 def test_own_labels_and_annotations_are_added_and_never_win():
     own = {
-        "labels": {"team": "a", "finetune-operator.io/stage": "fake", "app.kubernetes.io/managed-by": "me"},
+        "labels": {
+            "team": "a",
+            "finetune-operator.io/stage": "fake",
+            "app.kubernetes.io/managed-by": "me",
+            "batch.kubernetes.io/job-name": "another",
+        },
         "annotations": {"note": "x"},
     }
     metadata = build_pod_template(blueprint(Stage.TRAIN, podTemplate=own))["metadata"]
     assert metadata["labels"]["team"] == "a"
     assert metadata["labels"]["finetune-operator.io/stage"] == "train"
     assert metadata["labels"]["app.kubernetes.io/managed-by"] == "finetune-operator"
+    assert "batch.kubernetes.io/job-name" not in metadata["labels"]
     assert metadata["annotations"] == {"note": "x"}
     assert "annotations" not in build_pod_template(blueprint())["metadata"]
 

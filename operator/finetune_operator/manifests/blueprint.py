@@ -42,6 +42,11 @@ class Blueprint:
         return self.is_training and self.spec.distributed.device == "gpu"
 
     @property
+    def on_host_network(self) -> bool:
+        """Whether the pods use the network of their node: those of training may."""
+        return self.is_training and self.spec.pod_template.host_network
+
+    @property
     def num_pods(self) -> int:
         """Pods of the Job."""
         return self.spec.distributed.num_nodes if self.is_training else 1

@@ -4,6 +4,7 @@ from typing import Any
 
 from finetune_api.stage import Stage
 from finetune_operator.manifests.blueprint import Blueprint
+from finetune_operator.manifests.gang import build_pod_groups
 from finetune_operator.manifests.jobs import build_train_job
 from finetune_operator.manifests.network_policy import build_network_policy
 from finetune_operator.manifests.service import build_rendezvous_service
@@ -16,7 +17,7 @@ def build_children(blueprint: Blueprint) -> tuple[dict[str, Any], ...]:
     if not blueprint.is_training:
         return (*policy, build_stage_pod(blueprint))
     service = (build_rendezvous_service(blueprint.job),) if blueprint.num_pods > 1 else ()
-    return (*policy, *service, build_train_job(blueprint))
+    return (*policy, *service, *build_pod_groups(blueprint), build_train_job(blueprint))
 
 
 def _may_lack_policy(blueprint: Blueprint) -> bool:

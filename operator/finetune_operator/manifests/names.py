@@ -14,6 +14,11 @@ QUEUE_LABELS = frozenset({QUEUE_NAME_LABEL, "kueue.x-k8s.io/priority-class"})
 """Labels of a FineTuneJob that its training Jobs bear too: Kueue admits Jobs that name a queue."""
 
 
+def is_reserved_label(key: str) -> bool:
+    """Whether a label tells the operator or the Job controller whose a pod is; a user may not set it."""
+    return key == MANAGED_BY_LABEL or key.startswith((f"{GROUP}/", "batch.kubernetes.io/"))
+
+
 def child_name(job: str, stage: Stage, attempt: int) -> str:
     """Return the name of a stage's child: Job `<job>-a<N>`, or pod `<job>-<stage>`, later `<job>-<stage>-<N>`."""
     if stage is Stage.TRAIN:

@@ -1,4 +1,5 @@
-"""Volumes of a stage's pod: scratch space, shared memory, the S3 credentials and authority, the progress token.
+"""Volumes of a stage's pod: scratch space, shared memory, the S3 credentials and authority, the progress token, and
+the user's own.
 
 The operator names the Secret and the ConfigMap and never reads them. The file system of the container itself is
 read-only, so everything a stage may write is listed here.
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 from finetune_api.stage import CA_BUNDLE_FILE, CREDENTIALS_FILE, TOKEN_AUDIENCE, TOKEN_FILE, WORK_DIR
 from finetune_operator.manifests.blueprint import Blueprint
+from finetune_operator.manifests.resources import shared_memory
 
 TMP_SIZE = "10Gi"
 TOKEN_SECONDS = 3600
@@ -30,15 +32,29 @@ class Mounted(NamedTuple):
         return {**mount, "readOnly": True} if self.read_only else mount
 
 
-def build_volumes(blueprint: Blueprint, *, shared_memory: str) -> list[Mounted]:
-    """Return the volumes of the stage's pod; `shared_memory` is the size of /dev/shm in bytes."""
+def build_volumes(blueprint: Blueprint, resources: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the volumes of the stage's pod; `resources` are its container's. A user's never replaces one of ours."""
+    theirs = {one.name: one.to_wire() for one in blueprint.spec.pod_template.volumes}
+    ours = {mounted.volume["name"]: mounted.volume for mounted in _own_volumes(blueprint, resources)}
+    return [*{**theirs, **ours}.values()]
+
+
+def build_mounts(blueprint: Blueprint, resources: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return where the container mounts them."""
+    theirs = {one.mount_path: one.to_wire() for one in blueprint.spec.pod_template.volume_mounts}
+    ours = {str(mounted.path): mounted.mount for mounted in _own_volumes(blueprint, resources)}
+    return [*{**theirs, **ours}.values()]
+
+
+def _own_volumes(blueprint: Blueprint, resources: dict[str, Any]) -> list[Mounted]:
     volumes = [
         _scratch("work", WORK_DIR, {"sizeLimit": blueprint.spec.storage.cache.size_limit}),
         _scratch("tmp", PurePosixPath("/tmp"), {"sizeLimit": TMP_SIZE}),  # noqa: S108 - a mount point
         *_storage_access(blueprint),
     ]
     if blueprint.is_training:
-        memory = {"medium": "Memory", "sizeLimit": shared_memory}
+        size = blueprint.spec.pod_template.shm_size or shared_memory(resources, blueprint.processes)
+        memory = {"medium": "Memory", "sizeLimit": size}
         volumes += [_scratch("shm", PurePosixPath("/dev/shm"), memory), _token()]  # noqa: S108 - a mount point
     return volumes
 
