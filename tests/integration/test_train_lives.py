@@ -6,73 +6,12 @@ import os
 import signal
 
 import pytest
-from train_pods import TrainPod
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
-from finetune_api.run import Commit, RunLayout, TrainResult
 from finetune_api.status import EvaluationResult
-from finetune_api.uris import S3Location
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-
-TOPICS = ("invoice", "password", "language", "delivery", "refund", "account", "printer", "contract")
-
-
-def rows(count=120):
-    """Questions whose answers can be learned."""
-    for number in range(count):
-        topic = TOPICS[number % len(TOPICS)]
-        question = f"Question {number} about my {topic}, please?"
-        answer = f"The {topic} is in the {topic} folder."
-        yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-
-
-class Job:
-    """A job prepared in S3, and its pods."""
-
-    def __init__(self, s3_job, tmp_path, **spec):
-        from finetune_trainer.prepare import stage
-
-        s3_job.put_rows("rows/train.jsonl", rows())
-        self.s3 = s3_job
-        self.input = s3_job.stage_input(**spec)
-        self.layout = RunLayout(self.input.spec.checkpoint.uri, self.input.uid)
-        self.plan = stage.run(self.input, s3_job.store).plan
-        self._tmp_path = tmp_path
-        self.started = []
-
-    def pods(self, attempt=1):
-        pods = [
-            TrainPod(self.input, self._tmp_path / f"a{attempt}-{index}", index=index, attempt=attempt)
-            for index in range(self.input.spec.distributed.num_nodes)
-        ]
-        self.started += pods
-        return pods
-
-    def commits(self):
-        listed = self.s3.store.list(self.layout.commits)
-        read = [
-            self.s3.store.read(S3Location(self.s3.bucket, info.key)) for info in listed if ".bad." not in info.key
-        ]
-        return {commit.step: commit for commit in map(Commit.model_validate_json, read)}
-
-    def result(self):
-        return TrainResult.model_validate_json(self.s3.store.read(self.layout.train_result))
-
-
-@pytest.fixture
-def make_job(s3_job, tmp_path):
-    jobs = []
-
-    def make(**spec):
-        jobs.append(Job(s3_job, tmp_path / f"job-{len(jobs)}", **spec))
-        return jobs[-1]
-
-    yield make
-    for job in jobs:
-        for pod in job.started:
-            pod.kill()
 
 
 def same_run(first, second):

@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from shutil import move
 from typing import Any
@@ -23,6 +24,8 @@ from finetune_trainer.train.run import Run
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.state import RunState, join_shards, load_state
+from finetune_trainer.train.stopping import StopSignal
+from finetune_trainer.train.watchdog import Watchdog
 
 
 class LocalWriter:
@@ -30,6 +33,7 @@ class LocalWriter:
 
     last_error = ""
     busy = False
+    signs = 0
 
     def __init__(self, kept: Path) -> None:
         self._kept = kept
@@ -69,7 +73,8 @@ class Recorder:
 
 def build(case: dict[str, Any], process: Process) -> Run:
     job = StageInput.model_validate(case["job"])
-    return start.build(job, process, Prepared.model_validate(case["prepared"]), Scratch(Path(case["work"])))
+    prepared, scratch = Prepared.model_validate(case["prepared"]), Scratch(Path(case["work"]))
+    return start.build(job, process, prepared, scratch, Watchdog(process.rank, Path("/dev/null")), StopSignal())
 
 
 def train(run: Run, case: dict[str, Any], folder: Path, resume_from: Path | None) -> Recorder:
@@ -89,7 +94,7 @@ def train(run: Run, case: dict[str, Any], folder: Path, resume_from: Path | None
 
 def main() -> None:
     cases = json.loads(Path(sys.argv[1]).read_text())
-    process = join("cpu")
+    process = join("cpu", timedelta(minutes=10))
     for case in cases:
         folder = Path(case["folder"])
         whole = train(build(case, process), case, folder / "whole", None)

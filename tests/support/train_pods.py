@@ -19,7 +19,9 @@ Event = dict[str, Any]
 class TrainPod:
     """One pod of the training stage, with a scratch space of its own."""
 
-    def __init__(self, job: StageInput, work_dir: Path, *, index: int = 0, attempt: int = 1) -> None:
+    def __init__(
+        self, job: StageInput, work_dir: Path, *, index: int = 0, attempt: int = 1, **environment: str
+    ) -> None:
         self.events: list[Event] = []
         self._change = threading.Condition()
         self._ended = False
@@ -35,6 +37,7 @@ class TrainPod:
                 "FINETUNE_POD_UID": str(uuid.uuid4()),
                 "JOB_COMPLETION_INDEX": str(index),
                 "OMP_NUM_THREADS": "1",
+                **environment,
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -76,7 +79,7 @@ class TrainPod:
         return code
 
     def workers(self) -> list[int]:
-        """Return the process ids of the workers."""
+        """Return the process ids of the workers, in the order of their ranks."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 

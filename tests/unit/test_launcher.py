@@ -1,5 +1,7 @@
 """The launcher: what its workers are told, how their ends become the pod's end."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +16,9 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.stage import TerminationMessage
 from finetune_trainer.errors import WorkersFailed
-from finetune_trainer.launcher import Ended, Workers, conclude
+from finetune_trainer.launcher import conclude
+from finetune_trainer.train.stage import WORKER_ENVIRONMENT
+from finetune_trainer.workers import Ended, Workers
 
 
 def workers(folder: Path, **changes: Any) -> Workers:
@@ -50,6 +54,13 @@ VERDICTS = [
     ([(1, 77), (0, 77)], 77, 0),
     ([(1, 0), (0, 75)], 75, 0),
     ([(1, 75), (0, 76)], 76, 0),
+    ([(1, 78), (0, 78)], 78, 0),
+    ([(1, 78), (0, 137)], 78, 1),
+    # What crashes after a stop on request lost its peer; what crashed before did not.
+    ([(0, 75), (1, 1)], 75, 0),
+    ([(0, 75), (1, 137)], 75, 0),
+    ([(1, 1), (0, 75)], 1, 1),
+    ([(1, 75), (0, 78)], 78, 0),
 ]
 
 
@@ -71,6 +82,7 @@ def test_the_first_failure_is_the_pods_end(
 OBITUARIES = [
     (137, "training process of rank 1 was killed by SIGKILL, as by the kernel when memory runs out"),
     (139, "training process of rank 1 was killed by SIGSEGV"),
+    (135, "training process of rank 1 was killed by SIGBUS, as when /dev/shm is full"),
     (1, "training process of rank 1 ended with exit code 1 and left no message"),
 ]
 
@@ -95,10 +107,13 @@ LAUNCH = """
 import asyncio, sys
 from pathlib import Path
 from finetune_trainer.errors import WorkersFailed
-from finetune_trainer.launcher import Workers, conclude, supervise
+from finetune_trainer.launcher import conclude
+from finetune_trainer.supervision import supervise
+from finetune_trainer.workers import Workers
 folder, body = sys.argv[1:]
 workers = Workers(first_rank=0, count=2, world_size=2, master=("127.0.0.1", 1), messages=Path(folder),
-                  command=(sys.executable, "-c", body), stop_grace=1.0, failure_grace=1.0)
+                  command=(sys.executable, "-c", body), stop_grace=1.0, failure_grace=1.0,
+                  stacks_grace=0.5)
 try:
     print(conclude(workers, asyncio.run(supervise(workers))).reason, flush=True)
 except WorkersFailed as failure:
@@ -114,9 +129,10 @@ def tell(text):
 """
 
 
-def launch(folder: Path, body: str) -> "subprocess.Popen[str]":
+def launch(folder: Path, body: str, **variables: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", LAUNCH, str(folder), PRELUDE + textwrap.dedent(body)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, **variables}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
@@ -180,3 +196,83 @@ def test_a_worker_that_ignores_sigterm_is_killed_before_the_grace_ends(tmp_path:
     await_lines(process, "ready 0", "ready 1")
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 137
+
+
+STUCK = """
+from finetune_trainer import stacks
+stacks.answer_signals()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def wait_for_a_peer_that_is_gone():
+    os.read(os.pipe()[0], 1)
+tell("ready")
+wait_for_a_peer_that_is_gone()
+"""
+
+
+def test_workers_that_do_not_stop_write_their_stacks_before_they_are_killed(tmp_path: Path) -> None:
+    process = launch(tmp_path, STUCK)
+    await_lines(process, "ready 0", "ready 1")
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 137
+    assert output.count("in wait_for_a_peer_that_is_gone") == 2
+    before, _, after = output.partition('"workers-killed"')
+    assert '"stacks-requested"' in before
+    assert "in wait_for_a_peer_that_is_gone" not in after
+
+
+def test_a_worker_left_alone_by_a_failure_writes_its_stacks(tmp_path: Path) -> None:
+    code, output = finish(launch(tmp_path, f"if rank == 1:\n    sys.exit(76)\n{STUCK}"))
+    assert code == 76
+    assert output.count("in wait_for_a_peer_that_is_gone") == 1
+
+
+def test_a_worker_that_cannot_write_stacks_yet_does_not_die_of_the_question(tmp_path: Path) -> None:
+    body = (
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); tell('ready'); time.sleep(0.8); tell('saved'); sys.exit(75)"
+    )
+    process = launch(tmp_path, body)
+    await_lines(process, "ready 0", "ready 1")
+    process.send_signal(signal.SIGTERM)  # the question comes after half a second
+    code, output = finish(process)
+    assert code == ExitCode.STOPPED, output
+    assert {"saved 0", "saved 1"} <= set(output.splitlines())
+
+
+def test_a_stop_that_comes_before_a_worker_can_handle_it_is_a_stop(tmp_path: Path) -> None:
+    process = launch(tmp_path, "tell('ready'); time.sleep(600)")
+    await_lines(process, "ready 0", "ready 1")
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == ExitCode.STOPPED
+    assert "stopped on request before training had begun" in output
+
+
+NETWORK = {
+    "NCCL_SOCKET_IFNAME": "eth1",
+    "NCCL_IB_HCA": "mlx5_0,mlx5_1",
+    "NCCL_DEBUG": "INFO",
+    "TORCH_NCCL_BLOCKING_WAIT": "1",
+    "UCX_NET_DEVICES": "mlx5_0:1",
+    "GLOO_SOCKET_IFNAME": "eth1",
+}
+
+
+def test_what_a_user_sets_for_the_network_reaches_the_workers(tmp_path: Path) -> None:
+    """And nothing of that kind is set beside it."""
+    body = """
+    import json
+    prefixes = ("NCCL_", "TORCH_NCCL_", "UCX_", "GLOO_", "TP_")
+    Path = __import__("pathlib").Path
+    found = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+    Path(os.environ["FINETUNE_TERMINATION_LOG"] + ".env").write_text(json.dumps(found))
+    """
+    code, output = finish(launch(tmp_path, body, **NETWORK))
+    assert code == 0, output
+    for rank in range(2):
+        assert json.loads((tmp_path / f"rank-{rank}.json.env").read_text()) == NETWORK
+
+
+def test_the_stage_itself_sets_nothing_for_the_network() -> None:
+    own = {**WORKER_ENVIRONMENT, **workers(Path("/x")).environment(0)}
+    assert not [name for name in own if name.startswith(("NCCL_", "TORCH_NCCL_", "UCX_", "GLOO_", "OMPI_", "FI_"))]

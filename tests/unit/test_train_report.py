@@ -3,9 +3,13 @@ from math import inf, nan
 
 import pytest
 
+from finetune_api.reasons import Reason
+from finetune_api.stage import TerminationMessage
 from finetune_trainer.data.schedule import schedule
-from finetune_trainer.progress import ProgressPoster
-from finetune_trainer.train.report import MetricsSeries, Reporter, duration, speed_of
+from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
+from finetune_trainer.train import report
+from finetune_trainer.train.report import Reporter, duration, speed_of
+from finetune_trainer.train.series import MetricsSeries
 from finetune_trainer.train.sync import Outcome, Votes
 
 
@@ -61,7 +65,9 @@ def test_progress_and_series_of_a_run(tmp_path, capsys):
     steps = schedule(20, epochs=2, max_steps=None, global_batch_size=4)
     reporter = Reporter(steps, 3, poster, MetricsSeries(tmp_path / "metrics.jsonl", store, "where"))
     reporter.begin(4, None, None, None)
-    reporter.step(5, loss=2.34567, learning_rate=1e-4, grad_norm=0.5, tokens=1000, waited=0.01)
+    reporter.step(
+        5, loss=2.34567, learning_rate=1e-4, grad_norm=0.5, tokens=1000, waited=0.01, median_seconds=1.23456
+    )
     reporter.evaluation(5, 2.1, 2.0)
     progress = reporter.progress
     reporter.close()
@@ -69,6 +75,7 @@ def test_progress_and_series_of_a_run(tmp_path, capsys):
     assert (progress.loss, progress.eval_loss, progress.best_eval_loss) == (2.3457, 2.1, 2.0)
     assert (progress.step_text, progress.percent_text) == ("5/10", "50%")
     assert progress.estimated_remaining_seconds is not None
+    assert progress.median_step_seconds == 1.2346
     assert [urgent for _, urgent in poster.samples] == [True, False, True]
     assert all(sample.attempt == 3 for sample, _ in poster.samples)
     lines = [json.loads(line) for line in store.objects["where"].splitlines()]
@@ -77,3 +84,61 @@ def test_progress_and_series_of_a_run(tmp_path, capsys):
     assert lines[1]["evalLoss"] == 2.1
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["event"] for event in events] == ["step", "evaluation"]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Return the time in seconds, to be moved by hand."""
+    now = [100.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    return now
+
+
+def quiet_reporter(tmp_path, poster):
+    steps = schedule(20, epochs=2, max_steps=None, global_batch_size=4)
+    return Reporter(steps, 3, poster, MetricsSeries(tmp_path / "metrics.jsonl", Kept(), "where"))
+
+
+def test_heartbeats_move_the_time_alone_and_are_rare(tmp_path, clock):
+    poster = Samples()
+    reporter = quiet_reporter(tmp_path, poster)
+    reporter.heartbeat()
+    assert not poster.samples  # there is nothing to tell yet
+    reporter.begin(4, 2.5, None, None)
+    for _ in range(300):  # an evaluation of half a minute
+        clock[0] += 0.1
+        reporter.heartbeat()
+    (first, _), *beats = poster.samples
+    assert len(beats) == pytest.approx(30 / INTERVAL_SECONDS, abs=1)
+    assert not any(urgent for _, urgent in beats)
+    times = [sample.progress.last_update_time for sample, _ in poster.samples]
+    assert times == sorted(set(times))
+    without_time = {"last_update_time": first.progress.last_update_time}
+    for sample, _ in beats:
+        assert sample.progress.model_copy(update=without_time) == first.progress
+    reporter.close()
+
+
+def test_a_step_just_told_needs_no_heartbeat(tmp_path, clock):
+    poster = Samples()
+    reporter = quiet_reporter(tmp_path, poster)
+    reporter.begin(4, None, None, None)
+    clock[0] += INTERVAL_SECONDS
+    reporter.step(5, loss=2, learning_rate=1e-4, grad_norm=1, tokens=10, waited=0, median_seconds=1)
+    clock[0] += INTERVAL_SECONDS / 2
+    reporter.heartbeat()
+    assert [sample.progress.step for sample, _ in poster.samples] == [4, 5]
+    clock[0] += INTERVAL_SECONDS
+    reporter.heartbeat()
+    assert [sample.progress.step for sample, _ in poster.samples] == [4, 5, 5]
+    reporter.close()
+
+
+def test_a_last_word_of_the_watchdog_tells_what_was_reached(tmp_path):
+    reporter = quiet_reporter(tmp_path, Samples())
+    word = TerminationMessage(reason=Reason.HUNG, message="it hangs")
+    assert reporter.reached(word) == word
+    reporter.begin(4, None, None, None)
+    told = reporter.reached(word)
+    assert (told.message, told.progress.step) == ("it hangs", 4)
+    reporter.close()

@@ -15,7 +15,7 @@ from typing import NoReturn
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.stage import StageInput, TerminationMessage
-from finetune_trainer import log
+from finetune_trainer import log, stacks
 from finetune_trainer.errors import (
     CRASH_EXIT_CODE,
     MESSAGE_LIMIT,
@@ -68,6 +68,7 @@ def main(arguments: list[str]) -> NoReturn:
         sys.exit(f"usage: python -m finetune_trainer {'|'.join(STAGES)}")
     # Until a worker takes the signal over to save first, SIGTERM ends a stage at once.
     signal.signal(signal.SIGTERM, _stop)
+    stacks.answer_signals()
     log.capture_library_logs()
     code, message = run_stage(arguments[0])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

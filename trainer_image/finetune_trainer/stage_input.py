@@ -1,7 +1,8 @@
 """What a pod is told: the job in `FINETUNE_JOB`, its own identity, and where its files are mounted.
 
 Outside Kubernetes (a local run, the tests) the paths are moved by `FINETUNE_WORK_DIR`, `FINETUNE_TERMINATION_LOG`
-and `FINETUNE_MOUNTS` (the folder that holds s3/credentials, ca/ca.crt and token/token).
+and `FINETUNE_MOUNTS` (the folder that holds s3/credentials, ca/ca.crt and token/token). `FINETUNE_HANG_SECONDS`
+replaces the ten minutes of silence that are never a hang.
 """
 
 import os
@@ -29,6 +30,7 @@ from finetune_trainer.errors import StageFailure
 WORK_DIR_VARIABLE = "FINETUNE_WORK_DIR"
 TERMINATION_LOG_VARIABLE = "FINETUNE_TERMINATION_LOG"
 MOUNTS_VARIABLE = "FINETUNE_MOUNTS"
+HANG_SECONDS_VARIABLE = "FINETUNE_HANG_SECONDS"
 POD_UID_VARIABLE = "FINETUNE_POD_UID"
 POD_INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 _MOUNTS = CREDENTIALS_FILE.parent.parent
@@ -50,6 +52,8 @@ class Pod:
     """Empty: progress is not posted."""
     progress_ca: str
     """PEM text."""
+    hang_seconds: float | None
+    """Silence of a training process that is never a hang; None: the usual."""
 
     def writer(self, attempt: int) -> str:
         """Return the name under which this pod writes to S3: `a<attempt>-<8 characters of its uid>`.
@@ -94,4 +98,5 @@ def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
         token_file=mounts / TOKEN_FILE.relative_to(_MOUNTS),
         progress_url=environment.get(PROGRESS_URL_VARIABLE, ""),
         progress_ca=environment.get(PROGRESS_CA_VARIABLE, ""),
+        hang_seconds=float(environment[HANG_SECONDS_VARIABLE]) if HANG_SECONDS_VARIABLE in environment else None,
     )

@@ -5,6 +5,7 @@ process waits for the files of all ranks and puts the commit, the only thing tha
 (`finetune_api.run` has the layout). A save that fails is counted and told, and never stops the training.
 """
 
+from finetune_trainer.checkpoint.commit import add_score
 from finetune_trainer.checkpoint.discover import checkpoint_ref, fetch_commit, find_commit, read_commits
 from finetune_trainer.checkpoint.records import CommitMeta, Committed, WriterSettings
 from finetune_trainer.checkpoint.writer import CheckpointWriter
@@ -14,6 +15,7 @@ __all__ = [
     "CommitMeta",
     "Committed",
     "WriterSettings",
+    "add_score",
     "checkpoint_ref",
     "fetch_commit",
     "find_commit",

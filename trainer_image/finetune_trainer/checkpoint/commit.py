@@ -5,11 +5,12 @@ uploaded. No rank waits for another one but rank 0's uploader, and that by looki
 """
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
-from finetune_api.run import Commit, FileEntry, RankFiles
+from finetune_api.run import Commit, FileEntry, RankFiles, RunLayout
 from finetune_api.uris import S3Location
 from finetune_trainer.checkpoint.discover import defect, is_marked, object_sizes
 from finetune_trainer.checkpoint.records import Save, WriterSettings
@@ -21,10 +22,10 @@ _FIRST_LOOK_SECONDS = 0.2
 _LONGEST_LOOK_SECONDS = 5.0
 
 
-def upload_rank(store: Store, settings: WriterSettings, save: Save) -> None:
-    """Upload this rank's folder, then the list of its objects with their digests."""
+def upload_rank(store: Store, settings: WriterSettings, save: Save, on_file: Callable[[], None]) -> None:
+    """Upload this rank's folder, then the list of its objects with their digests; `on_file` is called by threads."""
     prefix = settings.layout.shards(step=save.step, writer=settings.writer)
-    files = store.upload_all(save.directory, prefix.child(f"rank-{settings.rank}"))
+    files = store.upload_all(save.directory, prefix.child(f"rank-{settings.rank}"), on_file)
     listing = RankFiles(writer=settings.writer, rank=settings.rank, step=save.step, files=files)
     store.put(_rank_file(prefix, settings.rank), listing.model_dump_json(by_alias=True).encode())
 
@@ -70,6 +71,16 @@ def put_commit(store: Store, settings: WriterSettings, save: Save, files: list[F
         raise _failed(save.step, wrong)
     _publish(store, settings, commit)
     return commit
+
+
+def add_score(store: Store, layout: RunLayout, *, step: int, eval_loss: float) -> None:
+    """Write the validation loss into a commit that was made before its evaluation was done.
+
+    This replaces an object by itself with one number more: whichever of the two a reader gets, it is a whole commit.
+    """
+    location = layout.commit(step)
+    commit = Commit.model_validate_json(store.read(location))
+    store.put(location, commit.model_copy(update={"eval_loss": eval_loss}).model_dump_json(by_alias=True).encode())
 
 
 def _publish(store: Store, settings: WriterSettings, commit: Commit) -> None:

@@ -56,6 +56,13 @@ class Committed:
 
 
 @dataclass(frozen=True)
+class FileSent:
+    """A file of this step is in S3: the upload is slow, not stuck."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Uploaded:
     """Another rank: its part of this step is in S3."""
 

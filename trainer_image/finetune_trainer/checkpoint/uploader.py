@@ -9,6 +9,7 @@ import ctypes
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -17,7 +18,15 @@ from typing import Any
 from finetune_trainer import log
 from finetune_trainer.checkpoint.commit import gather_ranks, put_commit, upload_rank
 from finetune_trainer.checkpoint.discover import checkpoint_ref
-from finetune_trainer.checkpoint.records import Committed, Outcome, Save, SaveFailed, Uploaded, WriterSettings
+from finetune_trainer.checkpoint.records import (
+    Committed,
+    FileSent,
+    Outcome,
+    Save,
+    SaveFailed,
+    Uploaded,
+    WriterSettings,
+)
 from finetune_trainer.checkpoint.retention import collect_orphans, tidy
 from finetune_trainer.errors import StageFailure, describe
 from finetune_trainer.storage import Store, open_s3
@@ -25,6 +34,7 @@ from finetune_trainer.storage import Store, open_s3
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 5
 _Work = Callable[[Store, WriterSettings, int], None]
+_Tell = Callable[[FileSent], None]
 
 
 def run_uploader(connection: Connection, settings: WriterSettings, parent: int, log_fields: dict[str, Any]) -> None:
@@ -37,18 +47,24 @@ def run_uploader(connection: Connection, settings: WriterSettings, parent: int, 
     store = open_s3(settings.s3, settings.budget)
     if settings.rank == 0:
         _housekeeping("orphans-left", collect_orphans, store, settings, 0)
+    lock = threading.Lock()
+
+    def tell(message: Outcome | FileSent) -> None:
+        with lock:
+            connection.send(message)
+
     while (save := _next(connection)) is not None:
-        outcome = handle(store, settings, save)
-        connection.send(outcome)
+        outcome = handle(store, settings, save, tell)
+        tell(outcome)
         if isinstance(outcome, Committed):
             _housekeeping("old-checkpoints-left", tidy, store, settings, outcome.step)
 
 
-def handle(store: Store, settings: WriterSettings, save: Save) -> Outcome:
-    """Carry out one save; whatever goes wrong is the outcome, not an exception."""
+def handle(store: Store, settings: WriterSettings, save: Save, tell: _Tell) -> Outcome:
+    """Carry out one save; whatever goes wrong is the outcome, not an exception. `tell` is called by threads."""
     start = time.monotonic()
     try:
-        outcome = _save(store, settings, save)
+        outcome = _save(store, settings, save, tell)
     except StageFailure as failure:
         return SaveFailed(save.step, failure.message)
     except Exception as error:  # noqa: BLE001 - a failed save must never end the uploader, and by it the next saves
@@ -62,8 +78,8 @@ def handle(store: Store, settings: WriterSettings, save: Save) -> Outcome:
     return outcome
 
 
-def _save(store: Store, settings: WriterSettings, save: Save) -> Outcome:
-    upload_rank(store, settings, save)
+def _save(store: Store, settings: WriterSettings, save: Save, tell: _Tell) -> Outcome:
+    upload_rank(store, settings, save, lambda: tell(FileSent(save.step)))
     if settings.rank != 0:
         return Uploaded(save.step)
     files = gather_ranks(store, settings, save.step)

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune_trainer import log
-from finetune_trainer.checkpoint.records import CommitMeta, Committed, Outcome, Save, SaveFailed, WriterSettings
+from finetune_trainer.checkpoint.records import (
+    CommitMeta,
+    Committed,
+    FileSent,
+    Outcome,
+    Save,
+    SaveFailed,
+    WriterSettings,
+)
 from finetune_trainer.checkpoint.uploader import run_uploader
 
 
@@ -34,6 +42,8 @@ class CheckpointWriter:
         self._committed: list[Committed] = []
         self.skipped = 0
         self.failed = 0
+        self.signs = 0
+        """Signs of life of the uploader: files sent and saves ended."""
         self.last_error = ""
         """Why the last failed save failed."""
         self._running()
@@ -116,7 +126,10 @@ class CheckpointWriter:
         if not alive:
             self._discard()
 
-    def _take(self, outcome: Outcome) -> None:
+    def _take(self, outcome: Outcome | FileSent) -> None:
+        self.signs += 1
+        if isinstance(outcome, FileSent):
+            return
         if isinstance(outcome, SaveFailed):
             self._fail(outcome.message)
             return

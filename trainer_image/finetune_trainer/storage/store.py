@@ -120,12 +120,20 @@ class Store:
         self._call("PutObject", location, lambda client: transfer.send_file(client, path, location))
         return entry
 
-    def upload_all(self, directory: Path, prefix: S3Location) -> list[FileEntry]:
-        """Send every file below a folder to the same place below `prefix`; return them sorted by key."""
-        paths = sorted(path for path in directory.rglob("*") if path.is_file())
-        return _side_by_side(
-            lambda path: self.upload(path, prefix.child(path.relative_to(directory).as_posix())), paths
-        )
+    def upload_all(
+        self, directory: Path, prefix: S3Location, on_file: Callable[[], None] = lambda: None
+    ) -> list[FileEntry]:
+        """Send every file below a folder to the same place below `prefix`; return them sorted by key.
+
+        `on_file` is called, by threads, whenever one is sent.
+        """
+
+        def send(path: Path) -> FileEntry:
+            entry = self.upload(path, prefix.child(path.relative_to(directory).as_posix()))
+            on_file()
+            return entry
+
+        return _side_by_side(send, sorted(path for path in directory.rglob("*") if path.is_file()))
 
     def put(self, location: S3Location, data: bytes) -> FileEntry:
         """Write a small object, whether or not it exists."""

@@ -1,4 +1,8 @@
-"""Scores of the model on a split: exact sums over all tokens and processes, no logits kept."""
+"""Scores of the model on a split: exact sums over all tokens and processes, no logits kept.
+
+A large split takes longer than a pod has to stop, so that the processes vote on it with every batch, as they do
+with every step.
+"""
 
 from math import exp, isfinite
 
@@ -7,32 +11,47 @@ import torch
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.status import Scores
+from finetune_trainer import log
 from finetune_trainer.data.batches import row_batches
 from finetune_trainer.data.cache import TokenCache
-from finetune_trainer.errors import StageFailure
-from finetune_trainer.model.attention import Backend
-from finetune_trainer.train.engine import Engine
+from finetune_trainer.errors import StageFailure, StopRequested
 from finetune_trainer.train.inputs import inputs_of
-from finetune_trainer.train.processes import Process, all_sum
+from finetune_trainer.train.processes import all_sum
+from finetune_trainer.train.run import Run
+from finetune_trainer.train.sync import StepSync, Votes
 
 _LARGEST_EXPONENT = 700.0
 
 
-def evaluate(
-    engine: Engine, cache: TokenCache, process: Process, *, backend: Backend, max_tokens: int
-) -> Scores | None:
-    """Score all rows, read in batches of at most `max_tokens` tokens; None without supervised tokens."""
+def evaluate(run: Run, cache: TokenCache, doing: str) -> Scores | None:
+    """Score all rows; None without supervised tokens. Every process must call it.
+
+    Raises StopRequested, on all processes after the same batch, when one of them was asked to stop.
+    """
+    log.info("evaluating", rows=len(cache), doing=doing)
+    run.engine.train(False)
+    try:
+        with torch.no_grad(), run.watchdog.during(doing), run.stop.deferred():
+            loss_sum, correct_sum, tokens = all_sum(_sums(run, cache))
+    finally:
+        run.engine.train(True)
+    return scores(loss_sum, correct_sum, int(tokens)) if tokens else None
+
+
+def _sums(run: Run, cache: TokenCache) -> torch.Tensor:
+    """Return this process's sums of cross-entropies, right predictions and supervised tokens."""
+    process, sync = run.process, StepSync(run.process.device)
+    batches = row_batches(cache, rank=process.rank, world_size=process.world_size, max_tokens=run.evaluation_tokens)
     # float64: millions of tokens would lose digits in fp32.
     sums = torch.zeros(3, dtype=torch.float64, device=process.device)
-    engine.train(False)
-    with torch.no_grad():
-        for batch in row_batches(cache, rank=process.rank, world_size=process.world_size, max_tokens=max_tokens):
-            inputs = inputs_of(batch, process.device, backend)
-            loss, correct = engine(inputs, count_correct=True)
-            sums += torch.stack([loss.double(), correct.double(), sums.new_tensor(float(len(batch.labels)))])
-    engine.train(True)
-    loss_sum, correct_sum, tokens = all_sum(sums)
-    return scores(loss_sum, correct_sum, int(tokens)) if tokens else None
+    for number, batch in enumerate(batches):
+        loss, correct = run.engine(inputs_of(batch, process.device, run.backend), count_correct=True)
+        sums += torch.stack([loss.double(), correct.double(), sums.new_tensor(float(len(batch.labels)))])
+        run.watchdog.beat()
+        sync.push(number, loss, 0.0, Votes(stop=run.stop.requested))
+        if any(outcome.votes.stop for outcome in sync.ready(flush=False)):
+            raise StopRequested
+    return sums
 
 
 def scores(loss_sum: float, correct: float, tokens: int) -> Scores:

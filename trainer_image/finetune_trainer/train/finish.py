@@ -41,13 +41,14 @@ def tuned_scores(run: Run, store: Store, commits: list[Commit], scratch: Path) -
     chosen = export_commit(commits)
     assert chosen is not None  # noqa: S101 - the last step is committed
     if chosen.step != run.data.schedule.total_steps:
-        _load_weights(run, store, chosen, scratch)
-    return chosen, test_scores(run)
+        with run.watchdog.during("while it loads the best weights", slow=True):
+            _load_weights(run, store, chosen, scratch)
+    return chosen, test_scores(run, "while it scores the tuned model")
 
 
-def test_scores(run: Run) -> Scores | None:
+def test_scores(run: Run, doing: str) -> Scores | None:
     """Score the test rows with the weights as they are; None without test rows."""
-    return evaluate(run.engine, run.data.test, run.process, backend=run.backend, max_tokens=run.evaluation_tokens)
+    return evaluate(run, run.data.test, doing)
 
 
 def _load_weights(run: Run, store: Store, commit: Commit, directory: Path) -> None:

@@ -4,25 +4,22 @@ All decisions that touch a collective (evaluate, commit, stop) are taken by ever
 the same step.
 """
 
-import signal
 import time
 from itertools import pairwise
-from types import FrameType
 from typing import NoReturn
 
 import torch
 
-from finetune_api.exitcodes import ExitCode
-from finetune_api.reasons import Reason
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CommitMeta
 from finetune_trainer.data.batches import MicroBatch
-from finetune_trainer.errors import StageFailure
+from finetune_trainer.errors import StopRequested
 from finetune_trainer.train.cadence import commit_due, evaluates
+from finetune_trainer.train.ending import diverged, stopped
 from finetune_trainer.train.engine import optimizer_step, scaled
 from finetune_trainer.train.evaluation import evaluate
 from finetune_trainer.train.inputs import inputs_of
-from finetune_trainer.train.processes import anywhere, from_rank_zero
+from finetune_trainer.train.processes import anywhere
 from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.run import Run
 from finetune_trainer.train.saver import Saver
@@ -32,6 +29,7 @@ from finetune_trainer.train.sync import Outcome, StepSync, Votes
 _STOP_DRAIN_SECONDS = 35.0
 """After SIGTERM, for the upload in flight and then for the last one: both and the save between fit the grace."""
 _DIVERGED_DRAIN_SECONDS = 30.0
+_SETTLE_LOOK_SECONDS = 5.0
 
 
 class Loop:
@@ -44,15 +42,20 @@ class Loop:
         self._reporter = reporter
         self.state = state
         self._best = saver.best.eval_loss if saver.best else None
+        self._evaluated_at: int | None = None
+        """Steps done at the newest evaluation of this attempt."""
         self._sync = StepSync(run.process.device)
-        self._stop = False
         self._waited: dict[int, float] = {}
 
     def train(self) -> None:
         """Train to the end, with a commit there. Raises StageFailure when stopped or diverged."""
-        signal.signal(signal.SIGTERM, self._on_sigterm)
         if self._reporter is not None:
             self._reporter.begin(self.done, self.state.eval_loss, self._saver.last, self._saver.best)
+        self._run.watchdog.pace.begin()
+        with self._run.stop.deferred():
+            self._train()
+
+    def _train(self) -> None:
         total = self._run.data.schedule.total_steps
         while self.done < total:
             self._step()
@@ -63,9 +66,9 @@ class Loop:
             improved = self._evaluate() if scored else False
             due = any(outcome.votes.due and outcome.done > self._saver.saved for outcome in outcomes)
             if self.done == total:
-                self._saver.settle()
+                self._settle()
                 self._save()
-                self._saver.settle()
+                self._settle()
             elif due or improved:
                 self._save_unless_busy()
         self._tell_commits()
@@ -84,9 +87,11 @@ class Loop:
             loss, _ = run.engine(inputs)
             run.engine.backward(scaled(loss, supervised, run.process.world_size), scale_wrt_gas=False)
             loss_sum += loss.detach()
+            run.watchdog.beat()
             start = time.perf_counter()
         norm = optimizer_step(run.engine, run.plan, run.spec.training, run.learning_rate(step))
         self.done += 1
+        run.watchdog.step(self.done)
         self._waited[self.done] = waited
         self._sync.push(self.done, loss_sum, norm, self._votes())
 
@@ -97,7 +102,7 @@ class Loop:
             saved=self._saver.saved,
             seconds_since_save=self._saver.seconds_since_save,
         )
-        return Votes(stop=self._stop, due=due, busy=self._saver.busy)
+        return Votes(stop=self._run.stop.requested, due=due, busy=self._saver.busy)
 
     def _outcomes(self, *, flush: bool) -> list[Outcome]:
         """Return the steps whose outcome is known, after a look at each."""
@@ -122,6 +127,7 @@ class Loop:
             grad_norm=outcome.grad_norm,
             tokens=sum(int(run.data.train.lengths[rows].sum()) for rows in batches.sequences(schedule, step)),
             waited=waited,
+            median_seconds=run.watchdog.pace.median,
         )
 
     def _tell_commits(self) -> None:
@@ -130,12 +136,13 @@ class Loop:
 
     def _evaluate(self) -> bool:
         """Score the validation rows; return whether the loss is the lowest so far."""
-        run = self._run
-        scores = evaluate(
-            run.engine, run.data.validation, run.process, backend=run.backend, max_tokens=run.evaluation_tokens
-        )
+        try:
+            scores = evaluate(self._run, self._run.data.validation, f"while it evaluates after step {self.done}")
+        except StopRequested:
+            self._end_early()
         if scores is None:
             return False
+        self._evaluated_at = self.done
         self.state = RunState(baseline=self.state.baseline, eval_loss=scores.loss)
         improved = self._best is None or scores.loss < self._best
         self._best = scores.loss if improved else self._best
@@ -153,16 +160,24 @@ class Loop:
 
     def _save(self) -> None:
         run = self._run
-        evaluated = evaluates(
-            self.done, total_steps=run.data.schedule.total_steps, every_steps=run.spec.evaluation.every_steps
-        )
         meta = CommitMeta(
             zero_stage=run.plan.zero_stage,
             consumed_sequences=run.data.schedule.cursor(self.done),
             config_digest=run.config_digest,
-            eval_loss=self.state.eval_loss if evaluated else None,
+            eval_loss=self.state.eval_loss if self._evaluated_at == self.done else None,
         )
-        self._saver.save(self.done, self.state, meta)
+        with run.watchdog.during(f"while it saves after step {self.done}", slow=True):
+            self._saver.save(self.done, self.state, meta)
+
+    def _settle(self) -> None:
+        """Wait until no upload is in flight; each ends, well or badly, by its own deadlines."""
+        run = self._run
+        with run.watchdog.during(f"while the checkpoint of step {self._saver.saved} is uploaded", slow=True):
+            while not self._saver.drain(_SETTLE_LOOK_SECONDS):
+                if anywhere(run.stop.requested, run.process):
+                    self._end_early()
+                if self._saver.moves():
+                    run.watchdog.beat()
 
     def _end_early(self) -> NoReturn:
         """Commit if the grace allows it, and end with exit code 75."""
@@ -171,32 +186,13 @@ class Loop:
         if not stuck and self.done > self._saver.saved:
             self._save()
             stuck = not self._saver.drain(_STOP_DRAIN_SECONDS)
-        ended = "did not finish its upload within the grace period" if stuck else "is committed"
         self._tell_commits()
-        last = from_rank_zero(self._last_commit())
-        raise StageFailure(
-            ExitCode.STOPPED,
-            Reason.STOPPED,
-            f"stopped on request after step {self.done}; its checkpoint {ended}; {last}",
-        )
+        raise stopped(self._saver, done=self.done, stuck=stuck)
 
     def _diverged(self, outcome: Outcome) -> NoReturn:
         self._saver.drain(_DIVERGED_DRAIN_SECONDS)
         self._tell_commits()
-        what = "the gradient" if torch.isfinite(torch.tensor(outcome.loss_sum)) else "the loss"
-        raise StageFailure(
-            ExitCode.DIVERGED,
-            Reason.DIVERGED,
-            f"{what} is no longer a number at step {outcome.done}; lower spec.training.learningRate or"
-            f" spec.training.optimizer.maxGradNorm, or use precision fp32; {from_rank_zero(self._last_commit())}",
-        )
-
-    def _last_commit(self) -> str:
-        last = self._saver.last
-        return f"the last good checkpoint is {last.uri}" if last else "no checkpoint was committed"
-
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        self._stop = True
+        raise diverged(self._saver, outcome)
 
 
 def _with_last(run: Run, step: int) -> list[tuple[MicroBatch, bool]]:

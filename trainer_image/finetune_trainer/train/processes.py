@@ -15,9 +15,9 @@ from finetune_trainer.errors import StageFailure
 
 Value = TypeVar("Value")
 
-TIMEOUT = timedelta(minutes=30)
-"""Longest wait for another process: for its pod to start, or in a collective. A process that dies is noticed at
-once, by its closed connection."""
+SPARE_TIMEOUT = timedelta(minutes=10)
+"""Longer than the operator waits for the pods of the run to start: it can say why one does not. In a collective the
+watchdog acts long before, and a process that dies is noticed at once, by its closed connection."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Process:
         return range(first, first + self.local_world_size)
 
 
-def join(device: str) -> Process:
-    """Join the run that the launcher's variables describe."""
+def join(device: str, start_deadline: timedelta) -> Process:
+    """Join the run that the launcher's variables describe; its pods may come up to the deadline."""
     # What DeepSpeed prints while it is imported, or holds on to as a log stream, would break the JSON lines.
     with redirect_stdout(sys.stderr):
         import deepspeed
@@ -47,7 +47,8 @@ def join(device: str) -> Process:
         if device == "gpu":
             torch.cuda.set_device(local_rank)
         backend = "nccl" if device == "gpu" else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, timeout=TIMEOUT, auto_mpi_discovery=False, verbose=False)
+        timeout = start_deadline + SPARE_TIMEOUT
+        deepspeed.init_distributed(dist_backend=backend, timeout=timeout, auto_mpi_discovery=False, verbose=False)
     return Process(
         rank=dist.get_rank(),
         local_rank=local_rank,

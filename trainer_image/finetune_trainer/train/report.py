@@ -1,34 +1,29 @@
 """What rank 0 tells of the run: log lines, the metrics series, progress to the operator, a bar on a terminal."""
 
-import json
 import sys
+import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from finetune_api.stage import ProgressSample
+from finetune_api.stage import ProgressSample, TerminationMessage
 from finetune_api.status import CheckpointRef, Progress
-from finetune_api.uris import S3Location
 from finetune_trainer import log
 from finetune_trainer.data.schedule import Schedule
-from finetune_trainer.errors import StageFailure
-from finetune_trainer.progress import ProgressPoster
-from finetune_trainer.storage import Store
+from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
+from finetune_trainer.train.series import MetricsSeries
 
 _WINDOW = 20
 """Steps over which speed is averaged."""
-_FAREWELL_SECONDS = 10.0
 
 
 class Reporter:
     """Keeps the progress and tells it; made on rank 0 alone."""
 
-    def __init__(self, schedule: Schedule, attempt: int, poster: ProgressPoster, series: "MetricsSeries") -> None:
+    def __init__(self, schedule: Schedule, attempt: int, poster: ProgressPoster, series: MetricsSeries) -> None:
         self._schedule = schedule
         self._attempt = attempt
         self._poster = poster
@@ -38,23 +33,36 @@ class Reporter:
         self._fields: dict[str, Any] = {}
         self._bar: Any = None
         self._checkpoints: dict[str, CheckpointRef | None] = {}
+        self._lock = threading.Lock()
+        """Between the run and the watchdog's thread."""
+        self._newest: ProgressSample | None = None
+        self._told_at = 0.0
 
     def begin(
         self, done: int, eval_loss: float | None, last: CheckpointRef | None, best: CheckpointRef | None
     ) -> None:
-        """Start the clock after `done` steps."""
+        """Start the clock after `done` steps; once more when the work before the first step has taken its time."""
         self._fields = {"step": done, "eval_loss": _rounded(eval_loss)}
         self._fields["best_eval_loss"] = _rounded(best.eval_loss) if best else None
         self._checkpoints = {"last_checkpoint": last, "best_checkpoint": best}
+        self._marks.clear()
         self._marks.append((time.monotonic(), done, 0))
-        if sys.stderr.isatty():
+        if self._bar is None and sys.stderr.isatty():
             self._bar = tqdm(total=self._schedule.total_steps, initial=done, unit="step")
         self._post(urgent=True)
 
     def step(
-        self, done: int, *, loss: float, learning_rate: float, grad_norm: float, tokens: int, waited: float
+        self,
+        done: int,
+        *,
+        loss: float,
+        learning_rate: float,
+        grad_norm: float,
+        tokens: int,
+        waited: float,
+        median_seconds: float | None,
     ) -> None:
-        """Tell a step: its mean loss per supervised token, and its tokens over all processes."""
+        """Tell a step: its mean loss per supervised token, its tokens over all processes, its wait for data."""
         self._tokens += tokens
         self._marks.append((time.monotonic(), done, self._tokens))
         speed = speed_of(list(self._marks))
@@ -64,6 +72,7 @@ class Reporter:
             "learning_rate": learning_rate,
             "grad_norm": _rounded(grad_norm),
             "tokens_per_second": round(speed.tokens_per_second, 1),
+            "median_step_seconds": _rounded(median_seconds),
             "estimated_remaining_seconds": round(speed.seconds_per_step * (self._schedule.total_steps - done)),
         }
         line = {
@@ -96,6 +105,22 @@ class Reporter:
         self._series.upload()
         self._post(urgent=True)
 
+    def heartbeat(self) -> None:
+        """Tell that the run lives, unless something was told just now; any thread may call it."""
+        with self._lock:
+            if self._newest is None or time.monotonic() - self._told_at < INTERVAL_SECONDS:
+                return
+            progress = self._newest.progress.model_copy(update={"last_update_time": datetime.now(UTC)})
+            self._hand_over(self._newest.model_copy(update={"progress": progress}), urgent=False)
+
+    def reached(self, message: TerminationMessage) -> TerminationMessage:
+        """Return a last word with what the run had reached; any thread may call it."""
+        newest = self._newest
+        if newest is None:
+            return message
+        parts = ("progress", "last_checkpoint", "best_checkpoint")
+        return message.model_copy(update={part: getattr(newest, part) for part in parts})
+
     def close(self) -> None:
         """Tell the rest and stop."""
         if self._bar is not None:
@@ -119,6 +144,12 @@ class Reporter:
 
     def _post(self, *, urgent: bool) -> None:
         sample = ProgressSample(attempt=self._attempt, progress=self.progress, **self._checkpoints)
+        with self._lock:
+            self._hand_over(sample, urgent=urgent)
+
+    def _hand_over(self, sample: ProgressSample, *, urgent: bool) -> None:
+        self._newest = sample
+        self._told_at = time.monotonic()
         self._poster.post(sample, urgent=urgent)
 
 
@@ -149,47 +180,3 @@ def duration(seconds: int) -> str:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-class MetricsSeries:
-    """The series of all logged steps: a local file of JSON lines, uploaded whole from a thread at commits."""
-
-    def __init__(self, path: Path, store: Store, location: S3Location) -> None:
-        path.unlink(missing_ok=True)
-        self._path = path
-        self._store = store
-        self._location = location
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
-        self._upload: Future[None] | None = None
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Add a line."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def upload(self) -> None:
-        """Upload the series, unless an upload is under way; the next one then carries all."""
-        if self._path.exists() and (self._upload is None or self._upload.done()):
-            self._upload = self._thread.submit(self._put)
-
-    def close(self) -> None:
-        """Upload what is new, and wait a little for it."""
-        if self._upload is not None:
-            _wait(self._upload)
-        self.upload()
-        if self._upload is not None:
-            _wait(self._upload)
-        self._thread.shutdown(wait=False)
-
-    def _put(self) -> None:
-        try:
-            self._store.put(self._location, self._path.read_bytes())
-        except StageFailure as failure:
-            log.warning("metrics-not-uploaded", cause=failure.message)
-
-
-def _wait(upload: Future[None]) -> None:
-    try:
-        upload.result(_FAREWELL_SECONDS)
-    except TimeoutError:
-        log.warning("metrics-not-uploaded", cause=f"not done within {_FAREWELL_SECONDS:.0f} s")

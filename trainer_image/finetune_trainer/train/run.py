@@ -19,6 +19,8 @@ from finetune_trainer.storage import Store
 from finetune_trainer.train.engine import Engine
 from finetune_trainer.train.lr import LearningRate
 from finetune_trainer.train.processes import Process
+from finetune_trainer.train.stopping import StopSignal
+from finetune_trainer.train.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Run:
     engine: Engine
     backend: Backend
     config_digest: str
+    watchdog: Watchdog
+    stop: StopSignal
 
     @property
     def spec(self) -> FineTuneJobSpec:

@@ -14,8 +14,6 @@ from finetune_trainer.train.engine import Engine
 from finetune_trainer.train.processes import Process, anywhere
 from finetune_trainer.train.state import RunState, save_state
 
-_SETTLE_LOOK_SECONDS = 60.0
-
 
 class Saver:
     """Saves a run. All processes call `save` at the same steps; `last` and `best` are known to rank 0 alone."""
@@ -31,6 +29,7 @@ class Saver:
         self.saved = 0
         """Steps done when the newest save was made."""
         self._saved_at = time.monotonic()
+        self._signs = 0
         self.last: CheckpointRef | None = None
         self.best: CheckpointRef | None = None
 
@@ -74,10 +73,10 @@ class Saver:
         """Wait for the uploads of all processes; return whether none is in flight. Every process must call it."""
         return not anywhere(not self._writer.drain(timeout), self._process)
 
-    def settle(self) -> None:
-        """Wait until no upload is in flight; each ends, well or badly, by its own deadlines."""
-        while not self.drain(_SETTLE_LOOK_SECONDS):
-            log.info("waiting-for-upload", step=self.saved)
+    def moves(self) -> bool:
+        """Whether this process's upload got further since the last call, or there is none."""
+        before, self._signs = self._signs, self._writer.signs
+        return not self.busy or self._signs > before
 
     @property
     def last_error(self) -> str:

@@ -11,7 +11,7 @@ from finetune_api.reasons import Reason
 from finetune_api.run import Commit, Prepared, RunLayout
 from finetune_api.stage import StageInput
 from finetune_trainer import log
-from finetune_trainer.checkpoint import fetch_commit, find_commit, read_commits
+from finetune_trainer.checkpoint import add_score, fetch_commit, find_commit, read_commits
 from finetune_trainer.data.prepared import PreparedFiles
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods import method_of
@@ -21,15 +21,22 @@ from finetune_trainer.model.load import DTYPES, load_base
 from finetune_trainer.objectives.sft import SupervisedLoss
 from finetune_trainer.storage import Store
 from finetune_trainer.train import processes
+from finetune_trainer.train.cadence import evaluates
 from finetune_trainer.train.engine import deepspeed_config, start_engine
+from finetune_trainer.train.evaluation import evaluate
 from finetune_trainer.train.processes import Process
+from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.run import Run, RunData, commits_of, config_digest
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.state import RunState, join_shards, load_state, wanted
+from finetune_trainer.train.stopping import StopSignal
+from finetune_trainer.train.watchdog import Watchdog
 
 
-def build(job: StageInput, process: Process, prepared: Prepared, scratch: Scratch) -> Run:
+def build(
+    job: StageInput, process: Process, prepared: Prepared, scratch: Scratch, watchdog: Watchdog, stop: StopSignal
+) -> Run:
     """Load the model and start its engine; every process must call it."""
     spec, plan = job.spec, prepared.plan
     method = method_of(spec.method)
@@ -54,6 +61,8 @@ def build(job: StageInput, process: Process, prepared: Prepared, scratch: Scratc
         engine=engine,
         backend=backend,
         config_digest=config_digest(spec, prepared),
+        watchdog=watchdog,
+        stop=stop,
     )
 
 
@@ -71,6 +80,30 @@ def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | No
             log.info("resumed", step=commit.step, commit=run.layout.commit(commit.step).uri)
             return state
     return None
+
+
+def score_resumed(run: Run, saver: Saver, reporter: Reporter | None, store: Store, state: RunState) -> RunState:
+    """Evaluate at the step that the run goes on from, if a stop came before the evaluation there was done."""
+    last, settings = saver.last, run.spec.evaluation
+    total = run.data.schedule.total_steps
+    if last is None or last.eval_loss is not None:
+        return state
+    if not evaluates(last.step, total_steps=total, every_steps=settings.every_steps):
+        return state
+    scores = evaluate(run, run.data.validation, f"while it evaluates after step {last.step}")
+    if scores is None:
+        return state
+
+    def write_down() -> list[Commit]:
+        add_score(store, run.layout, step=last.step, eval_loss=scores.loss)
+        return commits_of(run, store)
+
+    with run.watchdog.during(f"while it writes down the score of step {last.step}", slow=True):
+        saver.resume(last.step, processes.on_rank_zero(run.process, write_down), run.layout)
+    if reporter is not None:
+        best = saver.best.eval_loss if saver.best else None
+        reporter.evaluation(last.step, scores.loss, best or scores.loss)
+    return state.model_copy(update={"eval_loss": scores.loss})
 
 
 def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:

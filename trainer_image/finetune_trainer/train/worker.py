@@ -1,5 +1,7 @@
 """One training process: `train-worker`, started by the launcher, once per GPU or CPU process of the pod."""
 
+from datetime import timedelta
+
 import torch
 
 from finetune_api.exitcodes import ExitCode
@@ -9,19 +11,22 @@ from finetune_api.stage import StageInput, TerminationMessage
 from finetune_api.status import EvaluationResult
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CheckpointWriter, WriterSettings
-from finetune_trainer.errors import StageFailure
+from finetune_trainer.errors import StageFailure, StopRequested
 from finetune_trainer.progress import open_progress
 from finetune_trainer.stage_input import Pod, read_pod
 from finetune_trainer.storage import Store
 from finetune_trainer.train import finish, start
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import from_rank_zero, join, on_rank_zero
-from finetune_trainer.train.report import MetricsSeries, Reporter
+from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.result import last_word, publish
 from finetune_trainer.train.run import Run
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
+from finetune_trainer.train.series import MetricsSeries
 from finetune_trainer.train.state import RunState
+from finetune_trainer.train.stopping import StopSignal
+from finetune_trainer.train.watchdog import Patience, Watchdog
 
 
 def run(job: StageInput, store: Store) -> TerminationMessage:
@@ -40,21 +45,29 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
 
 def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
     scratch = Scratch(pod.work_dir)
-    process = join(job.spec.distributed.device)
-    writer = from_rank_zero(pod.writer(job.attempt))
-    prepared = Prepared.model_validate_json(scratch.manifest.read_bytes())
-    training = start.build(job, process, prepared, scratch)
-    saver = Saver(_checkpoint_writer(training, writer), training.engine, training.method, process, scratch.staged)
-    reporter = _reporter(training, store, pod, writer) if process.rank == 0 else None
+    process = join(job.spec.distributed.device, timedelta(seconds=job.spec.pre_running_deadline_seconds))
+    with Watchdog(process.rank, pod.termination_log, Patience.of(pod.hang_seconds)) as watchdog:
+        writer = from_rank_zero(pod.writer(job.attempt))
+        prepared = Prepared.model_validate_json(scratch.manifest.read_bytes())
+        with watchdog.during("while it loads the model", slow=True):
+            training = start.build(job, process, prepared, scratch, watchdog, StopSignal())
+        return _train_and_score(training, store, pod, writer)
+
+
+def _train_and_score(run: Run, store: Store, pod: Pod, writer: str) -> TrainResult:
+    """Run the training with its uploader and its reporter, which end with it; a failure tells what was reached."""
+    scratch, process = Scratch(pod.work_dir), run.process
+    saver = Saver(_checkpoint_writer(run, writer), run.engine, run.method, process, scratch.staged)
+    reporter = _reporter(run, store, pod, writer) if process.rank == 0 else None
+    run.watchdog.listener = reporter
     try:
-        return _train_and_score(training, saver, reporter, store, scratch, writer)
+        return _run(run, saver, reporter, store, scratch, writer)
+    except StopRequested as stop:
+        failure = _stopped(saver)
+        failure.reached = _reached(failure, saver, reporter)
+        raise failure from stop
     except StageFailure as failure:
-        failure.reached = TerminationMessage(
-            reason=failure.reason,
-            progress=reporter.progress if reporter is not None else None,
-            last_checkpoint=saver.last,
-            best_checkpoint=saver.best,
-        )
+        failure.reached = _reached(failure, saver, reporter)
         raise
     finally:
         saver.close()
@@ -62,13 +75,28 @@ def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
             reporter.close()
 
 
-def _train_and_score(
+def _reached(failure: StageFailure, saver: Saver, reporter: Reporter | None) -> TerminationMessage:
+    return TerminationMessage(
+        reason=failure.reason,
+        progress=reporter.progress if reporter is not None else None,
+        last_checkpoint=saver.last,
+        best_checkpoint=saver.best,
+    )
+
+
+def _stopped(saver: Saver) -> StageFailure:
+    """Return the end of a run that was stopped outside of its steps, when there is nothing new to commit."""
+    last = f"it goes on from {saver.last.uri}" if saver.last else "no checkpoint was committed, so it begins anew"
+    return StageFailure(ExitCode.STOPPED, Reason.STOPPED, f"stopped on request; {last}")
+
+
+def _run(
     run: Run, saver: Saver, reporter: Reporter | None, store: Store, scratch: Scratch, writer: str
 ) -> TrainResult:
-    state = start.resume(run, saver, store, scratch.resumed) or _baseline(run)
-    loop = Loop(run, saver, reporter, state)
-    loop.train()
-    commits = finish.final_commits(run, saver, store)
+    state = _begin(run, saver, reporter, store, scratch)
+    Loop(run, saver, reporter, state).train()
+    with run.watchdog.during("while it reads its commits", slow=True):
+        commits = finish.final_commits(run, saver, store)
     chosen, tuned = finish.tuned_scores(run, store, commits, scratch.best)
     scores = EvaluationResult(base=state.baseline, tuned=tuned)
     log.info("scored", exportedStep=chosen.step, **scores.to_wire())
@@ -80,12 +108,24 @@ def _train_and_score(
         )
         return publish(store, run.layout, result)
 
-    return on_rank_zero(run.process, conclude)
+    with run.watchdog.during("while it writes down its result", slow=True):
+        return on_rank_zero(run.process, conclude)
+
+
+def _begin(run: Run, saver: Saver, reporter: Reporter | None, store: Store, scratch: Scratch) -> RunState:
+    """Return the state to train from: that of the newest commit, or a new one with the scores of the base model."""
+    with run.watchdog.during("while it looks for a checkpoint and loads it", slow=True):
+        state = start.resume(run, saver, store, scratch.resumed)
+    if reporter is not None:
+        eval_loss = state.eval_loss if state is not None else None
+        reporter.begin(saver.saved, eval_loss, saver.last, saver.best)
+    return _baseline(run) if state is None else start.score_resumed(run, saver, reporter, store, state)
 
 
 def _baseline(run: Run) -> RunState:
     """Score the base model if the job asks for it; adapters are still without effect."""
-    scores = finish.test_scores(run) if run.spec.evaluation.baseline else None
+    wanted = run.spec.evaluation.baseline
+    scores = finish.test_scores(run, "while it scores the base model") if wanted else None
     if scores is not None:
         log.info("baseline", **scores.to_wire())
     return RunState(baseline=scores)

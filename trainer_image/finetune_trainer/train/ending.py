@@ -1,0 +1,41 @@
+"""How the loop says that it ends before the last step; every process says the same, in the words of rank 0."""
+
+from math import isfinite
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.train.processes import from_rank_zero
+from finetune_trainer.train.saver import Saver
+from finetune_trainer.train.sync import Outcome
+
+
+def stopped(saver: Saver, *, done: int, stuck: bool) -> StageFailure:
+    """Return the end of a run that was stopped on request; `stuck`: an upload did not end in time."""
+    words = from_rank_zero(f"{_how_saved(saver, done=done, stuck=stuck)}; {_last_commit(saver)}")
+    return StageFailure(
+        ExitCode.STOPPED, Reason.STOPPED, f"stopped on request after step {done}; its checkpoint {words}"
+    )
+
+
+def diverged(saver: Saver, outcome: Outcome) -> StageFailure:
+    """Return the end of a run whose numbers went bad."""
+    what = "the gradient" if isfinite(outcome.loss_sum) else "the loss"
+    return StageFailure(
+        ExitCode.DIVERGED,
+        Reason.DIVERGED,
+        f"{what} is no longer a number at step {outcome.done}; lower spec.training.learningRate or"
+        f" spec.training.optimizer.maxGradNorm, or use precision fp32; {from_rank_zero(_last_commit(saver))}",
+    )
+
+
+def _how_saved(saver: Saver, *, done: int, stuck: bool) -> str:
+    if stuck:
+        return "did not finish its upload within the grace period"
+    if saver.last is not None and saver.last.step == done:
+        return "is committed"
+    return f"could not be committed: {saver.last_error}"
+
+
+def _last_commit(saver: Saver) -> str:
+    return f"the last good checkpoint is {saver.last.uri}" if saver.last else "no checkpoint was committed"
