@@ -1,10 +1,13 @@
 """The only writer: carries a Plan out, in the order status, deletes, children, events.
 
 The status goes by server-side apply to /status, whole, under one field manager, and only when it says something else
-than before. A child is created once and never changed, so it goes by a plain create: an apply would merge into
-whatever bears the name, a user's own Service for one, while a create that meets the name is told so (409) and looks
-whose it is. Names are deterministic, so a stale view costs one refused request and never a second child. Replies go
-into the store at once; the watch repeats them later, without effect.
+than before. It is written over the version it was decided on and no other: the reply then holds no edit of a user
+that was not looked at, and a write that the network kept until another replica leads changes nothing.
+
+A child is created once and never changed, so it goes by a plain create: an apply would merge into whatever bears the
+name, a user's own Service for one, while a create that meets the name is told so (409) and looks whose it is. Names
+are deterministic, so a stale view costs one refused request and never a second child. Replies go into the store at
+once; the watch repeats them later, without effect.
 """
 
 import hashlib
@@ -16,7 +19,7 @@ from typing import Any
 import finetune_api
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError, TransientError
-from finetune_operator.kinds import EVENT, FINE_TUNE_JOB, JOB, POD, kind_of
+from finetune_operator.kinds import EVENT, FINE_TUNE_JOB, JOB, POD, Kind, kind_of
 from finetune_operator.kube import Kube
 from finetune_operator.log import job_fields
 from finetune_operator.metrics import Metrics
@@ -62,8 +65,8 @@ class Writer:
         job = observed.job
         try:
             wrote_status = await self._write_status(job, plan.status)
-        except (NotFoundError, ConflictError):
-            return Applied()  # deleted, or made anew under the same name: its own event is on the way
+        except NotFoundError:
+            return Applied()  # deleted: its own event is on the way
         for delete in plan.deletes:
             await self._delete(job, delete)
         look_again = await self._create_all(job, plan.children) or await self._probe_all(job, plan.probes)
@@ -77,6 +80,7 @@ class Writer:
         if status.to_wire() == job.status.to_wire():
             return False
         meta = {"namespace": job.namespace, "name": job.name, "uid": job.uid}
+        meta |= {"resourceVersion": str(job.version)} if job.version else {}
         body = {"apiVersion": finetune_api.API_VERSION, "kind": finetune_api.KIND, "metadata": meta}
         reply = await self._kube.apply(FINE_TUNE_JOB, {**body, "status": status.to_wire()}, subresource="status")
         self._store.put(FINE_TUNE_JOB, reply)
@@ -133,12 +137,19 @@ class Writer:
         kind, name = kind_of(child), child["metadata"]["name"]
         try:
             reply = await self._kube.create(kind, child)
-        except ConflictError:
-            found = await self._kube.get(kind, namespace=job.namespace, name=name)
+        except ConflictError as conflict:
+            found = await self._find(kind, job, name=name, conflict=conflict)
             _check_owner(job, found)
             return found
         logger.info("child created", extra=_fields(job, child=name, kind=kind.kind))
         return reply
+
+    async def _find(self, kind: Kind, job: FineTuneJob, *, name: str, conflict: ConflictError) -> dict[str, Any]:
+        """Return the object that a creation met. A conflict without one is a quota's, whose count just changed."""
+        try:
+            return await self._kube.get(kind, namespace=job.namespace, name=name)
+        except NotFoundError:
+            raise conflict from None
 
     async def _tell(self, job: FineTuneJob, status: FineTuneJobStatus, event: Event) -> None:
         try:

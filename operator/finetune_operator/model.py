@@ -67,6 +67,8 @@ class FineTuneJob:
     """Those that name a queue (kueue.x-k8s.io/...)."""
     deleting: bool = False
     """Whether it has a deletionTimestamp."""
+    version: int = 0
+    """resourceVersion of what was observed; a status is written over this version and no other. 0: not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

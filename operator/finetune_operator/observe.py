@@ -67,4 +67,5 @@ def _fine_tune_job(entry: Entry, raw: RawJob) -> FineTuneJob:
         status=parse_status(raw.status),
         labels=raw.labels,
         deleting=raw.deleting,
+        version=entry.version,
     )
