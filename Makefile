@@ -36,9 +36,10 @@ cluster-down: ## end the local cluster; caches stay
 images: ## build operator, trainer and S3 images and load them into the cluster
 	@python3 dev/cluster images
 
-generate: venv ## write the CRD, the chart's copy and the generated reference
+generate: venv ## write the CRD, the chart's copy, the generated reference and the dashboard
 	@$(PY) dev/generate_crd.py
 	@$(PY) dev/generate_reference.py
+	@$(PY) dev/generate_dashboard.py
 
 requirements: venv ## compile requirements/*.txt from pyproject.toml
 	@for extra in operator trainer cli dev; do .venv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 \
@@ -53,13 +54,14 @@ lint-code: venv
 	@lint-imports
 	@$(PY) dev/generate_crd.py --check
 	@$(PY) dev/generate_reference.py --check
+	@$(PY) dev/generate_dashboard.py --check
 	@git ls-files -z '*.sh' | xargs -0 --no-run-if-empty shellcheck
 
 test-unit: venv ## pure functions and tables: seconds
 	@$(PY) -m pytest -q tests/unit
 
-test-chart: venv ## helm lint, rendered manifests, kubeconform
-	@python3 dev/cluster binaries helm kubeconform kube-apiserver etcd kubectl > /dev/null
+test-chart: venv ## helm lint, rendered manifests, kubeconform, alert rules
+	@python3 dev/cluster binaries helm kubeconform promtool kube-apiserver etcd kubectl > /dev/null
 	@$(PY) -m pytest -q tests/chart
 
 test-integration: venv ## real API server, real S3 server, real trainer processes: minutes
@@ -75,6 +77,7 @@ chaos: venv cluster images ## seeded faults against real jobs: SEED=1 ROUNDS=50,
 test: venv ## every test but load: lint, then unit, chart, integration, e2e and chaos in one run
 	@$(MAKE) --no-print-directory lint-code
 	@$(MAKE) --no-print-directory cluster images
+	@python3 dev/cluster binaries promtool > /dev/null
 	@$(PY) -m pytest tests --durations=15
 
 clean: ## remove what was built in this folder
