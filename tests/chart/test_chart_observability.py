@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from finetune_loopback.helm import CHART, NAMESPACE, RELEASE, HelmError, Manifest, find, render
-from finetune_loopback.kube_api import REPOSITORY
+from finetune_loopback.kube_api import REPOSITORY, binaries
 from finetune_operator.job_metrics import JobMetrics
 from finetune_operator.metrics import Metrics
 from finetune_operator.settings import Settings
@@ -20,14 +20,19 @@ KINDS = {"serviceMonitor": "ServiceMonitor", "alerts": "PrometheusRule", "dashbo
 WORD = re.compile(r"\b(?:finetune_operator|process)_[a-z_]+")
 
 
-def served() -> set[str]:
-    """Names of all series that the operator serves."""
+def metrics() -> Metrics:
+    """All metrics, as a replica wires them."""
     metrics = Metrics()
     metrics.watch_state(jobs=list, depth=lambda: 0, age=lambda: 0.0)
     metrics.watch_replica(leads=lambda: True, certificate_end=lambda: None)
     metrics.registry.register(JobMetrics(list, limit=1))
+    return metrics
+
+
+def served() -> set[str]:
+    """Names of all series that the operator serves."""
     endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
-    return {family.name + ending for family in metrics.registry.collect() for ending in endings[family.type]}
+    return {family.name + ending for family in metrics().registry.collect() for ending in endings[family.type]}
 
 
 def alerts() -> list[Manifest]:
@@ -103,6 +108,12 @@ def test_dashboard_is_made_from_its_table() -> None:
     command = [sys.executable, str(REPOSITORY / "dev/generate_dashboard.py"), "--check"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_names_and_texts_of_the_metrics_are_as_prometheus_wants_them() -> None:
+    command = [str(binaries("promtool") / "promtool"), "check", "metrics"]
+    result = subprocess.run(command, input=metrics().render(), capture_output=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
 def test_every_metric_in_rules_and_dashboard_is_served() -> None:
