@@ -13,6 +13,7 @@ from pydantic import Field
 
 from finetune_api.base import Record
 from finetune_api.pods import Resources
+from finetune_api.reasons import Reason
 from finetune_api.stage import ProgressSample, Stage
 from finetune_api.status import FineTuneJobStatus
 
@@ -220,7 +221,7 @@ class Event:
     """A Kubernetes Event about the FineTuneJob."""
 
     type: Literal["Normal", "Warning"]
-    reason: str
+    reason: Reason
     message: str
 
 

@@ -21,7 +21,7 @@ from finetune_operator.workqueue import Key
 KEY = Key("ns", "tune")
 SETTINGS = PodSettings(trainer_image="t", progress_url="https://p", progress_ca="ca")
 RUNNING = FineTuneJobStatus(phase=Phase.RUNNING, reason=Reason.RUNNING, attempt=1)
-EVENT = Event(type="Normal", reason="Running", message="it runs")
+EVENT = Event(type="Normal", reason=Reason.RUNNING, message="it runs")
 
 
 class ApiServer:
@@ -231,10 +231,10 @@ async def test_the_same_event_meets_itself(desk: Desk) -> None:
 async def test_restarts_and_ends_are_counted_by_their_causes(desk: Desk) -> None:
     restarting = RUNNING.model_copy(update={"phase": Phase.RESTARTING, "restarts": Restarts(total=1)})
     desk.holds(RUNNING)
-    await desk.apply(status=restarting, events=(Event(type="Warning", reason="Crashed", message="boom"),))
+    await desk.apply(status=restarting, events=(Event(type="Warning", reason=Reason.CRASHED, message="boom"),))
     failed = restarting.model_copy(update={"phase": Phase.FAILED, "reason": Reason.DIVERGED})
     desk.holds(restarting)
-    await desk.apply(status=failed, events=(Event(type="Warning", reason="Diverged", message="NaN"),))
+    await desk.apply(status=failed, events=(Event(type="Warning", reason=Reason.DIVERGED, message="NaN"),))
     read = desk.metrics.registry.get_sample_value
     assert read("finetune_operator_restarts_total", {"namespace": "ns", "reason": "Crashed"}) == 1
     labels = {"namespace": "ns", "phase": "Failed", "reason": "Diverged"}

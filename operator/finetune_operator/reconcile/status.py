@@ -68,4 +68,4 @@ def _events(old: FineTuneJobStatus, step: Step) -> tuple[Event, ...]:
     reason = step.cause if step.cause and step.phase is Phase.RESTARTING else step.reason
     reason = Reason.RESUMED if old.phase is Phase.SUSPENDED and not step.phase.is_terminal else reason
     message = clip(step.message, EVENT_LIMIT)
-    return (Event(type="Warning" if step.phase in WARNINGS else "Normal", reason=reason.value, message=message),)
+    return (Event(type="Warning" if step.phase in WARNINGS else "Normal", reason=reason, message=message),)
