@@ -60,11 +60,15 @@ class Reply:
             raise TransientError(f"{call}: the answer is no JSON: {error}", status=self.status) from error
         return parsed
 
+    @property
+    def wait(self) -> float:
+        """Seconds that the API server asks us to wait; 0 when it does not say."""
+        return float(self.retry_after) if self.retry_after.isdecimal() else 0.0
+
     def _raise(self, call: str) -> NoReturn:
-        wait = float(self.retry_after) if self.retry_after.isdigit() else 0.0
         fallback = TransientError if self.status >= 500 or self.status in _TRANSIENT else RefusedError
         error = _BY_STATUS.get(self.status, fallback)
-        raise error(f"{call}: {self._message()}", status=self.status, retry_after=wait)
+        raise error(f"{call}: {self._message()}", status=self.status, retry_after=self.wait)
 
     def _message(self) -> str:
         try:

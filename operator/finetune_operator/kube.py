@@ -3,17 +3,20 @@
 A generated client would validate each object it reads against its own models, at ten times the CPU of `json.loads`;
 this one knows six verbs. It holds at most as many connections as there are workers, gives up after 30 seconds, and
 raises one of two errors: `TransientError` (try again later) or `RefusedError` (the API server says no).
+A request to wait (Retry-After) holds for every caller: until it is over, calls of that verb and kind are not sent.
 `write_guard` is asked before each write: a replica that has lost its Lease must not send another one.
 """
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any, Self
 
 import aiohttp
 import kopf
 
-from finetune_operator.errors import ConflictError, LeaseLostError, NotFoundError, RefusedError, Reply, TransientError
+from finetune_operator.backpressure import Backpressure
+from finetune_operator.errors import LeaseLostError, NotFoundError, RefusedError, Reply, TransientError
 from finetune_operator.kinds import LEASE, TOKEN_REVIEW, Kind
 from finetune_operator.login import Headers, log_in
 from finetune_operator.metrics import Metrics
@@ -32,6 +35,7 @@ class Kube:
         self._headers = Headers(settings)
         self._limit = connections
         self._metrics = metrics
+        self._pressure = Backpressure(time.monotonic)
         self.write_guard: Callable[[], bool] = lambda: True
 
     async def __aenter__(self) -> Self:
@@ -83,7 +87,7 @@ class Kube:
     async def delete(
         self, kind: Kind, *, namespace: str, name: str, uid: str, policy: str = "Background", force: bool = False
     ) -> None:
-        """Delete the object of that uid; one that is gone already is fine.
+        """Delete the object of that uid; one that is gone already is fine. Raises ConflictError for another uid.
 
         `policy` says when it goes: before what it owns (Background) or after (Foreground). `force` removes a pod
         without waiting for its kubelet.
@@ -92,7 +96,7 @@ class Kube:
         body |= {"gracePeriodSeconds": 0} if force else {}
         try:
             await self._call("delete", kind, kind.path(namespace, name), body=body)
-        except (NotFoundError, ConflictError):
+        except NotFoundError:
             return
 
     async def review(self, token: str, *, audience: str) -> dict[str, Any]:
@@ -118,6 +122,7 @@ class Kube:
     ) -> dict[str, Any]:
         if verb in _WRITES and kind is not LEASE and not self.write_guard():
             raise LeaseLostError(f"{verb} {path} was not sent: the Lease is not held")
+        self._respect_pressure(verb, kind, path)
         for attempt in (1, 2):
             try:
                 with self._metrics.api_call_seconds.labels(verb).time():
@@ -126,10 +131,22 @@ class Kube:
                 self._metrics.api_calls.labels(verb, kind.kind, "none").inc()
                 raise TransientError(f"{verb} {path}: {type(error).__name__}: {error}", status=0) from error
             self._metrics.api_calls.labels(verb, kind.kind, str(reply.status)).inc()
+            if reply.status in _OVERLOADED and reply.wait:
+                self._pressure.note(verb, kind.kind, seconds=reply.wait)
             if reply.status != 401 or attempt == 2:
                 return reply.result(f"{verb} {path}")
             self._headers.expire()
         raise AssertionError("unreachable")
+
+    def _respect_pressure(self, verb: str, kind: Kind, path: str) -> None:
+        """Raise TransientError while the API server wants no such call.
+
+        A Lease is renewed in spite of that: it is one call in two seconds, and the end of this process would be many.
+        """
+        left = 0.0 if kind is LEASE else self._pressure.seconds_left(verb, kind.kind)
+        if left > 0:
+            text = f"{verb} {path} was not sent: the API server asked to wait for {left:.1f} s more"
+            raise TransientError(text, status=429, retry_after=left)
 
     async def _send(self, verb: str, path: str, query: dict[str, str], body: object) -> Reply:
         headers = {**self._headers.current(), "User-Agent": FIELD_MANAGER, "Accept": "application/json"}
@@ -150,4 +167,5 @@ _METHODS = {
     "delete": "DELETE",
     "review": "POST",
 }
+_OVERLOADED = frozenset({429, 503})
 _WRITES = frozenset({"apply", "create", "update", "delete"})

@@ -79,11 +79,15 @@ class WorkQueue:
         self._set_alarm()
 
     def retry(self, key: Key, *, at_least: float = 0.0) -> None:
-        """Mark the key dirty after its back-off, which doubles with each call until `succeeded`."""
+        """Mark the key dirty after its back-off, which doubles with each call until `succeeded`.
+
+        What the API server asks for (`at_least`) is exceeded a little, by chance, so that not all come back at once.
+        """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         full = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures, 32))
-        self.add_after(key, max(at_least, full * (0.5 + 0.5 * self._jitter())))
+        jitter = self._jitter()
+        self.add_after(key, max(at_least * (1.0 + 0.5 * jitter), full * (0.5 + 0.5 * jitter)))
 
     def succeeded(self, key: Key) -> None:
         """Begin the key's back-off anew."""

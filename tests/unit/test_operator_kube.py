@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from finetune_operator.backpressure import LONGEST_SECONDS, Backpressure
 from finetune_operator.errors import ConflictError, LeaseLostError, NotFoundError, RefusedError, TransientError
 from finetune_operator.handlers import kopf_settings
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, LEASE, POD
@@ -98,6 +99,14 @@ async def test_a_list_whose_version_expired_between_chunks_is_read_in_one_piece(
     assert api.asked[2][1] == "/api/v1/pods"
 
 
+async def test_api_versions_are_those_of_every_group(api: ApiServer, kube: Kube) -> None:
+    batch = {"name": "batch", "versions": [{"groupVersion": "batch/v1"}, {"groupVersion": "batch/v1beta1"}]}
+    api.answers = [say(200, {"groups": [batch, {"name": "apps", "versions": [{"groupVersion": "apps/v1"}]}]})]
+
+    assert await kube.api_versions() == {"batch/v1", "batch/v1beta1", "apps/v1"}
+    assert api.asked[0][:2] == ("GET", "/apis")
+
+
 async def test_an_apply_names_its_manager_and_its_content(api: ApiServer, kube: Kube) -> None:
     api.answers = [say(200, {"ok": True})]
     manifest = {"metadata": {"namespace": "ns", "name": "tune"}, "status": {}}
@@ -110,8 +119,10 @@ async def test_an_apply_names_its_manager_and_its_content(api: ApiServer, kube: 
 
 
 async def test_a_delete_is_of_one_uid_and_a_gone_object_is_fine(api: ApiServer, kube: Kube) -> None:
-    api.answers = [say(200), sorry(404, "not found"), sorry(409, "uid differs")]
-    for _ in range(3):
+    api.answers = [say(200), sorry(404, "not found"), sorry(409, "uid differs, or written at the same moment")]
+    for _ in range(2):
+        await kube.delete(JOB, namespace="ns", name="tune-a1", uid="u")
+    with pytest.raises(ConflictError):
         await kube.delete(JOB, namespace="ns", name="tune-a1", uid="u")
     assert api.asked[0][4] == {"propagationPolicy": "Background", "preconditions": {"uid": "u"}}
 
@@ -189,3 +200,37 @@ async def test_without_the_lease_nothing_is_written_but_reads_and_the_lease_itse
     await kube.get(POD, namespace="ns", name="p")
     await kube.create(LEASE, manifest)
     assert len(api.asked) == 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_request_to_wait_holds_for_every_call_of_that_verb_and_kind(
+    api: ApiServer, kube: Kube, status: int
+) -> None:
+    now = [0.0]
+    kube._pressure = Backpressure(lambda: now[0])
+    api.answers = [sorry(status, "slow down", **{"Retry-After": "5"}), say(200, {}), say(200, {})]
+    for moment, left in ((0.0, 5), (1.5, 3.5), (4.9, 0.1)):
+        now[0] = moment
+        with pytest.raises(TransientError) as told:
+            await kube.get(JOB, namespace="ns", name=f"at-{moment}")
+        assert told.value.retry_after == pytest.approx(left)
+    assert len(api.asked) == 1
+    await kube.get(POD, namespace="ns", name="of-another-kind")
+    now[0] = 5.0
+    await kube.get(JOB, namespace="ns", name="later")
+    assert [path.rpartition("/")[2] for _, path, *_ in api.asked] == ["at-0.0", "of-another-kind", "later"]
+
+
+async def test_a_lease_is_renewed_in_spite_of_a_request_to_wait(api: ApiServer, kube: Kube) -> None:
+    api.answers = [sorry(429, "slow down", **{"Retry-After": "60"}), say(200, {})]
+    with pytest.raises(TransientError):
+        await kube.get(LEASE, namespace="ns", name="l")
+    await kube.get(LEASE, namespace="ns", name="l")
+
+
+def test_nobody_can_ask_us_to_wait_for_hours() -> None:
+    pressure = Backpressure(lambda: 0.0)
+    pressure.note("apply", "FineTuneJob", seconds=86400)
+    pressure.note("apply", "FineTuneJob", seconds=1)
+    assert pressure.seconds_left("apply", "FineTuneJob") == LONGEST_SECONDS
+    assert pressure.seconds_left("create", "FineTuneJob") == 0

@@ -86,13 +86,16 @@ def test_jitter_takes_up_to_half_of_a_backoff(jitter: float, share: float) -> No
     assert simulate(main) == pytest.approx(FIRST_BACKOFF * share)
 
 
-def test_retry_waits_at_least_as_long_as_the_server_asked() -> None:
+@pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 30), (0.5, 37.5), (1.0, 45)])
+def test_retry_waits_at_least_as_long_as_the_server_asked_and_not_all_come_at_once(
+    jitter: float, seconds: float
+) -> None:
     async def main() -> float:
-        queue = new_queue()
+        queue = WorkQueue(asyncio.get_running_loop(), jitter=lambda: jitter)
         queue.retry(A, at_least=30)
         return (await take_at(queue))[1]
 
-    assert simulate(main) == pytest.approx(30)
+    assert simulate(main) == pytest.approx(seconds)
 
 
 def test_an_event_ends_a_backoff_and_the_old_due_time_does_not_count_any_more() -> None:
