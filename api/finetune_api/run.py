@@ -1,6 +1,7 @@
 """The layout of a run in S3, and the records stored there.
 
-Everything of one job is below `<spec.checkpoint.uri>/<uid>/` (the job's uid, so a job created anew starts anew):
+Everything of one run is below `<spec.checkpoint.uri>/<run id>/`: the job's uid, so that a job created anew starts
+anew, with a generation once the run itself began anew because its spec was changed while it was suspended.
 
     prepared/<writer>/...            token cache of one prepare pod; nothing is ever overwritten
     prepared/manifest.json           put last with If-None-Match: which writer's files are the prepared data
@@ -90,6 +91,7 @@ class OutputManifest(Record):
 
     job: str = Field(description="Namespace and name of the job.")
     uid: str = Field(description="Its uid.")
+    run_id: str = Field(default_factory=lambda data: data["uid"], description="The run of the job that made it.")
     step: int = Field(description="Optimizer step of the weights.")
     base_model: str = Field(description="spec.model.uri.")
     data_digest: str = Field(description="Digest of the prepared rows.")
@@ -100,8 +102,8 @@ class OutputManifest(Record):
 class RunLayout:
     """Locations of one run, as the module's docstring lists them."""
 
-    def __init__(self, checkpoint_uri: str, uid: str) -> None:
-        self.root: S3Location = parse_s3(checkpoint_uri).child(uid)
+    def __init__(self, checkpoint_uri: str, run_id: str) -> None:
+        self.root: S3Location = parse_s3(checkpoint_uri).child(run_id)
 
     @property
     def prepared_manifest(self) -> S3Location:

@@ -61,7 +61,7 @@ def write_model(base: Path, target: Path) -> None:
 
 def commit_weights(s3_job, job, weights: Path) -> None:
     """Leave in S3 what the training stage leaves."""
-    layout = RunLayout(job.spec.checkpoint.uri, job.uid)
+    layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
     prefix = layout.shards(step=7, writer="a1-abcdefgh")
     now = datetime.now(UTC)
     commit = Commit(
@@ -87,10 +87,11 @@ def commit_weights(s3_job, job, weights: Path) -> None:
     s3_job.store.put(layout.train_result, result.model_dump_json(by_alias=True).encode())
 
 
-def trained(s3_job, tiny_model: Path, tmp_path: Path, **spec) -> object:
+def trained(s3_job, tiny_model: Path, tmp_path: Path, *, run_id: str | None = None, **spec) -> object:
     """Prepare a job and leave weights as if it had been trained; return its input."""
     s3_job.put_rows("rows/train.jsonl", rows(60))
     job = s3_job.stage_input(**spec)
+    job = job.model_copy(update={"run_id": run_id or job.run_id})
     prepare.run(job, s3_job.store)
     weights = tmp_path / "weights"
     (write_adapter if job.spec.method.type == "lora" else write_model)(tiny_model, weights)
@@ -98,14 +99,14 @@ def trained(s3_job, tiny_model: Path, tmp_path: Path, **spec) -> object:
     return job
 
 
-def download(s3_job, tmp_path: Path) -> Path:
-    """Return the published result in a folder, each file checked against the manifest."""
+def download(s3_job, tmp_path: Path, beside: frozenset[str] | set[str] = frozenset()) -> Path:
+    """Return the published result in a folder, each file checked against the manifest; nothing else stands there."""
     root = parse_s3(s3_job.uri("output/"))
     manifest = OutputManifest.model_validate_json(s3_job.store.read(root.child("manifest.json")))
     target = tmp_path / "published"
     s3_job.store.download_all(manifest.files, bucket=root.bucket, directory=target, strip_prefix=root.key)
     assert sorted(entry.key for entry in manifest.files) == sorted(
-        f"{s3_job.uid}/{key}" for key in s3_job.keys("output/") if not key.endswith("manifest.json")
+        f"{s3_job.uid}/{key}" for key in set(s3_job.keys("output/")) - beside if key != "output/manifest.json"
     )
     return target
 
@@ -174,7 +175,7 @@ def check_predictions(tiny_model, published) -> None:
 
 
 def check_card(s3_job, job, card: str) -> None:
-    prepared = json.loads(s3_job.store.read(RunLayout(job.spec.checkpoint.uri, job.uid).prepared_manifest))
+    prepared = json.loads(s3_job.store.read(RunLayout(job.spec.checkpoint.uri, job.run_id).prepared_manifest))
     assert prepared["data"]["digest"] in card
     assert f'base_model: "{s3_job.uri("model/")}"' in card
     assert "| tuned | 1.5000 | 4.48 | 0.5000 | 100 |" in card
@@ -221,7 +222,48 @@ def test_a_result_of_another_job_stays(s3_job):
     s3_job.put("output/manifest.json", manifest.model_dump_json(by_alias=True).encode())
     failure = fails(s3_job, s3_job.stage_input())
     assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.OUTPUT_EXISTS)
-    assert "was written by job other/job (uid another) while this one trained" in failure.message
+    assert "manifest.json exists already and is not of this job but of job other/job (uid another)" in failure.message
+
+
+def other_claim(s3_job, uid: str) -> None:
+    s3_job.put("output/.finetune-writing.json", json.dumps({"writer": uid, "job": "other/job"}).encode())
+
+
+def test_a_place_that_another_job_writes_to_is_left_to_it(s3_job):
+    other_claim(s3_job, "another")
+    for stage in (prepare, export):
+        with pytest.raises(
+            StageFailure, match=r"writing.json exists already and is not of this job but of"
+        ):
+            stage.run(s3_job.stage_input(), s3_job.store)
+    assert s3_job.keys("output/") == ["output/.finetune-writing.json"]
+
+
+def test_what_a_try_of_this_job_left_is_written_over(s3_job, tiny_model, tmp_path):
+    other_claim(s3_job, s3_job.uid)
+    left = ["merged/config.json", "adapter/old.safetensors", "predictions.jsonl"]
+    for name in left:
+        s3_job.put(f"output/{name}", b"left over")
+    s3_job.put("output/notes.txt", b"of the user")
+    job = trained(s3_job, tiny_model, tmp_path)  # prepare lets it pass too
+    export.run(job, s3_job.store)
+    download(s3_job, tmp_path, beside={"output/notes.txt"})
+
+
+def test_a_run_that_began_anew_replaces_the_result_of_the_one_before(s3_job, tiny_model, tmp_path):
+    first = trained(s3_job, tiny_model, tmp_path / "first")
+    before = export.run(first, s3_job.store).output
+    assert before.adapter_uri is not None
+    changed = {"method": {"type": "full"}}
+    job = trained(s3_job, tiny_model, tmp_path / "second", run_id=f"{s3_job.uid}-7", **changed)
+    after = export.run(job, s3_job.store).output
+    assert (after.adapter_uri, after.merged_uri) == (None, s3_job.uri("output/merged/"))
+    download(s3_job, tmp_path)
+    manifest = json.loads(s3_job.store.read(parse_s3(s3_job.uri("output/manifest.json"))))
+    assert (manifest["uid"], manifest["runId"]) == (s3_job.uid, f"{s3_job.uid}-7")
+    assert {key.split("/")[1] for key in s3_job.keys("runs/")} == {s3_job.uid, f"{s3_job.uid}-7"}
+    # What stands there is this run's: nothing is made again.
+    assert export.run(job, s3_job.store).output == after
 
 
 def fails(s3_job, job) -> StageFailure:

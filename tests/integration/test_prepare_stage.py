@@ -35,7 +35,7 @@ def rows(count: int, start: int = 0) -> list[dict]:
 
 
 def fetched(s3_job, job, directory: Path):
-    return fetch_prepared(s3_job.store, RunLayout(job.spec.checkpoint.uri, job.uid), directory)
+    return fetch_prepared(s3_job.store, RunLayout(job.spec.checkpoint.uri, job.run_id), directory)
 
 
 def texts(prepared, split: str) -> list[str]:

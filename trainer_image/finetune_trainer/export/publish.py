@@ -1,8 +1,4 @@
-"""Publishing the result: all files, and last the manifest that makes them one.
-
-Before training began, nothing stood at these names (the prepare stage checked it); what stands there without a
-manifest is from an earlier try of this stage, and is written again.
-"""
+"""Publishing the result: all files, and last the manifest that makes them one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,42 +9,34 @@ from finetune_api.run import MANIFEST, FileEntry, OutputManifest
 from finetune_api.status import OutputResult
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.export.place import ADAPTER, MERGED, PREDICTIONS, Place
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.digest import sha256_of
 
-ADAPTER, MERGED, PREDICTIONS, CARD = "adapter", "merged", "predictions.jsonl", "README.md"
-NAMES = (f"{ADAPTER}/", f"{MERGED}/", PREDICTIONS, CARD)
-"""What a result may consist of, beside its manifest."""
+
+def upload(store: Store, directory: Path, place: Place) -> Sequence[FileEntry]:
+    """Upload the folder of the result. Raises StageFailure when something of another stands there."""
+    place.claim()
+    return store.upload_all(directory, place.output)
 
 
-def find_result(store: Store, output: S3Location, uid: str) -> OutputManifest | None:
-    """Return the manifest if the job's result is published already. Raises StageFailure when another job's is."""
-    location = output.child(MANIFEST)
-    if not store.exists(location):
-        return None
-    manifest = OutputManifest.model_validate_json(store.read(location))
-    if manifest.uid != uid:
-        raise StageFailure(
-            ExitCode.INVALID,
-            Reason.OUTPUT_EXISTS,
-            f"{location.uri} was written by job {manifest.job} (uid {manifest.uid}) while this one trained; nothing"
-            " is overwritten: give each job an output of its own",
-        )
+def publish(store: Store, place: Place, manifest: OutputManifest) -> OutputManifest:
+    """Put the manifest and return the one that stands: that of another pod of this run, if it was first.
+
+    Raises StageFailure when another job, or an earlier run of this one, has put one in the meantime.
+    """
+    if not store.put_new(place.output.child(MANIFEST), _wire(manifest), writer=manifest.uid):
+        place.require_free()
+        standing = place.result()
+        if standing is None:
+            raise StageFailure(
+                ExitCode.STORAGE,
+                Reason.STORAGE_FAILED,
+                f"a pod of an earlier run of this job wrote to {place.output.uri} meanwhile; it is tried again",
+            )
+        manifest = standing
+    place.release()
     return manifest
-
-
-def upload(store: Store, directory: Path, output: S3Location) -> Sequence[FileEntry]:
-    """Upload the folder of the result."""
-    return store.upload_all(directory, output)
-
-
-def publish(store: Store, output: S3Location, manifest: OutputManifest) -> OutputManifest:
-    """Put the manifest. Raises StageFailure when another job has put one in the meantime."""
-    if store.put_new(output.child(MANIFEST), _wire(manifest), writer=manifest.uid):
-        return manifest
-    other = find_result(store, output, manifest.uid)
-    assert other is not None  # noqa: S101 - it made our conditional put fail
-    return other
 
 
 def output_result(output: S3Location, manifest: OutputManifest) -> OutputResult:

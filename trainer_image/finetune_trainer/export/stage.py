@@ -10,14 +10,14 @@ from transformers import AutoTokenizer
 from finetune_api.reasons import Reason
 from finetune_api.run import Commit, OutputManifest, Prepared, RunLayout, TrainResult
 from finetune_api.stage import StageInput, TerminationMessage
-from finetune_api.uris import S3Location, parse_s3
 from finetune_trainer import log
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.prepared import PreparedFiles, fetch_model, fetch_prepared
-from finetune_trainer.export import assemble, publish
+from finetune_trainer.export import assemble, place, publish
 from finetune_trainer.export.card import render
 from finetune_trainer.export.examine import examine
 from finetune_trainer.export.fresh import Reply, Request
+from finetune_trainer.export.place import Place
 from finetune_trainer.export.questions import read_questions, turn_end
 from finetune_trainer.export.weights import check_adapter, check_model, fetch_weights, read_result
 from finetune_trainer.prepare.tokenizer import special_tokens
@@ -27,13 +27,15 @@ from finetune_trainer.storage import Store
 
 def run(job: StageInput, store: Store) -> TerminationMessage:
     """Export the result of a job. Raises StageFailure when it is not what was trained, or cannot be written."""
-    output = parse_s3(job.spec.output.uri)
-    manifest = publish.find_result(store, output, job.uid)
+    target = Place(job, store)
+    manifest = target.result()
     if manifest is None:
-        manifest = _Export(job, store).make(output)
+        target.require_free()
+        manifest = _Export(job, store).make(target)
     else:
-        log.info("already-exported", uri=output.uri)
-    return TerminationMessage(reason=Reason.SUCCEEDED, output=publish.output_result(output, manifest))
+        log.info("already-exported", uri=target.output.uri)
+        target.release()
+    return TerminationMessage(reason=Reason.SUCCEEDED, output=publish.output_result(target.output, manifest))
 
 
 @dataclass(frozen=True)
@@ -56,27 +58,28 @@ class _Export:
         self._target = self._scratch / "result"
         self._is_lora = job.spec.method.type == "lora"
 
-    def make(self, output: S3Location) -> OutputManifest:
+    def make(self, target: Place) -> OutputManifest:
         shutil.rmtree(self._scratch, ignore_errors=True)  # left by an earlier run outside Kubernetes
         parts = self._fetch()
         self._assemble(parts)
         reply = self._examine(parts)
         self._describe(parts, reply)
-        files = publish.upload(self._store, self._target, output)
+        files = publish.upload(self._store, self._target, target)
         manifest = OutputManifest(
             job=f"{self._job.namespace}/{self._job.name}",
             uid=self._job.uid,
+            run_id=self._job.run_id,
             step=parts.commit.step,
             base_model=self._job.spec.model.uri,
             data_digest=parts.prepared.record.data.digest,
             files=list(files),
             evaluation=parts.result.evaluation,
         )
-        return publish.publish(self._store, output, manifest)
+        return publish.publish(self._store, target, manifest)
 
     def _fetch(self) -> _Parts:
         job, store = self._job, self._store
-        layout = RunLayout(job.spec.checkpoint.uri, job.uid)
+        layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
         result = read_result(store, layout)
         prepared = fetch_prepared(store, layout, self._scratch / "prepared")
         commit, weights = fetch_weights(store, layout, result, self._scratch / "commit")
@@ -90,9 +93,9 @@ class _Export:
         return self._is_lora or self._job.spec.evaluation.predictions.rows > 0
 
     def _assemble(self, parts: _Parts) -> None:
-        tokenizer, merged = parts.prepared.tokenizer, self._target / publish.MERGED
+        tokenizer, merged = parts.prepared.tokenizer, self._target / place.MERGED
         if self._is_lora:
-            adapter = self._target / publish.ADAPTER
+            adapter = self._target / place.ADAPTER
             uri = self._job.spec.model.uri
             assemble.assemble_adapter(parts.weights, tokenizer=tokenizer, base_uri=uri, target=adapter)
             if not self._job.spec.output.merge:
@@ -104,7 +107,7 @@ class _Export:
 
     def _examine(self, parts: _Parts) -> Reply:
         predictions = self._job.spec.evaluation.predictions
-        adapter, merged = self._target / publish.ADAPTER, self._target / publish.MERGED
+        adapter, merged = self._target / place.ADAPTER, self._target / place.MERGED
         request = Request(
             base=str(parts.base) if self._needs_base() else None,
             adapter=str(adapter) if self._is_lora else None,
@@ -119,12 +122,12 @@ class _Export:
     def _describe(self, parts: _Parts, reply: Reply) -> None:
         """Write predictions and model card."""
         if reply.tuned_answers:
-            _write_predictions(parts.prepared, reply, self._target / publish.PREDICTIONS)
+            _write_predictions(parts.prepared, reply, self._target / place.PREDICTIONS)
         record: Prepared = parts.prepared.record
         card = render(
             self._job, prepared=record, result=parts.result, commit=parts.commit, divergence=reply.divergence
         )
-        (self._target / publish.CARD).write_text(card, encoding="utf-8")
+        (self._target / place.CARD).write_text(card, encoding="utf-8")
 
 
 def _stop_tokens(prepared: PreparedFiles, base: Path) -> list[int]:

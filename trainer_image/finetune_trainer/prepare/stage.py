@@ -36,7 +36,7 @@ from finetune_trainer.storage import Store
 def run(job: StageInput, store: Store) -> TerminationMessage:
     """Prepare the data of a job. Raises StageFailure with all that a user has to mend."""
     probe(job, store)
-    layout = RunLayout(job.spec.checkpoint.uri, job.uid)
+    layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
     prepared = find_prepared(store, layout)
     if prepared is None:
         prepared = _prepare(job, store, layout)

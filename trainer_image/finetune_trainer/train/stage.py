@@ -12,6 +12,7 @@ from finetune_api.stage import RENDEZVOUS_PORT, StageInput, TerminationMessage
 from finetune_trainer import log
 from finetune_trainer.data.prepared import fetch_model, fetch_prepared
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.export.place import Place
 from finetune_trainer.launcher import run_workers
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import Store
@@ -30,12 +31,15 @@ loaded as a checkpoint must not be able to run code."""
 
 def run(job: StageInput, store: Store) -> TerminationMessage:
     """Train in this pod. Raises StageFailure or WorkersFailed on every end but the good one."""
-    layout = RunLayout(job.spec.checkpoint.uri, job.uid)
+    layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
     if (result := read_result(store, layout)) is not None:
         log.info("already-trained", result=layout.train_result.uri)
         return last_word(result)
     require_device(job.spec.distributed)
     pod = read_pod()
+    if pod.index == 0:
+        # It may be another place than the prepare stage looked at: a suspended job's output can be changed.
+        Place(job, store).require_free()
     scratch = Scratch(pod.work_dir)
     # A container that was restarted in its pod finds the remains of the one before.
     shutil.rmtree(scratch.staged, ignore_errors=True)

@@ -55,7 +55,7 @@ def build(
         job=job,
         plan=plan,
         process=process,
-        layout=RunLayout(spec.checkpoint.uri, job.uid),
+        layout=RunLayout(spec.checkpoint.uri, job.run_id),
         data=RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec),
         method=method,
         engine=engine,
