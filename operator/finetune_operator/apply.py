@@ -164,7 +164,8 @@ class Writer:
         reason = plan.events[0].reason if plan.events else str(status.reason)
         count_status(self._metrics, namespace=job.namespace, old=job.status, new=status, reason=reason)
         if status.phase is not job.status.phase:
-            logger.info("phase changed", extra=_fields(job, phase=status.phase.value, reason=reason))
+            told = {"phase": status.phase.value, "reason": reason, "attempt": status.attempt}
+            logger.info("phase changed", extra=_fields(job, **told))
 
 
 def _check_owner(job: FineTuneJob, found: dict[str, Any]) -> None:
@@ -208,4 +209,4 @@ def _event(job: FineTuneJob, status: FineTuneJobStatus, event: Event, *, identit
 
 
 def _fields(job: FineTuneJob, **more: Any) -> dict[str, Any]:
-    return job_fields(job.namespace, job.name, uid=job.uid, attempt=job.status.attempt, **more)
+    return job_fields(job.namespace, job.name, **{"uid": job.uid, "attempt": job.status.attempt, **more})

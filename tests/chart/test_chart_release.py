@@ -31,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tolerations": [{"key": "system", "operator": "Exists", "effect": "NoSchedule"}],
         "affinity": {"nodeAffinity": {}},
         "priorityClassName": "system-cluster-critical",
+        "prices": {"currency": "EUR", "gpuHour": {"nvidia.com/gpu": 2.5}},
+        "dashboard": {"enabled": True, "labels": {"team": "ml"}, "annotations": {"grafana_folder": "ML"}},
     },
 }
 

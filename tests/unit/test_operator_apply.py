@@ -281,3 +281,18 @@ async def test_a_conflict_over_a_child_that_is_not_there_is_tried_again_and_no_r
     with pytest.raises(TransientError):
         await desk.apply(children=(service(),))
     assert desk.refusals.of(KEY, uid="u1") == ()
+
+
+async def test_lines_about_a_job_bear_its_keys_and_the_attempt_that_begins(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="finetune_operator.apply")
+    desk = Desk()
+    await desk.apply(events=(EVENT,))
+    (fields,) = [record.fields for record in caplog.records if record.message == "phase changed"]
+    assert fields == {
+        "namespace": "ns",
+        "job": "tune",
+        "uid": "u1",
+        "attempt": 1,
+        "phase": "Running",
+        "reason": "Running",
+    }
