@@ -14,7 +14,6 @@ SOURCES = Path(finetune_operator.__file__).parent
 ABOUT_JOBS = ("apply.py", "progress.py", "worker.py")
 """Modules whose every log line is about one job."""
 ABOUT_THE_PROCESS = {
-    "backpressure.py",
     "discovery.py",
     "leader.py",
     "relist.py",
