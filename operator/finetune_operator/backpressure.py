@@ -1,8 +1,8 @@
 """What the API server asks us to wait (429 or 503 with Retry-After), kept for all who make such calls.
 
 A job that backs off by itself would not do: an event about it calls for a look at once, and the next job knows
-nothing of the answer that this one got. So the request to wait is kept per verb and kind, and whoever comes before its
-end is turned away here, without a request.
+nothing of the answer that this one got. So the request to wait is kept per verb and kind, and whoever comes before
+its end is turned away here, without a request.
 """
 
 from collections.abc import Callable

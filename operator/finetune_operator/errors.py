@@ -22,6 +22,10 @@ class TransientError(ApiError):
     """May work later: no answer, overload, a server's error."""
 
 
+class HeldBackError(TransientError):
+    """Not sent: the API server asked to wait, and the time is not over."""
+
+
 class ConflictError(TransientError):
     """The object is not what the caller thinks (HTTP 409): read again."""
 

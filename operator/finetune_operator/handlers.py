@@ -3,8 +3,12 @@
 kopf calls an event handler once and forgets an error, so a handler does only what cannot fail: put a record into the
 store, mark the owner's key dirty. No index, timer, daemon or create/update/delete handler: those write annotations
 and finalizers, and an index over thousands of objects starts in quadratic time.
+
+When a watch was away for too long (410 Gone), kopf lists again and says nothing of what vanished meanwhile. Events
+that come from a list bear no type; long after the first lists they ask for a comparison of whole lists.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +19,9 @@ from finetune_operator.kinds import CHILD_SELECTOR, FINE_TUNE_JOB, JOB, POD, Kin
 from finetune_operator.login import log_in
 from finetune_operator.store import Store
 from finetune_operator.workqueue import WorkQueue
+
+FIRST_LISTS_SECONDS = 60.0
+"""For so long after the store was filled, an event from a list is of kopf's first lists."""
 
 
 def kopf_settings() -> kopf.OperatorSettings:
@@ -36,26 +43,47 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def build_registry(*, store: Store, queue: WorkQueue, prime: Callable[[], Awaitable[None]]) -> kopf.OperatorRegistry:
-    """Return the handlers: log-in, the first list before any watch, and one event handler per kind."""
+def build_registry(
+    *,
+    store: Store,
+    queue: WorkQueue,
+    prime: Callable[[], Awaitable[None]],
+    compare: Callable[[], None] = lambda: None,
+) -> kopf.OperatorRegistry:
+    """Return the handlers: log-in, the first list before any watch, and one event handler per kind.
+
+    `compare` is called when kopf has listed again.
+    """
     registry = kopf.OperatorRegistry()
+    settled = float("inf")
 
     def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo:
         return log_in(settings)
 
     async def startup(**_: Any) -> None:
+        nonlocal settled
         await prime()
+        settled = time.monotonic() + FIRST_LISTS_SECONDS
+
+    def listed() -> None:
+        if time.monotonic() > settled:
+            compare()
 
     kopf.on.login(registry=registry)(login)
     kopf.on.startup(registry=registry)(startup)
     for kind in (FINE_TUNE_JOB, JOB, POD):
         group, _, version = kind.api_version.rpartition("/")
-        kopf.on.event(group, version, kind.plural, registry=registry)(_note(kind, store=store, queue=queue))
+        note = _note(kind, store=store, queue=queue, listed=listed)
+        kopf.on.event(group, version, kind.plural, registry=registry)(note)
     return registry
 
 
-def _note(kind: Kind, *, store: Store, queue: WorkQueue) -> Callable[..., Awaitable[None]]:
+def _note(
+    kind: Kind, *, store: Store, queue: WorkQueue, listed: Callable[[], None]
+) -> Callable[..., Awaitable[None]]:
     async def note(event: kopf.RawEvent, **_: Any) -> None:
+        if event["type"] is None:
+            listed()
         take = store.remove if event["type"] == "DELETED" else store.put
         key = take(kind, event["object"])
         if key is not None:

@@ -16,7 +16,7 @@ import aiohttp
 import kopf
 
 from finetune_operator.backpressure import Backpressure
-from finetune_operator.errors import LeaseLostError, NotFoundError, RefusedError, Reply, TransientError
+from finetune_operator.errors import HeldBackError, LeaseLostError, NotFoundError, RefusedError, Reply, TransientError
 from finetune_operator.kinds import LEASE, TOKEN_REVIEW, Kind
 from finetune_operator.login import Headers, log_in
 from finetune_operator.metrics import Metrics
@@ -139,14 +139,14 @@ class Kube:
         raise AssertionError("unreachable")
 
     def _respect_pressure(self, verb: str, kind: Kind, path: str) -> None:
-        """Raise TransientError while the API server wants no such call.
+        """Raise HeldBackError while the API server wants no such call.
 
         A Lease is renewed in spite of that: it is one call in two seconds, and the end of this process would be many.
         """
         left = 0.0 if kind is LEASE else self._pressure.seconds_left(verb, kind.kind)
         if left > 0:
             text = f"{verb} {path} was not sent: the API server asked to wait for {left:.1f} s more"
-            raise TransientError(text, status=429, retry_after=left)
+            raise HeldBackError(text, status=429, retry_after=left)
 
     async def _send(self, verb: str, path: str, query: dict[str, str], body: object) -> Reply:
         headers = {**self._headers.current(), "User-Agent": FIELD_MANAGER, "Accept": "application/json"}

@@ -1,10 +1,12 @@
 """Full lists: the first one before any watch is open, and one every few minutes as the cure for lost events.
 
 kopf lists again after a watch was lost, but says nothing of what vanished meanwhile; only a comparison of whole lists
-finds that. Jobs that differ are marked dirty and counted: on a healthy cluster the count stays at zero.
+finds that, and `ask` brings it forward. Jobs that differ are marked dirty and counted: on a healthy cluster the count
+stays at zero.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 
@@ -17,6 +19,8 @@ from finetune_operator.store import KINDS, Store
 from finetune_operator.workqueue import Key, WorkQueue
 
 PRIME_RETRY_SECONDS = 2.0
+GATHER_SECONDS = 5.0
+"""After the first request for a comparison: the watches of the other kinds are about to list again too."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,7 @@ class Lister:
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self.failures = 0
         """Relists that failed in a row."""
+        self._asked = asyncio.Event()
 
     async def prime(self) -> None:
         """Fill the store and mark every job dirty that has not ended; wait for the API server as long as it takes."""
@@ -50,10 +55,18 @@ class Lister:
             if self._has_business(entry.key, entry.record):
                 self._queue.add(entry.key)
 
+    def ask(self) -> None:
+        """Ask for a comparison soon: something may have vanished unseen."""
+        self._asked.set()
+
     async def relist_forever(self, every_seconds: float) -> None:
-        """Compare for ever, with jitter, so that replicas and clusters do not list in step."""
+        """Compare for ever, with jitter, so that replicas and clusters do not list in step; sooner when asked."""
         while True:
-            await asyncio.sleep(every_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - not a secret
+            pause = every_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - not a secret
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), pause)
+                await asyncio.sleep(GATHER_SECONDS)
+            self._asked.clear()
             await self.relist()
 
     async def relist(self) -> None:

@@ -113,7 +113,9 @@ async def _start_kopf(replica: Replica) -> tuple[asyncio.Event, Task]:
     stop = asyncio.Event()
     namespaces = replica.settings.watch_namespaces
     tasks = await kopf.spawn_tasks(
-        registry=build_registry(store=replica.store, queue=replica.queue, prime=replica.prime),
+        registry=build_registry(
+            store=replica.store, queue=replica.queue, prime=replica.prime, compare=replica.lister.ask
+        ),
         settings=replica.kopf_settings,
         identity=replica.settings.pod_name,  # kopf's own guess asks for the user's name, which an image's uid lacks
         clusterwide=not namespaces,

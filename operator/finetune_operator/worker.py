@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from finetune_operator.apply import Writer
-from finetune_operator.errors import LeaseLostError, RefusedError, TransientError
+from finetune_operator.errors import HeldBackError, LeaseLostError, RefusedError, TransientError
 from finetune_operator.log import job_fields
 from finetune_operator.metrics import Metrics
 from finetune_operator.model import Observed, Plan
@@ -71,6 +71,8 @@ class Worker:
                 await self._pass(key)
         except LeaseLostError:
             raise
+        except HeldBackError as error:
+            self._queue.hold(key, error.retry_after)
         except TransientError as error:
             self._failed(key, cause="transient", error=error, wait=error.retry_after)
         except RefusedError as error:

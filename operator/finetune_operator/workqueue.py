@@ -79,15 +79,21 @@ class WorkQueue:
         self._set_alarm()
 
     def retry(self, key: Key, *, at_least: float = 0.0) -> None:
-        """Mark the key dirty after its back-off, which doubles with each call until `succeeded`.
-
-        What the API server asks for (`at_least`) is exceeded a little, by chance, so that not all come back at once.
-        """
+        """Mark the key dirty after its back-off, which doubles with each call until `succeeded`."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         full = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures, 32))
-        jitter = self._jitter()
-        self.add_after(key, max(at_least * (1.0 + 0.5 * jitter), full * (0.5 + 0.5 * jitter)))
+        backoff = full * (0.5 + 0.5 * self._jitter())
+        if at_least > backoff:
+            self.hold(key, at_least)
+        else:
+            self.add_after(key, backoff)
+
+    def hold(self, key: Key, seconds: float) -> None:
+        """Mark the key dirty after these seconds or, by chance, up to half as many more, so that keys that are held
+        for the same reason do not all come back at once.
+        """
+        self.add_after(key, seconds * (1.0 + 0.5 * self._jitter()))
 
     def succeeded(self, key: Key) -> None:
         """Begin the key's back-off anew."""

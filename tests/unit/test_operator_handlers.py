@@ -1,6 +1,7 @@
 """What the operator asks of kopf: events only, and handlers that note and never fail."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from kopf import OperatorRegistry
 
 from finetune_loopback.kube_objects import raw_child_job, raw_job, raw_pod
 from finetune_loopback.simulated_time import simulate
-from finetune_operator.handlers import build_registry, kopf_settings
+from finetune_operator.handlers import FIRST_LISTS_SECONDS, build_registry, kopf_settings
 from finetune_operator.store import Store
 from finetune_operator.workqueue import Key, WorkQueue
 
@@ -76,3 +77,23 @@ def test_an_event_is_noted_and_its_owner_looked_at(kind: str) -> None:
                 queue.done(KEY)
 
     simulate(main)
+
+
+@pytest.mark.parametrize(("age", "asked"), [(1.0, 0), (FIRST_LISTS_SECONDS + 1.0, 1)])
+def test_an_event_of_a_later_list_asks_for_a_comparison(
+    monkeypatch: pytest.MonkeyPatch, age: float, asked: int
+) -> None:
+    async def main() -> int:
+        times: list[None] = []
+        queue = WorkQueue(asyncio.get_running_loop())
+        registry = build_registry(store=Store(), queue=queue, prime=no_prime, compare=lambda: times.append(None))
+        (startup,) = (one for one in registry._activities.get_all_handlers() if one.activity.value == "startup")
+        await startup.fn()
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + age)
+        handler = next(iter(registry._watching.get_all_handlers()))
+        await handler.fn(event={"type": "MODIFIED", "object": raw_job(version=1)}, logger=None, memo=None)
+        await handler.fn(event={"type": None, "object": raw_job(version=1)}, logger=None, memo=None)
+        return len(times)
+
+    assert simulate(main) == asked

@@ -10,7 +10,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from finetune_operator.backpressure import LONGEST_SECONDS, Backpressure
-from finetune_operator.errors import ConflictError, LeaseLostError, NotFoundError, RefusedError, TransientError
+from finetune_operator.errors import (
+    ConflictError,
+    HeldBackError,
+    LeaseLostError,
+    NotFoundError,
+    RefusedError,
+    TransientError,
+)
 from finetune_operator.handlers import kopf_settings
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, LEASE, POD
 from finetune_operator.kube import Kube
@@ -211,7 +218,7 @@ async def test_a_request_to_wait_holds_for_every_call_of_that_verb_and_kind(
     api.answers = [sorry(status, "slow down", **{"Retry-After": "5"}), say(200, {}), say(200, {})]
     for moment, left in ((0.0, 5), (1.5, 3.5), (4.9, 0.1)):
         now[0] = moment
-        with pytest.raises(TransientError) as told:
+        with pytest.raises(HeldBackError if moment else TransientError) as told:
             await kube.get(JOB, namespace="ns", name=f"at-{moment}")
         assert told.value.retry_after == pytest.approx(left)
     assert len(api.asked) == 1

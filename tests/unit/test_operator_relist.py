@@ -130,6 +130,22 @@ def test_relists_come_at_their_pace_for_ever() -> None:
     assert 9 <= simulate(main) <= 11
 
 
+def test_a_comparison_that_is_asked_for_comes_soon_and_many_requests_are_one() -> None:
+    async def main() -> list[int]:
+        desk, counts = Desk(), []
+        task = asyncio.create_task(desk.lister.relist_forever(300))
+        for _ in range(3):
+            await asyncio.sleep(1)
+            desk.lister.ask()
+        for seconds in (2, 2, 100):
+            await asyncio.sleep(seconds)
+            counts.append(len(desk.api.lists) // 3)
+        task.cancel()
+        return counts
+
+    assert simulate(main) == [0, 1, 1]
+
+
 def test_the_key_of_a_vanished_child_is_its_owners() -> None:
     async def main() -> None:
         desk = Desk()

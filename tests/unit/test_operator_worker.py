@@ -13,7 +13,7 @@ from finetune_api.status import FineTuneJobStatus, Progress
 from finetune_loopback.kube_objects import raw_child_job, raw_job, raw_pod
 from finetune_loopback.simulated_time import simulate
 from finetune_operator.apply import Applied
-from finetune_operator.errors import LeaseLostError, RefusedError, TransientError
+from finetune_operator.errors import HeldBackError, LeaseLostError, RefusedError, TransientError
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, POD
 from finetune_operator.metrics import Metrics
 from finetune_operator.model import Observed, Plan, PodSettings
@@ -102,7 +102,7 @@ def test_the_plans_own_wish_is_kept() -> None:
     ("error", "cause", "looks"),
     [
         (TransientError("overloaded", status=503), "transient", [0, 0.5, 1.5, 3.5]),
-        (TransientError("slow down", status=429, retry_after=2), "transient", [0, 3, 6, 9]),
+        (TransientError("slow down", status=429, retry_after=2), "transient", [0, 3, 6, 8]),
         (RefusedError("no right", status=403), "refused", [0, 0.5, 1.5, 3.5]),
         (KeyError("a bug"), "bug", [0, 0.5, 1.5, 3.5]),
     ],
@@ -116,6 +116,16 @@ def test_a_failed_pass_backs_off_and_is_counted_by_its_cause(
         found = await desk.run(looks[-1] + 0.1)
         assert found[:4] == pytest.approx(looks)
         assert desk.failures(cause) == len(found)
+
+    simulate(main)
+
+
+def test_to_be_held_back_is_no_failure_and_does_not_lengthen_the_backoff() -> None:
+    async def main() -> None:
+        desk = Desk()
+        desk.outcome = raising(HeldBackError("asked to wait", status=429, retry_after=2))
+        assert await desk.run(12.1) == pytest.approx([0, 3, 6, 9, 12])
+        assert desk.failures("transient") == 0
 
     simulate(main)
 
