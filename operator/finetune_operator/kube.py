@@ -7,7 +7,6 @@ A request to wait (Retry-After) holds for every caller: until it is over, calls 
 `write_guard` is asked before each write: a replica that has lost its Lease must not send another one.
 """
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any, Self
@@ -20,6 +19,7 @@ from finetune_operator.errors import HeldBackError, LeaseLostError, NotFoundErro
 from finetune_operator.kinds import LEASE, TOKEN_REVIEW, Kind
 from finetune_operator.login import Headers, log_in
 from finetune_operator.metrics import Metrics
+from finetune_operator.wire import encode
 
 FIELD_MANAGER = "finetune-operator"
 CHUNK = 500
@@ -153,7 +153,7 @@ class Kube:
         url, data = self._server + path, None
         if body is not None:
             headers["Content-Type"] = _APPLY if verb == "apply" else "application/json"
-            data = json.dumps(body).encode()
+            data = encode(body)
         async with self._session.request(_METHODS[verb], url, params=query, headers=headers, data=data) as answer:
             return Reply(answer.status, answer.headers.get("Retry-After", ""), await answer.read())
 

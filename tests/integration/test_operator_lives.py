@@ -101,6 +101,15 @@ def test_invalid_data_ends_the_job_with_the_stages_own_words(cluster: Namespace)
     assert cluster.events("bad-data")[-1] == ("Warning", "InvalidData")
 
 
+def test_any_character_of_a_last_word_reaches_the_status(cluster: Namespace) -> None:
+    cluster.submit(minimal_job("odd-words"))
+    (pod,) = cluster.start("odd-words-prepare")
+    said = "train.jsonl:1: \U0001f4a5 \u65e5\u672c \x85 \u2028 \ufeff"
+    cluster.end_pod(pod, code=64, message=words("InvalidData", said))
+    cluster.fail("odd-words-prepare")
+    assert cluster.await_phase("odd-words", "Failed")["message"] == said
+
+
 def begin_training(cluster: Namespace, name: str, **spec: Any) -> list[dict[str, Any]]:
     """Submit a job and bring it to Running; return the pods of attempt 1."""
     cluster.submit(minimal_job(name, **TWO_NODES, **spec))
