@@ -18,6 +18,7 @@ Evidence for the protocol: object stores have no rename; conditional PUT is the 
 """
 
 from datetime import datetime
+from typing import Any
 
 from pydantic import Field
 
@@ -44,6 +45,10 @@ class Prepared(Record):
     model_files: list[FileEntry] = Field(description="Files of the base model as prepare saw them.")
     data: DataReport = Field(description="What was prepared.")
     plan: Plan = Field(description="What auto became.")
+    settings: dict[str, Any] = Field(
+        description="The fields of the spec that a checkpoint depends on, as they were then, defaults spelled out."
+    )
+    config_digest: str = Field(description="SHA-256 of settings, plan and data; every commit of the run bears it.")
 
 
 class RankFiles(Record):
@@ -66,7 +71,7 @@ class Commit(Record):
     consumed_sequences: int = Field(ge=0, description="Data cursor: sequences trained on since step 0.")
     eval_loss: float | None = Field(default=None, description="Validation loss at this step, if it was evaluated.")
     time: datetime = Field(description="When it was committed, UTC.")
-    config_digest: str = Field(description="SHA-256 of the spec and the prepared data.")
+    config_digest: str = Field(description="That of the prepared data, if the commit belongs to it.")
     files: list[FileEntry] = Field(description="Every object of every rank.")
 
     @property

@@ -17,6 +17,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import CacheWriter, TokenCache
 from finetune_trainer.data.schedule import schedule
+from finetune_trainer.data.settings import settings_of
 from finetune_trainer.train.stage import WORKER_ENVIRONMENT
 
 GRID = Path(__file__).with_name("train_grid.py")
@@ -100,7 +101,15 @@ def wire(case: Case, work: Path, folder: Path) -> dict[str, Any]:
     split: dict[str, Any] = {}
     data = {"format": "messages", "train": split, "validation": split, "test": split, "digest": "0" * 64}
     job = {"name": case.name, "namespace": "test", "uid": case.name, "attempt": 1, "spec": spec_of(case)}
-    prepared = {"writer": "test", "files": [], "modelFiles": [], "data": data, "plan": plan_of(case)}
+    prepared = {
+        "writer": "test",
+        "files": [],
+        "modelFiles": [],
+        "data": data,
+        "plan": plan_of(case),
+        "settings": settings_of(FineTuneJobSpec.model_validate(spec_of(case))),
+        "configDigest": "0" * 64,
+    }
     folder.mkdir(parents=True)
     return {
         "job": job,

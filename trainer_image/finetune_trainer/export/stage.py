@@ -12,7 +12,8 @@ from finetune_api.run import Commit, OutputManifest, Prepared, RunLayout, TrainR
 from finetune_api.stage import StageInput, TerminationMessage
 from finetune_trainer import log
 from finetune_trainer.data.cache import TokenCache
-from finetune_trainer.data.prepared import PreparedFiles, fetch_model, fetch_prepared
+from finetune_trainer.data.prepared import PreparedFiles, fetch_model, fetch_prepared, find_prepared
+from finetune_trainer.data.settings import settle
 from finetune_trainer.export import assemble, place, publish
 from finetune_trainer.export.card import render
 from finetune_trainer.export.examine import examine
@@ -31,7 +32,8 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
     manifest = target.result()
     if manifest is None:
         target.require_free()
-        manifest = _Export(job, store).make(target)
+        prepared = find_prepared(store, RunLayout(job.spec.checkpoint.uri, job.run_id))
+        manifest = _Export(settle(job, prepared) if prepared else job, store).make(target)
     else:
         log.info("already-exported", uri=target.output.uri)
         target.release()

@@ -18,6 +18,7 @@ from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.prepared import find_prepared
 from finetune_trainer.data.schedule import Schedule, schedule
+from finetune_trainer.data.settings import config_digest, settings_of
 from finetune_trainer.prepare.build import CacheBuilder
 from finetune_trainer.prepare.encode import build_encoder
 from finetune_trainer.prepare.lists import RowLists
@@ -68,7 +69,16 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model_files = [*small_files, *model.hash_weights(scratch)]
     files = store.upload_all(result, layout.prepared(pod.uid))
     data = report(builder, sequences=batches.num_sequences, digest=data_digest(files))
-    prepared = Prepared(writer=pod.uid, files=files, model_files=model_files, data=data, plan=plan)
+    settings = settings_of(job.spec)
+    prepared = Prepared(
+        writer=pod.uid,
+        files=files,
+        model_files=model_files,
+        data=data,
+        plan=plan,
+        settings=settings,
+        config_digest=config_digest(settings, plan, data.digest),
+    )
     return _publish(store, layout, prepared)
 
 

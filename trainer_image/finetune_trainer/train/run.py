@@ -1,11 +1,9 @@
 """What is fixed for a whole run on one process: the job, the data, the model's engine."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.run import Commit, Prepared, RunLayout
+from finetune_api.run import Commit, RunLayout
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import StageInput
 from finetune_api.status import Plan
@@ -84,17 +82,3 @@ class Run:
 def commits_of(run: Run, store: Store) -> list[Commit]:
     """Return the commits of this run's configuration, oldest first."""
     return [commit for commit in read_commits(store, run.layout) if commit.config_digest == run.config_digest]
-
-
-def config_digest(spec: FineTuneJobSpec, prepared: Prepared) -> str:
-    """Return the digest of all that a checkpoint depends on; what else a spec holds may change between attempts."""
-    parts = {
-        "model": spec.model.to_wire(),
-        "objective": spec.objective,
-        "method": spec.method.to_wire(),
-        "training": spec.training.to_wire(),
-        "plan": prepared.plan.to_wire(),
-        "data": prepared.data.digest,
-        "packing": [spec.data.packing, spec.data.max_length],
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

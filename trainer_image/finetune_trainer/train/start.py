@@ -26,7 +26,7 @@ from finetune_trainer.train.engine import deepspeed_config, start_engine
 from finetune_trainer.train.evaluation import evaluate
 from finetune_trainer.train.processes import Process
 from finetune_trainer.train.report import Reporter
-from finetune_trainer.train.run import Run, RunData, commits_of, config_digest
+from finetune_trainer.train.run import Run, RunData, commits_of
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.state import RunState, join_shards, load_state, wanted
@@ -60,7 +60,7 @@ def build(
         method=method,
         engine=engine,
         backend=backend,
-        config_digest=config_digest(spec, prepared),
+        config_digest=prepared.config_digest,
         watchdog=watchdog,
         stop=stop,
     )

@@ -11,6 +11,7 @@ from finetune_api.stage import StageInput, TerminationMessage
 from finetune_api.status import EvaluationResult
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CheckpointWriter, WriterSettings
+from finetune_trainer.data.settings import settle
 from finetune_trainer.errors import StageFailure, StopRequested
 from finetune_trainer.progress import open_progress
 from finetune_trainer.stage_input import Pod, read_pod
@@ -50,7 +51,7 @@ def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
         writer = from_rank_zero(pod.writer(job.attempt))
         prepared = Prepared.model_validate_json(scratch.manifest.read_bytes())
         with watchdog.during("while it loads the model", slow=True):
-            training = start.build(job, process, prepared, scratch, watchdog, StopSignal())
+            training = start.build(settle(job, prepared), process, prepared, scratch, watchdog, StopSignal())
         return _train_and_score(training, store, pod, writer)
 
 
