@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from reconcile_builders import parsed
 
 from finetune_api.pods import Resources
+from finetune_api.quantity import parse_quantity
 from finetune_operator.manifests.resources import (
     GIBI,
     cpu_threads,
     memory_bytes,
-    parse_quantity,
     shared_memory,
     stage_resources,
     train_resources,

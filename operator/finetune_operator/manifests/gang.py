@@ -8,9 +8,10 @@ that has run to its end is not used again. A user who names a group of his own k
 from decimal import Decimal
 from typing import Any
 
+from finetune_api.quantity import parse_quantity
 from finetune_operator.manifests.blueprint import Blueprint
 from finetune_operator.manifests.names import owner_reference
-from finetune_operator.manifests.resources import parse_quantity, train_resources
+from finetune_operator.manifests.resources import train_resources
 
 VOLCANO = "scheduling.volcano.sh/v1beta1"
 VOLCANO_SCHEDULER = "volcano"
