@@ -5,6 +5,9 @@ take it. A holder that could not renew for `RENEW_DEADLINE` stops being the lead
 before anybody else may take over, and `holds` is asked before each write, so that even a process that was frozen in
 between sends nothing more. A clean end releases the Lease, so that the next replica starts within a second or two.
 
+Somebody may edit or delete the Lease. A leader takes one back that names nobody or is gone, and ends at once when it
+names another one; a standby takes neither before a whole duration has passed, since the leader may not know yet.
+
 The Lease object is replaced with its resourceVersion, so that of two takers one wins. Renewals use a session of their
 own: workers that wait for a slow API server must not hold up the renewal.
 """
@@ -27,6 +30,10 @@ RENEW_EVERY = 2.0
 RETRY_EVERY = 0.5
 LOOK_EVERY = 1.0
 CALL_SECONDS = 3.0
+RELEASED_DURATION = 1
+"""Duration of a Lease that was given back."""
+NEVER_SEEN, DELETED = "", "deleted"
+"""In place of the version of a Lease that is not there."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +54,7 @@ class Leader:
         self._namespace, self._name = namespace, name
         self._identity = identity
         self._clock = clock
-        self._seen: tuple[str, float] = ("", clock())
+        self._seen: tuple[str, float] = (NEVER_SEEN, clock())
         self._renewed_at = float("-inf")
 
     def holds(self) -> bool:
@@ -79,7 +86,8 @@ class Leader:
             async with asyncio.timeout(CALL_SECONDS):
                 lease = await self._kube.get(LEASE, namespace=self._namespace, name=self._name)
                 if _holder(lease) == self._identity:
-                    lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+                    released = {"holderIdentity": "", "leaseDurationSeconds": RELEASED_DURATION}
+                    lease["spec"] |= {**released, "renewTime": _now()}
                     await self._kube.replace(LEASE, lease)
         except (ApiError, TimeoutError) as error:
             logger.warning("the Lease could not be released; it expires by itself: %s", error)
@@ -93,30 +101,39 @@ class Leader:
         except (ApiError, TimeoutError) as error:
             logger.warning("the Lease %s/%s: %s", self._namespace, self._name, error or "no answer in time")
             return False
-        if done:
-            self._renewed_at = began
+        self._renewed_at = began if done else float("-inf")  # another one holds it: not a moment longer
         return done
 
     async def _acquire_or_renew(self) -> bool:
         try:
             lease = await self._kube.get(LEASE, namespace=self._namespace, name=self._name)
         except NotFoundError:
+            if not self.holds() and not self._may_create():
+                return False
             await self._kube.create(LEASE, self._manifest(_new_spec(self._identity)))
             return True
-        if _holder(lease) != self._identity and not self._has_expired(lease):
+        is_ours = _holder(lease) == self._identity or (not _holder(lease) and self.holds())
+        if not is_ours and not self._has_expired(lease):
             return False
         lease["spec"] = _next_spec(lease.get("spec") or {}, self._identity)
         await self._kube.replace(LEASE, lease)
         return True
 
+    def _may_create(self) -> bool:
+        """Whether a Lease that is not there may be made: one that was there has a holder who may still write."""
+        return self._seen[0] == NEVER_SEEN or self._is_unchanged_for(DELETED, float(DURATION))
+
     def _has_expired(self, lease: dict[str, Any]) -> bool:
-        version = str(lease["metadata"]["resourceVersion"])
+        """Whether the Lease may be taken; one without a holder that was not given back was edited by somebody."""
+        duration = float((lease.get("spec") or {}).get("leaseDurationSeconds") or DURATION)
+        is_unchanged = self._is_unchanged_for(str(lease["metadata"]["resourceVersion"]), duration)
+        return is_unchanged or (not _holder(lease) and duration <= RELEASED_DURATION)
+
+    def _is_unchanged_for(self, version: str, seconds: float) -> bool:
+        """Note the version of the Lease; return whether it has been the same for longer than this."""
         if version != self._seen[0]:
             self._seen = (version, self._clock())
-        if not _holder(lease):
-            return True
-        duration = (lease.get("spec") or {}).get("leaseDurationSeconds") or DURATION
-        return self._clock() - self._seen[1] > float(duration)
+        return self._clock() - self._seen[1] > seconds
 
     def _manifest(self, spec: dict[str, Any]) -> dict[str, Any]:
         meta = {"namespace": self._namespace, "name": self._name}

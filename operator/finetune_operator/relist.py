@@ -64,7 +64,8 @@ class Lister:
         while True:
             pause = every_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - not a secret
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), pause)
+                async with asyncio.timeout(pause):  # wait_for would make a task, which kopf ends with its own
+                    await self._asked.wait()
                 await asyncio.sleep(GATHER_SECONDS)
             self._asked.clear()
             await self.relist()

@@ -70,14 +70,14 @@ async def _lead(replica: Replica, *, probes: web.AppRunner) -> int:
     keeping = asyncio.create_task(replica.leader.keep(), name="keep the Lease")
     workers = {asyncio.create_task(_work(replica, worker), name="worker") for _ in range(settings.workers)}
     loops = _loops(replica)
-    kopf_stop, kopf_task = await _start_kopf(replica)
     stopping = asyncio.create_task(replica.stop.wait(), name="stop")
+    kopf_stop, kopf_task = await _start_kopf(replica)
     ended, _ = await asyncio.wait(
         {stopping, keeping, kopf_task, *workers, *loops}, return_when=asyncio.FIRST_COMPLETED
     )
     if keeping in ended or not replica.leader.holds():
         _die("the Lease is lost; another replica may be writing")
-    code = 0 if stopping in ended else _report(ended, replica)
+    code = 0 if replica.stop.is_set() else _report(ended, replica)
     await asyncio.gather(progress.cleanup(), probes.cleanup())
     await _drain(replica, workers)
     _cancel({keeping, stopping, *loops})

@@ -238,3 +238,46 @@ def test_release_leaves_a_lease_alone_that_another_one_has_taken() -> None:
         assert server.lease["spec"]["holderIdentity"] == "other"
 
     simulate(main)
+
+
+def no_holder(lease: dict[str, Any]) -> None:
+    lease["spec"]["holderIdentity"] = ""
+
+
+def thief(lease: dict[str, Any]) -> None:
+    lease["spec"] |= {"holderIdentity": "thief", "leaseDurationSeconds": 3600}
+
+
+@pytest.mark.parametrize("edit", [no_holder, None], ids=["emptied", "deleted"])
+def test_a_leader_takes_a_lease_back_that_names_nobody_and_no_standby_steps_in(
+    edit: Callable[[dict[str, Any]], None] | None,
+) -> None:
+    async def main() -> None:
+        leader, standby, server = await pair()
+        for _ in range(20):
+            if edit is None:
+                server.lease = None
+            else:
+                assert server.lease is not None
+                edit(server.lease)
+                server.write(server.lease)
+            await asyncio.sleep(3.3)
+            assert leader.leader.holds()
+        assert standby.led_from is None
+
+    simulate(main)
+
+
+def test_a_leader_ends_at_once_when_the_lease_names_another_one() -> None:
+    async def main() -> None:
+        server = LeaseServer()
+        first = Replica(server, "first")
+        await asyncio.sleep(5)
+        assert server.lease is not None
+        thief(server.lease)
+        server.write(server.lease)
+        await asyncio.sleep(2.5)
+        assert not first.leader.holds()
+        await asyncio.wait_for(first.task, 1)
+
+    simulate(main)
