@@ -334,6 +334,13 @@ def test_a_model_larger_than_the_memory_limit(s3_job):
     assert "but its memory limit is 0.5 GiB; raise spec.podTemplate.resources.limits.memory" in failure.message
 
 
+def test_a_scratch_space_that_cannot_hold_the_run(s3_job):
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    failure = fails(s3_job, s3_job.stage_input(storage={"cache": {"sizeLimit": "100Ki"}}))
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.SCRATCH_FULL)
+    assert "spec.storage.cache.sizeLimit is 100Ki; raise it" in failure.message
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "adapter/adapter_config.json", "README.md"])
 def test_what_stands_at_the_place_of_the_result_is_not_overwritten(s3_job, name):
     s3_job.put(f"output/{name}", b"{}")

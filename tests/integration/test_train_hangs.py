@@ -114,3 +114,29 @@ def test_stop_while_the_base_model_is_scored_ends_at_once(make_job):
     assert not [event for event in pod.events if event["event"] == "baseline"]
     assert pod.last_word().message == "stopped on request; no checkpoint was committed, so it begins anew"
     assert job.commits() == {}
+
+
+SMALL_DISK = (
+    *("unshare", "--map-root-user", "--mount", "sh", "-c"),
+    'mount -t tmpfs -o size=2m tmpfs "$FINETUNE_WORK_DIR" && exec "$@"',
+    "sh",
+)
+"""Runs a pod whose scratch space has room for the model but not for a checkpoint of it."""
+
+
+def test_disk_that_is_full_at_a_checkpoint_is_told_as_that(make_job):
+    job = make_job(
+        method={"type": "full"},
+        training={"epochs": None, "maxSteps": 100, "globalBatchSize": 2, "precision": "fp32"},
+        distributed={"device": "cpu", "processesPerNode": 2},
+        data={"split": {"validation": 0, "test": 0}},
+        evaluation=NEVER_EVALUATED,
+        checkpoint={"everyMinutes": 0, "everySteps": 3},
+    )
+    [pod] = job.pods(wrap=SMALL_DISK)
+    assert pod.end() == 1, pod.text()
+    word = pod.last_word()
+    assert word.reason is Reason.SCRATCH_FULL
+    assert "within spec.storage.cache.sizeLimit 200Gi, but there is no room left" in word.message
+    assert "disk-full" in [event["event"] for event in pod.events]
+    assert job.commits() == {}

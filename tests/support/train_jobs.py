@@ -39,10 +39,10 @@ class Job:
         self._tmp_path = tmp_path
         self.started: list[TrainPod] = []
 
-    def pods(self, attempt: int = 1, **environment: str) -> list[TrainPod]:
-        """Start the pods of an attempt."""
+    def pods(self, attempt: int = 1, **changes: Any) -> list[TrainPod]:
+        """Start the pods of an attempt; `changes` are what `TrainPod` takes beside."""
         pods = [
-            TrainPod(self.input, self._tmp_path / f"a{attempt}-{index}", index=index, attempt=attempt, **environment)
+            TrainPod(self.input, self._tmp_path / f"a{attempt}-{index}", index=index, attempt=attempt, **changes)
             for index in range(self.input.spec.distributed.num_nodes)
         ]
         self.started += pods

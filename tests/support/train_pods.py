@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,25 @@ Event = dict[str, Any]
 
 
 class TrainPod:
-    """One pod of the training stage, with a scratch space of its own."""
+    """One pod of the training stage, with a scratch space of its own; `wrap` is a command that runs a command."""
 
     def __init__(
-        self, job: StageInput, work_dir: Path, *, index: int = 0, attempt: int = 1, **environment: str
+        self,
+        job: StageInput,
+        work_dir: Path,
+        *,
+        index: int = 0,
+        attempt: int = 1,
+        wrap: Sequence[str] = (),
+        **environment: str,
     ) -> None:
         self.events: list[Event] = []
         self._change = threading.Condition()
         self._ended = False
-        self._termination = work_dir / "termination.json"
+        self._termination = work_dir.with_name(f"{work_dir.name}-termination.json")
         work_dir.mkdir(parents=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "finetune_trainer", "train"],
+            [*wrap, sys.executable, "-m", "finetune_trainer", "train"],
             env={
                 **os.environ,
                 "FINETUNE_JOB": job.model_copy(update={"attempt": attempt}).model_dump_json(by_alias=True),

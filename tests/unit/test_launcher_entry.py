@@ -1,5 +1,6 @@
 """The entry point: every way out of a stage has an exit code and a last word."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -72,6 +73,7 @@ ENDS = [
     (StopRequested(), 75, Reason.STOPPED, None),
     (KeyError("weights"), 1, Reason.CRASHED, "KeyError: 'weights'"),
     (ValueError("AKIAIOSFODNN7EXAMPLE"), 1, Reason.CRASHED, "ValueError: [redacted]"),
+    (OSError(errno.ENOSPC, "No space left on device"), 1, Reason.SCRATCH_FULL, None),
 ]
 
 

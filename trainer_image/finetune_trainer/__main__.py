@@ -15,7 +15,7 @@ from typing import NoReturn
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.stage import StageInput, TerminationMessage
-from finetune_trainer import log, stacks
+from finetune_trainer import full_disk, log, stacks
 from finetune_trainer.errors import (
     CRASH_EXIT_CODE,
     MESSAGE_LIMIT,
@@ -48,7 +48,7 @@ def run_stage(name: str) -> tuple[int, TerminationMessage]:
         log.bind(stage=name, attempt=job.attempt, rank=int(os.environ.get("RANK", "0")))
         store = open_s3(job.spec.storage.s3, PROBING if name == "prepare" else PATIENT)
         run: Run = import_module(STAGES[name]).run
-        return ExitCode.DONE, run(job, store)
+        return ExitCode.DONE, _run(run, job, store)
     except StageFailure as failure:
         reached = failure.reached or TerminationMessage(reason=failure.reason)
         return failure.code, reached.model_copy(update={"message": _clip(failure.message)})
@@ -60,6 +60,19 @@ def run_stage(name: str) -> tuple[int, TerminationMessage]:
     except Exception as error:  # noqa: BLE001 - a crash too has an exit code and a last word
         log.exception("crashed", error)
         return CRASH_EXIT_CODE, TerminationMessage(reason=Reason.CRASHED, message=describe(error))
+
+
+def _run(run: Run, job: StageInput, store: Store) -> TerminationMessage:
+    """Run a stage; whatever a full disk makes fail is told as that."""
+    try:
+        return run(job, store)
+    except (StageFailure, WorkersFailed):
+        raise
+    except Exception as error:
+        if failure := full_disk.explain(error, job, read_pod().work_dir):
+            log.exception("disk-full", error)
+            raise failure from error
+        raise
 
 
 def main(arguments: list[str]) -> NoReturn:

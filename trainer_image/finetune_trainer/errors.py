@@ -7,7 +7,6 @@ of both.
 
 import re
 
-from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.stage import TerminationMessage
 
@@ -32,7 +31,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 class StageFailure(Exception):  # noqa: N818 - an outcome
     """A failure with its exit code, its reason and a sentence: what is wrong, where, and how to mend it."""
 
-    def __init__(self, code: ExitCode, reason: Reason, message: str) -> None:
+    def __init__(self, code: int, reason: Reason, message: str) -> None:
         super().__init__(code, reason, message)
         self.code = code
         self.reason = reason

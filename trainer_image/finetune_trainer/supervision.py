@@ -7,6 +7,7 @@ from asyncio.subprocess import Process
 from collections.abc import Iterable, Mapping, Sequence
 
 from finetune_api.exitcodes import ExitCode
+from finetune_api.stage import TERMINATION_LIMIT
 from finetune_trainer import log
 from finetune_trainer.workers import SIGNAL_BASE, Ended, Workers
 
@@ -41,7 +42,8 @@ async def supervise(workers: Workers) -> list[Ended]:
 
 
 async def _start(workers: Workers, rank: int) -> Process:
-    workers.message_file(rank).unlink(missing_ok=True)
+    # As long as a last word can be, so that there is room for it on a disk that is full by then.
+    workers.message_file(rank).write_bytes(b" " * TERMINATION_LIMIT)
     environment: Mapping[str, str] = {**os.environ, **workers.environment(rank)}
     return await asyncio.create_subprocess_exec(*workers.command, env=environment)
 

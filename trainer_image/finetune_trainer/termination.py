@@ -1,6 +1,7 @@
 """The last word of a stage: JSON of at most 4096 bytes in the file that Kubernetes shows as termination message."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def write_last_word(path: Path, message: TerminationMessage) -> None:
     """Write the record; a path that cannot be written is logged and does not change how the stage ends."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(message))
+        # What is there already is written over in place, which a full disk allows.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT), "wb") as file:
+            file.truncate(file.write(encode(message)))
     except OSError as error:
         log.error("termination-message-lost", path=str(path), cause=str(error), reason=message.reason)
 

@@ -1,5 +1,6 @@
 """The verdict over the result: loaded in a fresh process without network, and compared with what was trained."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -39,6 +40,8 @@ def examine(request: Request, scratch: Path) -> Reply:
             "loading the result was killed for lack of memory; raise"
             " spec.podTemplate.stageResources.limits.memory to about three times the size of the base model",
         )
+    if f"[Errno {errno.ENOSPC}]" in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch))
     if done.returncode != 0:
         log.error("examination-failed", stderr=done.stderr[-8000:])
         raise _broken(f"it cannot be loaded: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")

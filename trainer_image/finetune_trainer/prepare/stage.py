@@ -28,6 +28,7 @@ from finetune_trainer.prepare.plan import Facts, resolve
 from finetune_trainer.prepare.preview import log_preview
 from finetune_trainer.prepare.probe import probe
 from finetune_trainer.prepare.report import check_caches, data_digest, report
+from finetune_trainer.prepare.space import require_scratch
 from finetune_trainer.prepare.split import shares_of
 from finetune_trainer.prepare.tokenizer import load_tokenizer
 from finetune_trainer.stage_input import read_pod
@@ -69,6 +70,7 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model_files = [*small_files, *model.hash_weights(scratch)]
     files = store.upload_all(result, layout.prepared(pod.uid))
     data = report(builder, sequences=batches.num_sequences, digest=data_digest(files))
+    require_scratch(job.spec, plan, model=model_files, prepared=files)
     settings = settings_of(job.spec)
     prepared = Prepared(
         writer=pod.uid,

@@ -25,7 +25,7 @@ from finetune_trainer.storage.faults import (
     failure,
 )
 from finetune_trainer.storage.retry import PATIENT, RetryBudget, RetryingClient
-from finetune_trainer.storage.scratch import path_below, require_space, scratch_space
+from finetune_trainer.storage.scratch import path_below, require_space
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -91,13 +91,12 @@ class Store:
         Raises CorruptObject when a digest is given and the content differs, also when fetched a second time.
         """
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with scratch_space(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                entry = self._fetch_checked(location, partial, sha256)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            entry = self._fetch_checked(location, partial, sha256)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
         return entry
 
     def download_all(
