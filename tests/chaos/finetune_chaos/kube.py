@@ -16,7 +16,8 @@ Object = dict[str, Any]
 PATIENCE = 120.0
 """Seconds that a request is tried while the API server does not answer."""
 REQUEST_SECONDS = 20.0
-RETRIED_CODES = frozenset({429, 500, 502, 503, 504})
+RETRIED_CODES = frozenset({403, 429, 500, 502, 503, 504})
+"""403 too: an API server that has just started knows no role yet, and we are the administrator."""
 COLLECTIONS = {
     "pods": "/api/v1/namespaces/{namespace}/pods",
     "services": "/api/v1/namespaces/{namespace}/services",

@@ -8,8 +8,9 @@ from finetune_cluster.layout import Layout
 from finetune_api.reasons import Phase, Reason
 from finetune_api.status import FineTuneJobStatus
 from finetune_chaos.deck import Round
+from finetune_chaos.evidence import keep_evidence
 from finetune_chaos.fault import MissedError, Target
-from finetune_chaos.health import UnhealthyError, await_health
+from finetune_chaos.health import await_health
 from finetune_chaos.life import Life
 from finetune_chaos.node_faults import kill_rank
 from finetune_chaos.results import missing_results, model_digests
@@ -79,9 +80,8 @@ class Arena:
         life.delete()
         return Reference(status, digests, seconds)
 
-    def play(self, one: Round, reference: Reference) -> Outcome:
-        """Play a round; the cluster is whole again at its end. Raises UnhealthyError when it is not."""
-        outcome = Outcome()
+    def play(self, one: Round, reference: Reference, outcome: Outcome) -> None:
+        """Play a round and fill in what came of it. Raises UnhealthyError when the cluster does not mend."""
         life = self.submit(one.job, one.fault.steps)
         target = Target(life, self.workload.kube, self.layout, one.random)
         struck = self._strike(one, target, outcome)
@@ -90,9 +90,10 @@ class Arena:
             outcome.violations.append(f"not over {one.fault.seconds:.0f} s after the strike: {life.status.message}")
         outcome.after_strike = round(time.monotonic() - struck, 1)
         self._judge(one, life, outcome, reference)
+        if outcome.violations or self.watcher.violations(life.name):
+            keep_evidence(self.watcher, one, [*outcome.violations, *self.watcher.violations(life.name)])
         self._clean(life, outcome)
         outcome.seconds = round(time.monotonic() - life.started, 1)
-        return outcome
 
     def _strike(self, one: Round, target: Target, outcome: Outcome) -> float:
         """Strike, hold, undo and wait until the cluster is whole; return when it was struck."""
@@ -161,6 +162,3 @@ def _unexpected(one: Round, outcome: Outcome, status: FineTuneJobStatus) -> list
     if status.restarts.counted > one.fault.counted + extra:
         found.append(f"{status.restarts.counted} restarts counted, at most {one.fault.counted + extra} should")
     return found
-
-
-__all__ = ["Arena", "Outcome", "Reference", "UnhealthyError"]

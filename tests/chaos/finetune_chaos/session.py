@@ -6,22 +6,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from finetune_cluster.layout import layout_from_environment
+from finetune_cluster.process import ClusterError
 
 from finetune_chaos.deck import Round
-from finetune_chaos.health import await_health
+from finetune_chaos.evidence import keep_evidence
+from finetune_chaos.health import UnhealthyError, await_health
+from finetune_chaos.kube import KubeError
 from finetune_chaos.play import HEALTH_SECONDS, Arena, Outcome, Reference
 from finetune_chaos.watcher import Watcher
 from finetune_chaos.workload import NAMESPACE, deploy
-from quickstart.platform import NAMESPACE as OPERATOR_NAMESPACE
-from quickstart.steps import BUILD, kubectl
+from quickstart.steps import StepError
 
 Line = dict[str, Any]
-EVIDENCE = BUILD / "chaos"
 
 
 @contextmanager
@@ -40,6 +39,8 @@ def play_all(arena: Arena, rounds: Sequence[Round], tell: Callable[[Line], None]
     reference = arena.undisturbed()
     lines = []
     for one in rounds:
+        # A round that broke off may have left its fault behind; one more chance to mend is fair.
+        await_health(arena.workload.kube, HEALTH_SECONDS)
         line = play_one(arena, one, reference)
         tell(line)
         lines.append(line)
@@ -47,10 +48,13 @@ def play_all(arena: Arena, rounds: Sequence[Round], tell: Callable[[Line], None]
 
 
 def play_one(arena: Arena, one: Round, reference: Reference) -> Line:
-    """Play a round and return its line; what was wrong is kept with the logs that explain it."""
-    outcome = arena.play(one, reference)
-    if outcome.violations:
-        keep_evidence(arena, one, outcome)
+    """Play a round and return its line."""
+    outcome = Outcome()
+    try:
+        arena.play(one, reference, outcome)
+    except (StepError, KubeError, ClusterError, UnhealthyError) as error:
+        outcome.violations.append(f"the round broke off: {type(error).__name__}: {error}")
+        keep_evidence(arena.watcher, one, outcome.violations)
     chosen = {"seed": one.seed, "round": one.number, "fault": one.fault.name, "aim": str(one.phase)}
     return {**chosen, "delay": one.delay, "hold": one.hold, **asdict(outcome)}
 
@@ -70,21 +74,6 @@ def summary(lines: Sequence[Line], *, reference: Reference, seconds: float) -> L
         "mean_round_seconds": round(sum(line["seconds"] for line in lines) / max(1, len(lines)), 1),
         "seconds": round(seconds),
     }
-
-
-def keep_evidence(arena: Arena, one: Round, outcome: Outcome) -> Path:
-    """Write what explains a violation below build/chaos and return the folder."""
-    folder = EVIDENCE / f"seed-{one.seed}-round-{one.number}-{one.fault.name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    entries = arena.watcher.history(one.job)
-    story = [f"{datetime.fromtimestamp(moment, UTC):%H:%M:%S.%f} {text}" for moment, text in entries]
-    (folder / "history.txt").write_text("\n".join([*story, "", *outcome.violations, ""]))
-    selector = "app.kubernetes.io/name=finetune-operator"
-    log = kubectl("logs", "-n", OPERATOR_NAMESPACE, "-l", selector, "--tail=-1", "--since=20m")
-    (folder / "operator.jsonl").write_text("".join(f"{line}\n" for line in log.splitlines() if one.job in line))
-    events = kubectl("get", "events", "-n", NAMESPACE, "--sort-by=.lastTimestamp")
-    (folder / "events.txt").write_text("\n".join(line for line in events.splitlines() if one.job in line))
-    return folder
 
 
 def tell_json(line: Line) -> None:

@@ -2,9 +2,10 @@
 
 import json
 import random
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,8 +58,10 @@ def deploy() -> Workload:
     with tempfile.TemporaryDirectory() as folder, s3_client(NAMESPACE, credentials) as client:
         for bucket in ("models", "datasets", "runs"):
             client.create_bucket(Bucket=bucket)
-        write_tiny_tokenizer(Path(folder))
-        write_tiny_model(Path(folder))
+        # What the libraries print would stand among the lines of the rounds.
+        with redirect_stdout(sys.stderr):
+            write_tiny_tokenizer(Path(folder))
+            write_tiny_model(Path(folder))
         upload_folder(client, folder=Path(folder), bucket="models", prefix="tiny")
         client.put_object(Bucket="datasets", Key="rows.jsonl", Body=rows().encode())
     return Workload(Kube(NAMESPACE), credentials)
