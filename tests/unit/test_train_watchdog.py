@@ -140,8 +140,15 @@ def test_silence_without_slow_work_is_not_told_as_life(tmp_path: Path) -> None:
 
 
 def test_until_the_first_step_a_process_is_given_more_time(tmp_path: Path) -> None:
-    watched = Watched(tmp_path, "with watchdog:\n    time.sleep(1.2)")
+    body = """
+    listener = watchdog.listener = Listener()
+    with watchdog:
+        time.sleep(1.2)
+    print(listener.heartbeats)
+    """
+    watched = Watched(tmp_path, body)
     assert watched.end() == 0, watched.errors
+    assert int(watched.output) >= 3
 
 
 def test_a_hang_that_holds_the_interpreter_ends_too(tmp_path: Path) -> None:

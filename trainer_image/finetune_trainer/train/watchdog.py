@@ -106,9 +106,14 @@ class Watchdog:
     @property
     def limit(self) -> float:
         """Seconds of silence that are no hang now."""
-        patience, step = self._patience, self.pace.median
-        usual = max(patience.least, patience.steps * (step or 0.0))
-        return max(usual, patience.slow) if self._is_slow or step is None else usual
+        patience = self._patience
+        usual = max(patience.least, patience.steps * (self.pace.median or 0.0))
+        return max(usual, patience.slow) if self._is_quiet else usual
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether silence is to be expected now."""
+        return self._is_slow or self.pace.median is None
 
     def _watch(self) -> None:
         overdue = False
@@ -120,7 +125,8 @@ class Watchdog:
             overdue = silent > limit
             # For the case that a thread stands in C code with the interpreter's lock, and this one cannot look.
             faulthandler.dump_traceback_later(limit + self._patience.farewell, exit=True, file=stacks.STANDARD_ERROR)
-            if self._is_slow or silent < 2 * self._patience.look:
+            # Told through a silence that is expected too: the operator has less patience, and would end the pod.
+            if self._is_quiet or silent < 2 * self._patience.look:
                 self._tell_life()
         faulthandler.cancel_dump_traceback_later()
 
