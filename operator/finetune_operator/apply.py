@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import finetune_api
+from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError, TransientError
 from finetune_operator.kinds import EVENT, FINE_TUNE_JOB, JOB, POD, Kind, kind_of
@@ -69,6 +70,8 @@ class Writer:
             return Applied()  # deleted: its own event is on the way
         for delete in plan.deletes:
             await self._delete(job, delete)
+            if delete.force:  # told by itself: the status may have nothing new to say
+                await self._tell(job, plan.status, _node_lost(delete))
         look_again = await self._create_all(job, plan.children) or await self._probe_all(job, plan.probes)
         if wrote_status:
             self._count(job, plan)
@@ -186,6 +189,11 @@ def _check_owner(job: FineTuneJob, found: dict[str, Any]) -> None:
         f"{what} exists and does not belong to this FineTuneJob; delete it or give the FineTuneJob another name",
         status=409,
     )
+
+
+def _node_lost(delete: Delete) -> Event:
+    text = f"pod {delete.name} was removed by force: its node did not end it long after its grace period"
+    return Event(type="Warning", reason=Reason.NODE_LOST, message=text)
 
 
 def _event(job: FineTuneJob, status: FineTuneJobStatus, event: Event, *, identity: str) -> dict[str, Any]:

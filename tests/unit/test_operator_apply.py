@@ -253,7 +253,8 @@ async def test_restarts_and_ends_are_counted_by_their_causes(desk: Desk) -> None
 async def test_a_job_goes_after_its_pods_and_a_lost_pod_at_once(desk: Desk, delete: Delete, call: str) -> None:
     desk.holds(RUNNING)
     await desk.apply(deletes=(delete,))
-    assert desk.api.calls == [call]
+    told = ["create Event"] if delete.force else []
+    assert desk.api.calls == [call, *told]
 
 
 async def test_nothing_else_is_deleted(desk: Desk) -> None:
