@@ -232,9 +232,7 @@ def other_claim(s3_job, uid: str) -> None:
 def test_a_place_that_another_job_writes_to_is_left_to_it(s3_job):
     other_claim(s3_job, "another")
     for stage in (prepare, export):
-        with pytest.raises(
-            StageFailure, match=r"writing.json exists already and is not of this job but of"
-        ):
+        with pytest.raises(StageFailure, match=r"writing.json exists already and is not of this job but of"):
             stage.run(s3_job.stage_input(), s3_job.store)
     assert s3_job.keys("output/") == ["output/.finetune-writing.json"]
 
