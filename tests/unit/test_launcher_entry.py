@@ -139,6 +139,29 @@ def test_sigterm_in_the_midst_of_a_request_ends_the_stage(environment: dict[str,
     assert word.reason is Reason.STOPPED
 
 
+# A worker whose peer never comes: it waits outside of Python, where no handler of a signal runs.
+LONELY = """
+import types
+from datetime import timedelta
+from torch.distributed import TCPStore
+from finetune_trainer import __main__ as entry
+def run(job, store):
+    print("ready", flush=True)
+    TCPStore("127.0.0.1", 1, 2, is_master=False, timeout=timedelta(minutes=5))
+entry.import_module = lambda name: types.SimpleNamespace(run=run)
+entry.main(["train-worker"])
+"""
+
+
+def test_sigterm_ends_a_worker_that_waits_for_its_peers(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", LONELY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["prepare", "train"]])
 def test_wrong_arguments_are_told(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match=r"usage: python -m finetune_trainer prepare\|train\|export\|train-worker"):

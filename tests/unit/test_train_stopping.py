@@ -4,17 +4,13 @@ import signal
 import pytest
 
 from finetune_trainer.errors import StopRequested
-from finetune_trainer.train.stopping import StopSignal
+from finetune_trainer.train.stopping import StopSignal, stop_at_once
 
 
 @pytest.fixture
 def at_once():
-    """SIGTERM as the entry point leaves it."""
-
-    def stop(number, frame):
-        raise StopRequested
-
-    before = signal.signal(signal.SIGTERM, stop)
+    """SIGTERM as it is while a run begins or ends."""
+    before = signal.signal(signal.SIGTERM, stop_at_once)
     yield
     signal.signal(signal.SIGTERM, before)
 

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from types import FrameType
 from typing import NoReturn
 
 from finetune_api.exitcodes import ExitCode
@@ -29,14 +28,16 @@ from finetune_trainer.stage_input import read_job, read_pod
 from finetune_trainer.storage import Store, open_s3
 from finetune_trainer.storage.retry import PATIENT, PROBING
 from finetune_trainer.termination import write_last_word
+from finetune_trainer.train.stopping import stop_at_once
 
 Run = Callable[[StageInput, Store], TerminationMessage]
 
+WORKER = "train-worker"
 STAGES = {
     "prepare": "finetune_trainer.prepare.stage",
     "train": "finetune_trainer.train.stage",
     "export": "finetune_trainer.export.stage",
-    "train-worker": "finetune_trainer.train.worker",
+    WORKER: "finetune_trainer.train.worker",
 }
 """Modules with `run(job, store) -> TerminationMessage`; imported when run, since some take seconds."""
 
@@ -79,8 +80,8 @@ def main(arguments: list[str]) -> NoReturn:
     """Run the stage named by the only argument and exit."""
     if len(arguments) != 1 or arguments[0] not in STAGES:
         sys.exit(f"usage: python -m finetune_trainer {'|'.join(STAGES)}")
-    # Until a worker takes the signal over to save first, SIGTERM ends a stage at once.
-    signal.signal(signal.SIGTERM, _stop)
+    if arguments[0] != WORKER:  # it sees to that itself once it can
+        signal.signal(signal.SIGTERM, stop_at_once)
     stacks.answer_signals()
     log.capture_library_logs()
     code, message = run_stage(arguments[0])
@@ -96,10 +97,6 @@ def main(arguments: list[str]) -> NoReturn:
 def _clip(text: str) -> str:
     text = redact(text)
     return text if len(text) <= MESSAGE_LIMIT else f"{text[: MESSAGE_LIMIT - 1]}…"
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise StopRequested
 
 
 if __name__ == "__main__":

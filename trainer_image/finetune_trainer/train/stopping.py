@@ -1,14 +1,24 @@
 """SIGTERM: at once, or where a run can be left with its state committed.
 
-By default the signal raises `StopRequested` wherever the process is, which is right while it loads and fetches: there
-is nothing to save. While training and evaluating it only sets a flag, and the processes agree on what they do about
-it, because one that left alone would leave its peers in a collective.
+Until a worker has met its peers and built its engine, the signal ends it as any program: it would wait for a peer
+outside of Python, where no handler runs, and an exception raised in the midst of an import may be swallowed. After
+that it raises `StopRequested` wherever the process is, so that the last word can tell what was reached. While
+training and evaluating it only sets a flag, and the processes agree on what they do about it, because one that left
+alone would leave its peers in a collective.
 """
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
+
+from finetune_trainer.errors import StopRequested
+
+
+def stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    """Handle SIGTERM by an exception."""
+    raise StopRequested
 
 
 class StopSignal:

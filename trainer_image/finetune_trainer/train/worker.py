@@ -1,5 +1,6 @@
 """One training process: `train-worker`, started by the launcher, once per GPU or CPU process of the pod."""
 
+import signal
 from datetime import timedelta
 
 import torch
@@ -26,7 +27,7 @@ from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.series import MetricsSeries
 from finetune_trainer.train.state import RunState
-from finetune_trainer.train.stopping import StopSignal
+from finetune_trainer.train.stopping import StopSignal, stop_at_once
 from finetune_trainer.train.watchdog import Patience, Watchdog
 
 
@@ -61,6 +62,7 @@ def _train_and_score(run: Run, store: Store, pod: Pod, writer: str) -> TrainResu
     saver = Saver(_checkpoint_writer(run, writer), run.engine, run.method, process, scratch.staged)
     reporter = _reporter(run, store, pod, writer) if process.rank == 0 else None
     run.watchdog.listener = reporter
+    signal.signal(signal.SIGTERM, stop_at_once)
     try:
         return _run(run, saver, reporter, store, scratch, writer)
     except StopRequested as stop:
