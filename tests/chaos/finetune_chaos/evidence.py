@@ -7,12 +7,11 @@ from pathlib import Path
 from finetune_chaos.deck import Round
 from finetune_chaos.view import JOB_LABEL
 from finetune_chaos.watcher import Watcher
-from finetune_chaos.workload import NAMESPACE
+from finetune_chaos.workload import NAMESPACE, OPERATOR_SELECTOR
 from quickstart.platform import NAMESPACE as OPERATOR_NAMESPACE
 from quickstart.steps import BUILD, StepError, kubectl
 
 EVIDENCE = BUILD / "chaos"
-OPERATOR_SELECTOR = "app.kubernetes.io/name=finetune-operator"
 
 
 def keep_evidence(watcher: Watcher, one: Round, violations: Sequence[str]) -> Path:

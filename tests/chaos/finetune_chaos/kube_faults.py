@@ -4,11 +4,10 @@ import contextlib
 from collections.abc import Callable
 
 from finetune_api.reasons import Phase, Reason
-from finetune_chaos.evidence import OPERATOR_SELECTOR
 from finetune_chaos.fault import ANY, WORKING, Fault, MissedError, Target, Undo, nothing
 from finetune_chaos.kube import KubeError
 from finetune_chaos.node_faults import LOST_NODE
-from finetune_chaos.workload import NAMESPACE, SCRATCH_MIB, STEPS
+from finetune_chaos.workload import NAMESPACE, OPERATOR_SELECTOR, SCRATCH_MIB, STEPS
 from quickstart.platform import NAMESPACE as OPERATOR_NAMESPACE
 from quickstart.steps import StepError, kubectl
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 NAMESPACE = "finetune-chaos"
+OPERATOR_SELECTOR = "app.kubernetes.io/name=finetune-operator"
 SAFE_NODE = "cp"
 """Node of the control plane, which no fault kills: the S3 server keeps its data there."""
 FORCE_DELETE_SECONDS = 15
