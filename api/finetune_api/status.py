@@ -167,7 +167,7 @@ class FineTuneJobStatus(Record):
         default=None,
         description="Name of the run below checkpoint.uri; another one once a changed spec began it anew.",
     )
-    run_digest: str | None = Field(default=None, description="SHA-256 of the fields of the spec that define the run.")
+    run_digest: str | None = Field(default=None, description="Digests of the fields that define the run.")
     attempt: int = Field(default=0, ge=0, description="Attempt of the training stage; it only grows.")
     nodes: int | None = Field(default=None, description="Pods of the training stage.")
     restarts: Restarts = Field(default=Restarts(), description="New attempts so far.")

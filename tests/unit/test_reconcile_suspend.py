@@ -24,7 +24,7 @@ from finetune_operator.reconcile import reconcile
 from finetune_operator.reconcile.run_identity import run_digest
 from finetune_operator.reconcile.validate import parse_spec
 
-DIGEST = run_digest(parse_spec(spec()))
+DIGEST = run_digest(parse_spec(spec()), spec())
 
 
 def passed(*records, of, suspend=True, now=60.0, generation=1, **changes):
@@ -195,3 +195,10 @@ def test_time_spent_suspended_does_not_count_for_the_deadline():
     plan = passed(of=before, suspend=False, now=400, activeDeadlineSeconds=200)
     assert plan.status.phase is Phase.STARTING
     assert plan.status.active_since == at(300)
+
+
+def test_a_release_that_adds_a_field_or_changes_a_default_begins_no_run_anew():
+    stored, chosen = DIGEST.split()
+    for known in (f"{stored} another", f"another {chosen}"):
+        assert passed(of=suspended(run_digest=known), suspend=False).status.run_id == "uid-1"
+    assert passed(of=suspended(run_digest="one another"), suspend=False, generation=3).status.run_id == "uid-1-3"

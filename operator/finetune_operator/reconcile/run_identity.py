@@ -7,6 +7,8 @@ attempt of the same run.
 """
 
 import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.reasons import ConditionType
@@ -18,25 +20,29 @@ LASTING = frozenset({ConditionType.VALID, ConditionType.SUSPENDED})
 DEFINING = {"model", "objective", "method", "data", "training", "distributed"}
 
 
-def run_digest(spec: FineTuneJobSpec) -> str:
-    """Return the SHA-256 of the fields that define the run.
+def run_digest(spec: FineTuneJobSpec, stored: Mapping[str, Any]) -> str:
+    """Return two SHA-256, of the fields that define the run as they are stored and as they differ from the defaults.
 
-    Fields at their defaults are left out: a release that adds one must not begin running jobs anew.
+    A release may add a field, which the API server then fills in, or change a default, which stored objects keep.
+    Either leaves one of the two as it was; only an edit changes both.
     """
-    text = spec.model_dump_json(by_alias=True, include=DEFINING, exclude_defaults=True)
-    return hashlib.sha256(f"{text} {spec.checkpoint.uri}".encode()).hexdigest()
+    as_stored = json.dumps({name: stored.get(name) for name in sorted(DEFINING)}, sort_keys=True)
+    as_chosen = spec.model_dump_json(by_alias=True, include=DEFINING, exclude_defaults=True)
+    digests = (hashlib.sha256(f"{text} {spec.checkpoint.uri}".encode()) for text in (as_stored, as_chosen))
+    return " ".join(digest.hexdigest() for digest in digests)
 
 
 def identify(scene: Scene) -> dict[str, Any]:
     """Return the changes of the status that name the first run of a job, when it begins."""
     if scene.status.run_id or scene.spec.suspend:
         return {}
-    return {"run_id": scene.observed.job.uid, "run_digest": run_digest(scene.spec)}
+    return {"run_id": scene.observed.job.uid, "run_digest": _digest(scene)}
 
 
 def is_another_run(scene: Scene) -> bool:
     """Whether the spec defines another run than the one that was begun."""
-    return scene.status.run_digest not in (None, run_digest(scene.spec))
+    known = scene.status.run_digest
+    return known is not None and not set(known.split()) & set(_digest(scene).split())
 
 
 def begin_anew(scene: Scene) -> dict[str, Any]:
@@ -48,6 +54,10 @@ def begin_anew(scene: Scene) -> dict[str, Any]:
         **dict.fromkeys(forgotten),
         "conditions": lasting,
         "run_id": f"{job.uid}-{job.generation}",
-        "run_digest": run_digest(scene.spec),
+        "run_digest": _digest(scene),
         "restarts": before.model_copy(update={"prepare": before.prepare + 1}),
     }
+
+
+def _digest(scene: Scene) -> str:
+    return run_digest(scene.spec, scene.observed.job.spec)
