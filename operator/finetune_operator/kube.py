@@ -16,7 +16,7 @@ import kopf
 
 from finetune_operator.backpressure import Backpressure
 from finetune_operator.errors import HeldBackError, LeaseLostError, NotFoundError, RefusedError, Reply, TransientError
-from finetune_operator.kinds import LEASE, TOKEN_REVIEW, Kind
+from finetune_operator.kinds import API_GROUP_LIST, LEASE, TOKEN_REVIEW, Kind
 from finetune_operator.login import Headers, log_in
 from finetune_operator.metrics import Metrics
 from finetune_operator.wire import encode
@@ -98,6 +98,11 @@ class Kube:
             await self._call("delete", kind, kind.path(namespace, name), body=body)
         except NotFoundError:
             return
+
+    async def api_versions(self) -> frozenset[str]:
+        """Return the API versions of every group that the server has, such as batch/v1."""
+        groups = (await self._call("get", API_GROUP_LIST, "/apis"))["groups"]
+        return frozenset(version["groupVersion"] for group in groups for version in group["versions"])
 
     async def review(self, token: str, *, audience: str) -> dict[str, Any]:
         """Return the status of a TokenReview: whose token it is, and whether it was made for the audience."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from finetune_operator.apply import Writer
+from finetune_operator.discovery import Discovery
 from finetune_operator.handlers import kopf_settings
 from finetune_operator.health import Health
 from finetune_operator.job_metrics import JobMetrics
@@ -71,6 +72,7 @@ class Replica:
             metrics=self.metrics,
             namespaces=settings.watch_namespaces,
         )
+        self.discovery = Discovery(self.kube)
         self.health = Health(
             oldest_age=self.queue.oldest_age,
             failed_relists=lambda: self.lister.failures,
@@ -93,6 +95,7 @@ class Replica:
             prices=self.settings.prices,
             operator_namespace=self.settings.operator_namespace,
             allow_privileged=self.settings.allow_privileged_fields,
+            api_versions=self.discovery.api_versions,
             network_policies=self.settings.job_network_policies,
             force_delete_after=self.settings.force_delete_after_seconds,
         )
@@ -130,6 +133,8 @@ class Replica:
     async def prime(self) -> None:
         """Fill the store, then let the workers and the relist go."""
         await self.lister.prime()
+        await self.discovery.prime()
+        self.observer.settings = self.pod_settings()
         self.observer.listening_since = self._now()
         self.health.primed = True
         self.primed.set()

@@ -93,12 +93,13 @@ def _loops(replica: Replica) -> set[Task]:
         await replica.primed.wait()
         await replica.lister.relist_forever(replica.settings.relist_seconds)
 
-    def use_new_authority() -> None:
+    def renew_pod_settings() -> None:
         replica.observer.settings = replica.pod_settings()
 
     return {
         asyncio.create_task(relist(), name="relist"),
-        asyncio.create_task(replica.certificate.watch(use_new_authority), name="certificate"),
+        asyncio.create_task(replica.certificate.watch(renew_pod_settings), name="certificate"),
+        asyncio.create_task(replica.discovery.refresh_forever(renew_pod_settings), name="discovery"),
     }
 
 
