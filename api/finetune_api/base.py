@@ -1,9 +1,12 @@
 """Base of every record: camelCase on the wire, snake_case in Python, unknown keys refused, values frozen."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
+
+LARGEST_INTEGER = 2**63 - 1
+"""What the API server can store; Python counts on, and a status with a larger number could never be written."""
 
 
 class Rule(NamedTuple):
@@ -21,6 +24,13 @@ class Record(BaseModel):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _check_integers(self) -> Self:
+        for name, value in self.__dict__.items():
+            if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+                raise ValueError(f"{to_camel(name)} is too large: integers have 64 bits")
+        return self
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object: camelCase keys, fields that are None left out."""

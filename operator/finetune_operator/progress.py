@@ -3,17 +3,18 @@
     POST /v1/namespaces/{namespace}/jobs/{name}/progress    Authorization: Bearer <pod-bound token>
     GET  /healthz
 
-Checks run from cheap to dear: length, token present, the token's own rate, whose token it is, whether that pod may
-speak, and only then the body. Nothing of a refused request is kept, and nothing of it reaches the log but the job's
-key and the cause. A sample lives in memory: the last word of a stage travels in its termination message, so a sample
-that is lost costs ten seconds of freshness.
+Checks run from cheap to dear: kind and length of the body, token present, the token's own rate, whose token it is,
+whether that pod may speak, and only then the body. A refusal takes its time and ends the connection, so that a client
+that goes on costs next to nothing. Nothing of a refused request is kept, and nothing of it reaches the log but the
+job's key and the cause. A sample lives in memory: the last word of a stage travels in its termination message, so a
+sample that is lost costs ten seconds of freshness.
 """
 
 import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from aiohttp import web
@@ -28,12 +29,17 @@ from finetune_operator.store import Store
 from finetune_operator.tokens import PodIdentity, ReviewUnavailableError, TokenReviewer, digest_of
 from finetune_operator.workqueue import Key
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 BODY_LIMIT = 64 * 1024
 BODY_SECONDS = 10
 TOKEN_LIMIT = 8192
 PER_TOKEN_PER_SECOND = 2.0
 PER_TOKEN_BURST = 20.0
 TOKENS_KEPT = 10_000
+REFUSAL_SECONDS = 1.0
+CLOSE_SECONDS = 2.0
+"""From a refusal to the hard end of its connection."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +64,10 @@ class ProgressServer:
         metrics: Metrics,
         is_ready: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
+        refusal_seconds: float = REFUSAL_SECONDS,
     ) -> None:
         self._is_ready = is_ready
+        self._refusal_seconds = refusal_seconds
         self._store = store
         self._reviewer = reviewer
         self._samples = samples
@@ -69,10 +77,33 @@ class ProgressServer:
 
     def application(self) -> web.Application:
         """Return the web application."""
-        app = web.Application(client_max_size=BODY_LIMIT)
+        app = web.Application(client_max_size=BODY_LIMIT, middlewares=[self._take_time])
         app.router.add_post("/v1/namespaces/{namespace}/jobs/{name}/progress", self._post)
         app.router.add_get("/healthz", _healthz)
         return app
+
+    @web.middleware
+    async def _take_time(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer at once only to an accepted sample; take time for a refusal, and end its connection."""
+        try:
+            answer = await handler(request)
+        except web.HTTPException as error:
+            await self._cool_down(request, error)
+            raise
+        if answer.status != HTTPStatus.NO_CONTENT:
+            await self._cool_down(request, answer)
+        return answer
+
+    async def _cool_down(self, request: web.Request, answer: web.StreamResponse) -> None:
+        """Wait; what the client sent ahead on this connection is dropped with it.
+
+        A close alone would wait for ever: asyncio's TLS does not end a connection whose reading is paused, as it is
+        when more was sent ahead than is taken, once the client has hung up.
+        """
+        answer.force_close()
+        await asyncio.sleep(self._refusal_seconds)
+        if request.transport is not None:
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, request.transport.abort)
 
     async def _post(self, request: web.Request) -> web.Response:
         key = Key(request.match_info["namespace"], request.match_info["name"])
@@ -101,6 +132,8 @@ class ProgressServer:
 
     def _token(self, request: web.Request) -> str:
         """Return the bearer token of a request that is worth a look."""
+        if request.content_type != "application/json" or "Content-Encoding" in request.headers:
+            raise _RefusedRequestError(_WRONG_TYPE)
         if (request.content_length or 0) > BODY_LIMIT:
             raise _RefusedRequestError(_TOO_LARGE)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -158,6 +191,7 @@ def _first_error(error: ValidationError) -> str:
 
 
 _TOO_LARGE = Verdict(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", f"a sample has at most {BODY_LIMIT} bytes")
+_WRONG_TYPE = Verdict(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "bad_type", "send application/json, not encoded")
 _SLOW = Verdict(HTTPStatus.REQUEST_TIMEOUT, "slow_body", "the body did not arrive in time")
 _UNAUTHORIZED = Verdict(HTTPStatus.UNAUTHORIZED, "bad_token", "send the pod's projected token as bearer token")
 _TOO_MANY = Verdict(HTTPStatus.TOO_MANY_REQUESTS, "too_many", "send at most two samples per second")

@@ -23,9 +23,9 @@ from aiohttp import web
 
 from finetune_operator.handlers import build_registry
 from finetune_operator.health import probe_application
+from finetune_operator.listener import Site
 from finetune_operator.replica import Replica
 from finetune_operator.settings import Settings
-from finetune_operator.tls import Certificate
 from finetune_operator.worker import Worker
 
 DRAIN_SECONDS = 10.0
@@ -65,7 +65,8 @@ async def _acquired(replica: Replica) -> bool:
 async def _lead(replica: Replica, *, probes: web.AppRunner) -> int:
     settings = replica.settings
     server = replica.progress_server().application()
-    progress = await _serve(server, port=settings.progress_port, certificate=replica.certificate)
+    progress = Site(server)
+    await progress.start(port=settings.progress_port, context=replica.certificate.context)
     worker = replica.worker()
     keeping = asyncio.create_task(replica.leader.keep(), name="keep the Lease")
     workers = {asyncio.create_task(_work(replica, worker), name="worker") for _ in range(settings.workers)}
@@ -133,11 +134,10 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, stop.set)
 
 
-async def _serve(app: web.Application, *, port: int, certificate: Certificate | None = None) -> web.AppRunner:
+async def _serve(app: web.Application, *, port: int) -> web.AppRunner:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    context = certificate.context if certificate else None
-    await web.TCPSite(runner, port=port, ssl_context=context).start()
+    await web.TCPSite(runner, port=port).start()
     return runner
 
 

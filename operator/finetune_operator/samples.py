@@ -2,7 +2,8 @@
 
 A trainer may report every two seconds and a thousand jobs may train at once, but etcd should see little of it: a
 first sample and a new commit are shown at once, anything else at most every ten seconds per job, and all jobs
-together draw on one budget. A sample that has to wait is not lost: the newest one is shown when its time comes.
+together draw on one budget. Commits come minutes apart; a trainer that claims one with each sample is shown every ten
+seconds too. A sample that has to wait is not lost: the newest one is shown when its time comes.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from finetune_operator.workqueue import Key, WorkQueue
 EVERY_SECONDS = 10.0
 BUDGET_PER_SECOND = 20.0
 BUDGET_BURST = 40.0
+URGENT_BURST = 3.0
 
 
 class Budget:
@@ -50,6 +52,8 @@ class _Kept:
     shown: ProgressSample
     """What a look at the job sees: the newest one as of `show_at`."""
     show_at: float
+    urgency: Budget
+    """How often a sample of this job may be shown at once."""
 
     @property
     def is_pending(self) -> bool:
@@ -73,14 +77,22 @@ class SampleBook:
     def put(self, key: Key, *, uid: str, sample: ProgressSample) -> None:
         """Keep the sample as the job's newest one and see that it is shown in time."""
         now, kept = self._clock(), self._kept.get(key)
-        if kept is None or kept.uid != uid or _is_urgent(kept.newest, sample):
-            self._kept[key] = _Kept(uid, newest=sample, shown=sample, show_at=now)
-            self._queue.add(key)
-            return
-        if not kept.is_pending:
-            kept.show_at = max(now, kept.show_at + EVERY_SECONDS) + self._budget.take()
-            self._queue.add_after(key, kept.show_at - now)
-        kept.newest = sample
+        if kept is None or kept.uid != uid:
+            self._show_at_once(key, uid, sample, urgency=self._new_urgency())
+        elif _is_urgent(kept.newest, sample) and kept.urgency.try_take():
+            self._show_at_once(key, uid, sample, urgency=kept.urgency)
+        else:
+            if not kept.is_pending:
+                kept.show_at = max(now, kept.show_at + EVERY_SECONDS) + self._budget.take()
+                self._queue.add_after(key, kept.show_at - now)
+            kept.newest = sample
+
+    def _show_at_once(self, key: Key, uid: str, sample: ProgressSample, *, urgency: Budget) -> None:
+        self._kept[key] = _Kept(uid, newest=sample, shown=sample, show_at=self._clock(), urgency=urgency)
+        self._queue.add(key)
+
+    def _new_urgency(self) -> Budget:
+        return Budget(per_second=1.0 / EVERY_SECONDS, burst=URGENT_BURST, clock=self._clock)
 
     def get(self, key: Key, *, uid: str) -> ProgressSample | None:
         """Return the newest sample of the job with that uid whose time to be shown has come."""

@@ -1,6 +1,8 @@
 """The progress server over HTTP: the table of refusals, and what is kept of an accepted sample."""
 
+import gzip
 import json
+import time
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
@@ -82,6 +84,7 @@ class Desk:
             metrics=self.metrics,
             is_ready=lambda: self.is_ready,
             clock=self.time,
+            refusal_seconds=0.0,
         )
 
     def counted(self, cause: str) -> float:
@@ -108,8 +111,10 @@ async def post(
     token: str | None = "good",  # noqa: S107 - not a password
     path: str = PATH,
     body: Any = SAMPLE,
+    kind: str = "application/json",
+    **more: str,
 ) -> tuple[int, dict[str, Any]]:
-    headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+    headers = {"Content-Type": kind, **more} | ({"Authorization": f"Bearer {token}"} if token is not None else {})
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     async with ClientSession() as session, session.post(url + path, data=data, headers=headers) as answer:
         text = await answer.text()
@@ -144,9 +149,19 @@ REFUSALS = [
     ("not JSON", {"body": b"{"}, 422, "bad_body"),
     ("NaN", {"body": NAN}, 422, "bad_body"),
     ("infinity", {"body": INFINITE}, 422, "bad_body"),
+    (
+        "a step that etcd cannot hold",
+        {"body": {**SAMPLE, "progress": {"step": 2**63, "totalSteps": 1}}},
+        422,
+        "bad_body",
+    ),
     ("unknown field", {"body": {**SAMPLE, "more": 1}}, 422, "bad_body"),
     ("missing field", {"body": {"attempt": 2}}, 422, "bad_body"),
     ("empty body", {"body": b""}, 422, "bad_body"),
+    ("nested too deep", {"body": b'{"progress": ' + b"[" * 30_000}, 422, "bad_body"),
+    ("not an object", {"body": b"[1]"}, 422, "bad_body"),
+    ("a form", {"kind": "application/x-www-form-urlencoded"}, 415, "bad_type"),
+    ("compressed", {"Content-Encoding": "gzip", "body": gzip.compress(b" " * 10_000_000)}, 415, "bad_type"),
     ("too large", {"body": b"x" * (BODY_LIMIT + 1)}, 413, "too_large"),
 ]
 
@@ -178,7 +193,7 @@ async def test_a_body_that_grows_beyond_its_bound_without_saying_so_is_refused(d
             yield b" " * 8192
 
     async with ClientSession() as session:
-        headers = {"Authorization": "Bearer good"}
+        headers = {"Authorization": "Bearer good", "Content-Type": "application/json"}
         async with session.post(url + PATH, data=chunks(), headers=headers) as answer:
             assert answer.status == 413
     assert desk.counted("too_large") == 1
@@ -207,3 +222,17 @@ async def test_one_tokens_rate_is_bounded_before_it_is_reviewed(desk: Desk, url:
 async def test_healthz_needs_no_token(url: str) -> None:
     async with ClientSession() as session, session.get(f"{url}/healthz") as answer:
         assert answer.status == 200
+
+
+async def test_a_refusal_takes_its_time_and_an_accepted_sample_does_not(desk: Desk) -> None:
+    server = desk.server()
+    server._refusal_seconds = 0.3
+    running = TestServer(server.application())
+    await running.start_server()
+    times = []
+    for token in ("good", "made-up"):
+        began = time.monotonic()
+        await post(str(running.make_url("")), token=token)
+        times.append(time.monotonic() - began)
+    await running.close()
+    assert times[0] < 0.3 <= times[1]

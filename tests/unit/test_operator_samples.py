@@ -1,6 +1,7 @@
 """How progress samples become looks at a job, on simulated time."""
 
 import asyncio
+import itertools
 from datetime import UTC, datetime
 
 import pytest
@@ -68,6 +69,65 @@ def test_a_commit_or_a_new_attempt_is_shown_at_once(urgent: ProgressSample) -> N
         return desk.looks
 
     assert simulate(main) == [(0, 1), (1, 2)]
+
+
+def test_a_trainer_that_claims_a_commit_with_each_sample_is_shown_no_more_often_than_others() -> None:
+    async def main() -> list[tuple[float, int]]:
+        desk = Desk()
+        for step in range(60):
+            desk.put(sample(step, commit=COMMIT.model_copy(update={"step": step})))
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(30)
+        desk.task.cancel()
+        return desk.looks
+
+    looks = simulate(main)
+    assert [step for _, step in looks[:4]] == [0, 1, 2, 3]
+    assert len(looks) <= 4 + 2 * 60 // EVERY_SECONDS
+    assert looks[-1][1] == 59
+
+
+def test_a_thousand_jobs_that_report_every_two_seconds_cost_what_the_budget_says_and_a_commit_shows_at_once() -> None:
+    """Per job at most one look in ten seconds, all together at most the budget, the commits in addition."""
+    jobs, seconds = 1000, 120
+    keys = [Key("ns", f"tune-{number}") for number in range(jobs)]
+
+    async def main() -> tuple[dict[Key, list[float]], list[float]]:
+        loop = asyncio.get_running_loop()
+        queue = WorkQueue(loop)
+        book, looks, waits = SampleBook(queue, clock=loop.time), {key: [] for key in keys}, []
+
+        async def work() -> None:
+            while True:
+                key = await queue.take()
+                book.get(key, uid="u1")
+                looks[key].append(loop.time())
+                delay = book.seconds_until_due(key)
+                if delay is not None:
+                    queue.add_after(key, delay)
+                queue.done(key)
+
+        worker = asyncio.create_task(work())
+        for turn in range(seconds // 2):
+            for number, key in enumerate(keys):
+                commits = turn == 30 and number < 50
+                book.put(key, uid="u1", sample=sample(turn, commit=COMMIT if commits else None))
+            await asyncio.sleep(0)
+            await asyncio.sleep(2)
+            if turn == 30:
+                waits = [min(abs(at - 60.0) for at in looks[key]) for key in keys[:50]]
+        worker.cancel()
+        return looks, waits
+
+    looks, waits = simulate(main)
+    assert max(waits) == 0
+    quiet = [times for key, times in looks.items() if key not in keys[:50]]
+    gaps = [later - sooner for times in quiet for sooner, later in itertools.pairwise(times)]
+    assert min(gaps) >= EVERY_SECONDS - 1e-6
+    total = sum(map(len, looks.values()))
+    print(f"{total} looks of {jobs} jobs that posted {jobs * seconds // 2} samples in {seconds} s")
+    assert total <= jobs + 50 + BUDGET_PER_SECOND * seconds + BUDGET_BURST
+    assert total >= jobs + 0.8 * BUDGET_PER_SECOND * (seconds - 2 * EVERY_SECONDS)
 
 
 def test_other_looks_neither_show_a_sample_early_nor_lose_it() -> None:

@@ -77,7 +77,8 @@ class OperatorProcess:
     def post_progress(self, namespace: str, name: str, *, token: str, body: Any) -> int:
         """Post a progress sample over TLS, its certificate checked; return the HTTP status."""
         url = f"https://127.0.0.1:{self.progress_port}/v1/namespaces/{namespace}/jobs/{name}/progress"
-        data, headers = json.dumps(body).encode(), {"Authorization": f"Bearer {token}"}
+        data = json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         request = urllib.request.Request(url, data=data, method="POST", headers=headers)
         context = ssl.create_default_context(cafile=str(self.tls / "ca.crt"))
         try:
