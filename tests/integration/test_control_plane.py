@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_loopback.control_plane import ControlPlane, running_control_plane
+from finetune_loopback.controller_manager import make_namespace
 from finetune_loopback.kube_client import KubeApi
 
 NAMESPACE = "control-plane"
@@ -16,7 +17,7 @@ PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with running_control_plane(tmp_path_factory.mktemp("plane"), nodes=2, run_seconds=0.2) as plane:
-        plane.api.namespace(NAMESPACE)
+        make_namespace(plane.api, NAMESPACE)
         yield plane
 
 

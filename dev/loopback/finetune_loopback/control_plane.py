@@ -37,7 +37,7 @@ def running_control_plane(
 ) -> Iterator[ControlPlane]:
     """Run the control plane below `directory`; bound pods run `run_seconds` and succeed, or run on if None."""
     with contextlib.ExitStack() as stack:
-        api = stack.enter_context(running_kube_api(directory, audit_reads=audit_reads))
+        api = stack.enter_context(running_kube_api(directory, audit_reads=audit_reads, service_accounts=True))
         flags, qps = (RAISED_LIMITS, RAISED_QPS) if raised_limits else ((), DEFAULT_QPS)
         controllers = running_controller_manager(api, directory / "controller-manager", flags=flags)
         controller_manager = stack.enter_context(controllers)

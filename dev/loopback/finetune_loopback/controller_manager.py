@@ -5,13 +5,14 @@ Each controller has a service account of its own and a request limit of its own,
 
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune_loopback.kube_api import binaries
 from finetune_loopback.kube_client import KubeApi
 from finetune_loopback.probes import answers
-from finetune_loopback.processes import await_ready, free_ports, server
+from finetune_loopback.processes import POLL_SECONDS, ServerError, await_ready, free_ports, server
 
 PROGRAM = "kube-controller-manager"
 USER = f"system:{PROGRAM}"
@@ -25,6 +26,20 @@ RAISED_LIMITS = (
     "--concurrent-endpoint-syncs=20",
 )
 """Flags of a platform that has raised the limits. Without them a controller sends 20 requests a second."""
+
+
+def make_namespace(api: KubeApi, name: str, *, seconds: float = START_SECONDS, **labels: str) -> str:
+    """Make a namespace and wait for its default service account, without which no pod can be made in it.
+
+    Returns the name. Raises ServerError when the controller manager does not make the account in time.
+    """
+    api.namespace(name, **labels)
+    path, deadline = f"/api/v1/namespaces/{name}/serviceaccounts", time.monotonic() + seconds
+    while not any(one["metadata"]["name"] == "default" for one in api.request("GET", path)["items"]):
+        if time.monotonic() > deadline:
+            raise ServerError(f"namespace {name} has no default service account after {seconds:g} s")
+        time.sleep(POLL_SECONDS)
+    return name
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 What it is not: there is no controller manager, scheduler or kubelet, so Jobs make no pods, owners' deletion
 collects nothing, and namespaces have no default service account. The ServiceAccount admission plug-in is off for
-that reason; Pod Security admission is on. `control_plane` adds the rest.
+that reason; Pod Security admission is on. `control_plane` adds the rest and turns it on.
 """
 
 import contextlib
@@ -52,10 +52,13 @@ def binaries(*names: str) -> Path:
 
 
 @contextlib.contextmanager
-def running_kube_api(directory: Path, *, audit_reads: bool = False) -> Iterator[KubeApi]:
+def running_kube_api(
+    directory: Path, *, audit_reads: bool = False, service_accounts: bool = False
+) -> Iterator[KubeApi]:
     """Run etcd and kube-apiserver below `directory`, ready to use in a few seconds. Raises ServerError.
 
-    The audit log holds the writes, and the reads too if asked.
+    The audit log holds the writes, and the reads too if asked. With `service_accounts` every pod gets an account,
+    which the controller manager has to make first.
     """
     programs = binaries("kube-apiserver", "etcd")
     client_port, peer_port, port = free_ports(3)
@@ -68,7 +71,7 @@ def running_kube_api(directory: Path, *, audit_reads: bool = False) -> Iterator[
     with (
         server(_etcd(programs, directory, client_port=client_port, peer_port=peer_port), log=directory / "etcd.log"),
         server(
-            _apiserver(programs, directory, etcd_port=client_port, port=port),
+            _apiserver(programs, directory, etcd_port=client_port, port=port, service_accounts=service_accounts),
             log=log,
         ) as process,
     ):
@@ -96,11 +99,13 @@ def _etcd(programs: Path, directory: Path, *, client_port: int, peer_port: int) 
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster=default={peer}",
         "--unsafe-no-fsync",
+        f"--quota-backend-bytes={8 * 2**30}",  # thousands of jobs pass the default of 2 GiB between two compactions
         "--log-level=warn",
     ]
 
 
-def _apiserver(programs: Path, directory: Path, *, etcd_port: int, port: int) -> list[str]:
+def _apiserver(programs: Path, directory: Path, *, etcd_port: int, port: int, service_accounts: bool) -> list[str]:
+    plugins = "--enable-admission-plugins" if service_accounts else "--disable-admission-plugins"
     key = _write_key(directory / "service-accounts.key")
     return [
         str(programs / "kube-apiserver"),
@@ -116,7 +121,7 @@ def _apiserver(programs: Path, directory: Path, *, etcd_port: int, port: int) ->
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={key}",
         f"--service-account-signing-key-file={key}",
-        "--disable-admission-plugins=ServiceAccount",
+        f"{plugins}=ServiceAccount",
         "--allow-privileged=true",
         f"--audit-policy-file={directory / 'audit-policy.json'}",
         f"--audit-log-path={directory / 'audit.log'}",

@@ -104,9 +104,12 @@ class OperatorProcess:
         return self.log.read_text()
 
 
-def grant_chart_rights(api: KubeApi, *, namespace: str, watch: tuple[str, ...]) -> None:
-    """Give the operator's service account in `namespace` the chart's rights; an empty `watch` means everywhere."""
-    chart, values = REPOSITORY / "charts/finetune-operator", ["image.repository=o", "trainer.image.repository=t"]
+def grant_chart_rights(api: KubeApi, *, namespace: str, watch: tuple[str, ...], source: Path = REPOSITORY) -> None:
+    """Give the operator's service account in `namespace` the rights of the chart in the checkout `source`.
+
+    An empty `watch` means everywhere.
+    """
+    chart, values = source / "charts/finetune-operator", ["image.repository=o", "trainer.image.repository=t"]
     values += [f"watchNamespaces={{{','.join(watch)}}}"] if watch else []
     command = [binaries("helm") / "helm", "template", ACCOUNT, chart, "-n", namespace, "-s", "templates/rbac.yaml"]
     command += ["--kube-version", "1.34.0"]

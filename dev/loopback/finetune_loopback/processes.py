@@ -37,7 +37,7 @@ def server(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None)
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             cwd=cwd,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc; the starter has no threads that matter
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into libc; the starter has no threads that matter
         )
     try:
         yield process
@@ -57,7 +57,8 @@ def await_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bool], 
         time.sleep(POLL_SECONDS)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let the kernel kill this process as soon as the one that started it is gone."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
