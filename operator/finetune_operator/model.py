@@ -47,6 +47,8 @@ class PodSettings:
     """API versions of groups that the cluster serves, such as scheduling.volcano.sh/v1beta1."""
     network_policies: bool = False
     """Whether each job gets a NetworkPolicy."""
+    network_ports: tuple[int, ...] = ()
+    """TCP ports that it opens to any address beside those of S3."""
     prices: Prices = field(default_factory=Prices)
     force_delete_after: float = 300.0
     """Seconds after its grace period at which a pod is removed by force; 0 never."""

@@ -97,6 +97,7 @@ class Replica:
             allow_privileged=self.settings.allow_privileged_fields,
             api_versions=self.discovery.api_versions,
             network_policies=self.settings.job_network_policies,
+            network_ports=self.settings.job_network_ports,
             force_delete_after=self.settings.force_delete_after_seconds,
         )
 

@@ -61,6 +61,8 @@ class Settings:
     """Seconds between two full comparisons with the API server."""
     job_network_policies: bool = False
     """Whether each job gets a NetworkPolicy: true or false."""
+    job_network_ports: tuple[int, ...] = ()
+    """TCP ports that it opens to any address beside those of S3, separated by commas."""
     allow_privileged_fields: bool = False
     """Whether the chart's admission policy is installed, so that privileged fields may be trusted: true or false."""
     force_delete_after_seconds: float = 300
@@ -93,6 +95,7 @@ class Settings:
             workers=int(read.number("WORKERS", cls.workers, low=1, high=256)),
             relist_seconds=read.number("RELIST_SECONDS", cls.relist_seconds, low=1, high=86400),
             job_network_policies=read.flag("JOB_NETWORK_POLICIES"),
+            job_network_ports=read.ports("JOB_NETWORK_PORTS"),
             allow_privileged_fields=read.flag("ALLOW_PRIVILEGED_FIELDS"),
             force_delete_after_seconds=read.number(
                 "FORCE_DELETE_AFTER_SECONDS", cls.force_delete_after_seconds, low=0, high=86400
@@ -122,6 +125,13 @@ class _Reader:
     def names(self, name: str) -> tuple[str, ...]:
         parts = [part.strip() for part in self.text(name, "").split(",")]
         return tuple(dict.fromkeys(part for part in parts if part))
+
+    def ports(self, name: str) -> tuple[int, ...]:
+        numbers = self.names(name)
+        if not all(number.isdecimal() and 1 <= int(number) <= 65535 for number in numbers):
+            text = self.text(name, "")
+            raise SettingsError(f"environment variable {name} is {text!r}; it must be ports from 1 to 65535")
+        return tuple(int(number) for number in numbers)
 
     def number(self, name: str, default: float, *, low: float, high: float) -> float:
         text = self.text(name, str(default))

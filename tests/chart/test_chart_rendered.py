@@ -202,6 +202,14 @@ def test_network_policy_covers_operator_and_test_and_knows_the_children() -> Non
     assert spec["ingress"][0]["from"][0]["podSelector"]["matchLabels"] == {MANAGED_BY_LABEL: MANAGED_BY}
 
 
+def test_policies_of_jobs_know_the_operator() -> None:
+    from finetune_operator.manifests.network_policy import OPERATOR_LABELS
+
+    labels = find(render(release="prod"), "Deployment")["spec"]["template"]["metadata"]["labels"]
+
+    assert OPERATOR_LABELS.items() <= labels.items()
+
+
 def test_network_policy_switch() -> None:
     assert "NetworkPolicy" not in {one["kind"] for one in render({"networkPolicy": {"enabled": False}})}
 

@@ -1,10 +1,11 @@
 """A real API server takes every manifest: known fields alone, valid Jobs, pods within Pod Security `restricted`."""
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from reconcile_builders import blueprint, job
+from reconcile_builders import SETTINGS, blueprint, job
 
 from finetune_api.stage import Stage
 from finetune_loopback.kube_client import ApiError, KubeApi
@@ -143,8 +144,10 @@ def test_the_service_is_accepted(kube_api: KubeApi, namespace: str) -> None:
     assert stored["spec"]["clusterIP"] == "None"
 
 
-def test_the_network_policy_is_accepted(kube_api: KubeApi, namespace: str) -> None:
-    manifest = build_network_policy(blueprint())
+@pytest.mark.parametrize("endpoint", ["", "http://s3.example.com", "http://s3.store.svc:8333"])
+def test_the_network_policy_is_accepted(kube_api: KubeApi, namespace: str, endpoint: str) -> None:
+    settings = replace(SETTINGS, network_policies=True, operator_namespace="ops", network_ports=(3128,))
+    manifest = build_network_policy(blueprint(settings=settings, storage={"s3": {"endpoint": endpoint}}))
     manifest["metadata"]["namespace"] = namespace
     path = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
     stored = kube_api.request("POST", path, body=manifest, **DRY)

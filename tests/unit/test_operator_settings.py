@@ -25,6 +25,7 @@ ALL = {
     "WORKERS": "4",
     "RELIST_SECONDS": "30",
     "JOB_NETWORK_POLICIES": "true",
+    "JOB_NETWORK_PORTS": "3128, 5000",
     "ALLOW_PRIVILEGED_FIELDS": "true",
     "FORCE_DELETE_AFTER_SECONDS": "60",
     "LOG_LEVEL": "debug",
@@ -52,6 +53,7 @@ def test_every_field_comes_from_its_variable() -> None:
     )
     assert (settings.progress_port, settings.probe_port, settings.workers) == (9443, 9080, 4)
     assert (settings.relist_seconds, settings.log_level) == (30, "DEBUG")
+    assert settings.job_network_ports == (3128, 5000)
     assert settings.stage_resources.requests == {"cpu": "500m"}
     defaults = Settings.from_environment(NEEDED)
     same = {
@@ -74,6 +76,8 @@ def test_every_field_comes_from_its_variable() -> None:
         ("WORKERS", "nan", "must be from 1 to 256"),
         ("PROBE_PORT", "70000", "must be from 0 to 65535"),
         ("RELIST_SECONDS", "0", "must be from 1 to 86400"),
+        ("JOB_NETWORK_PORTS", "80,http", "must be ports from 1 to 65535"),
+        ("JOB_NETWORK_PORTS", "0", "must be ports from 1 to 65535"),
         ("LOG_LEVEL", "loud", "must be one of DEBUG, INFO, WARNING, ERROR"),
         ("STAGE_RESOURCES", "{", "must be JSON like"),
         ("STAGE_RESOURCES", '{"request": {}}', "must be JSON like"),

@@ -31,9 +31,9 @@ def service_name(job: str) -> str:
     return f"{job}-train"
 
 
-def network_policy_name(job: str) -> str:
-    """Return the name of the NetworkPolicy of the job's pods."""
-    return f"{job}-pods"
+def network_policy_name(job: str, digest: str) -> str:
+    """Return the name of the NetworkPolicy of the job's pods; the digest is of its content."""
+    return f"{job}-pods-{digest}"
 
 
 def rendezvous_host(job: FineTuneJob, attempt: int) -> str:
