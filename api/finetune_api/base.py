@@ -1,12 +1,14 @@
 """Base of every record: camelCase on the wire, snake_case in Python, unknown keys refused, values frozen."""
 
+from datetime import datetime
 from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
 LARGEST_INTEGER = 2**63 - 1
-"""What the API server can store; Python counts on, and a status with a larger number could never be written."""
+LAST_YEAR = 2999
+"""Room enough to add any duration to a time."""
 
 
 class Rule(NamedTuple):
@@ -26,10 +28,13 @@ class Record(BaseModel):
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     @model_validator(mode="after")
-    def _check_integers(self) -> Self:
+    def _check_what_can_be_stored(self) -> Self:
+        """Refuse what Python can hold and a status cannot: one such value, and it could never be written again."""
         for name, value in self.__dict__.items():
             if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
                 raise ValueError(f"{to_camel(name)} is too large: integers have 64 bits")
+            if isinstance(value, datetime) and (value.tzinfo is None or not 1970 <= value.year <= LAST_YEAR):
+                raise ValueError(f"{to_camel(name)} must have a time zone and lie between 1970 and {LAST_YEAR}")
         return self
 
     def to_wire(self) -> dict[str, Any]:

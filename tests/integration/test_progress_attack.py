@@ -140,6 +140,47 @@ def test_a_bad_body_is_refused(operator: OperatorProcess, token: str, case: str)
     assert post(operator, token, body, **headers) in (status, 0 if len(body) > 1_000_000 else status)
 
 
+ODD = {
+    "numbers": {"step": 2**63 - 1, "totalSteps": 2**63 - 1, "loss": 1.7e308, "epoch": 5e-324, "gradNorm": -0.0},
+    "below zero": {"step": -(2**63), "totalSteps": -1, "percent": -5, "estimatedRemainingSeconds": -(2**63)},
+    "slow steps": {
+        "step": 3,
+        "totalSteps": 9,
+        "medianStepSeconds": 1.7e308,
+        "lastUpdateTime": "2026-01-01T00:00:00Z",
+    },
+    "the last day": {"step": 4, "totalSteps": 9, "lastUpdateTime": "9999-12-31T23:59:59Z"},
+    "the first day": {"step": 5, "totalSteps": 9, "lastUpdateTime": "0001-01-01T00:00:00Z"},
+    "a far zone": {"step": 6, "totalSteps": 9, "lastUpdateTime": "0001-01-01T00:00:00+23:59"},
+    "no zone": {"step": 7, "totalSteps": 9, "lastUpdateTime": "2026-01-01T00:00:00"},
+    "texts": {"step": 8, "totalSteps": 9, "eta": "\u0000\n\u001b" * 3000, "percentText": "%" * 5000},
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_sample_that_is_accepted_leaves_a_status_that_can_be_written_and_read(
+    operator: OperatorProcess, cluster: Namespace, case: str
+) -> None:
+    """Or the job would never be looked at again. Its last word says the same."""
+    name = f"odd-{case.replace(' ', '-')}"
+    cluster.submit(minimal_job(name))
+    cluster.succeed(f"{name}-prepare", message=DONE)
+    (pod,) = cluster.start(f"{name}-a1")
+    cluster.await_phase(name, "Running")
+    voice = cluster.api.token_for(WATCHED, "default", audience=TOKEN_AUDIENCE, pod=pod)
+    commit = {"uri": "s3://" + "\n\u001b" * 2000, "step": 2**63 - 1, "sizeBytes": 0, "time": "2999-12-31T23:59:59Z"}
+    body = json.dumps({"attempt": 1, "progress": ODD[case], "lastCheckpoint": commit}).encode()
+    answer = post(operator, voice, body, path=PATH.replace("tune", name))
+    print(f"{case}: {answer}")
+    assert answer in (204, 422)
+    cluster.end_pod(pod, message=json.dumps({"reason": "Succeeded", "progress": ODD[case]}))
+    cluster.complete(f"{name}-a1")
+    cluster.succeed(f"{name}-export", message=DONE)
+    cluster.await_phase(name, "Succeeded", seconds=10)
+    assert operator.metric("finetune_operator_reconcile_failures_total", cause="bug") == 0
+    assert operator.metric("finetune_operator_reconcile_failures_total", cause="refused") == 0
+
+
 def test_a_body_of_10_mib_that_does_not_say_its_length_is_refused(operator: OperatorProcess, token: str) -> None:
     assert post(operator, token, chunks(160), Transfer_Encoding="chunked") in (413, 0)
 

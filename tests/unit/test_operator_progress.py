@@ -155,6 +155,18 @@ REFUSALS = [
         422,
         "bad_body",
     ),
+    (
+        "a time without a zone",
+        {"body": {**SAMPLE, "progress": {"lastUpdateTime": "2026-01-01T00:00:00"}}},
+        422,
+        "bad_body",
+    ),
+    (
+        "a time beyond all",
+        {"body": {**SAMPLE, "progress": {"lastUpdateTime": "9999-12-31T23:59:59Z"}}},
+        422,
+        "bad_body",
+    ),
     ("unknown field", {"body": {**SAMPLE, "more": 1}}, 422, "bad_body"),
     ("missing field", {"body": {"attempt": 2}}, 422, "bad_body"),
     ("empty body", {"body": b""}, 422, "bad_body"),

@@ -15,7 +15,9 @@ def silent(now, *records, heard=0, median=1.0, attempt=1, since=None, before=Non
     return reconcile(seen, at(now))
 
 
-@pytest.mark.parametrize(("median", "limit"), [(None, 660), (0.1, 660), (30.0, 660), (31.0, 680), (600.0, 12_060)])
+@pytest.mark.parametrize(
+    ("median", "limit"), [(None, 660), (0.1, 660), (30.0, 660), (31.0, 680), (600.0, 12_060), (1.7e308, 604_860)]
+)
 def test_silence_becomes_a_hang(median, limit):
     waiting = silent(limit - 1, median=median)
     assert (waiting.status.phase, waiting.requeue_after) == (Phase.RUNNING, 1)
