@@ -114,7 +114,7 @@ class Writer:
                 refused = RefusedWrite(kind=child["kind"], name=name, code=error.status, message=error.message)
                 return self._refusals.note(key, uid=job.uid, refused=refused)
             self._refusals.clear(key, name=name)
-            created = True
+            created |= kind_of(child) in (JOB, POD)  # what they need changes nothing in view
         return created
 
     async def _probe_all(self, job: FineTuneJob, probes: tuple[dict[str, Any], ...]) -> bool:

@@ -1,7 +1,7 @@
 """Policy deadline: how long a job may take, and which time counts."""
 
 import pytest
-from reconcile_builders import at, checkpoint, child, job, observed, running, spec, status
+from reconcile_builders import at, checkpoint, child, job, observed, progress, running, spec, status
 
 from finetune_api.reasons import Phase, Reason
 from finetune_operator.reconcile import reconcile
@@ -37,8 +37,9 @@ def test_the_pods_are_ended_and_the_checkpoint_is_named():
 
 
 def test_the_job_is_looked_at_again_at_the_deadline():
-    assert passed(*RUNNING, of=status(), now=60).requeue_after == 40
-    assert passed(*RUNNING, of=status(), now=60, limit=None).requeue_after is None
+    speaks = status(progress=progress(3, attempt=1))
+    assert passed(*RUNNING, of=speaks, now=60).requeue_after == 40
+    assert passed(*RUNNING, of=speaks, now=60, limit=None).requeue_after is None
 
 
 @pytest.mark.parametrize(

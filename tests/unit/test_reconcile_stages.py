@@ -202,3 +202,20 @@ def test_a_fatal_end_of_any_stage_is_the_end(stage):
     assert plan.status.message == "bucket nope does not exist; create it"
     assert plan.status.restarts == restarts()
     assert plan.children == ()
+
+
+@pytest.mark.parametrize(
+    ("now", "spoken", "kinds", "again"),
+    [
+        (29, False, [], 1),
+        (30, False, ["Service"], 30),
+        (45, False, ["Service"], 15),
+        (900, False, ["Service"], 30),
+        (900, True, [], None),
+    ],
+)
+def test_what_silent_ranks_meet_by_is_created_again(now, spoken, kinds, again):
+    told = progress(0, attempt=1) if spoken else None
+    plan = passed(child(), running(), running(index=1), of=status(progress=told), now=now)
+    assert [one["kind"] for one in plan.children] == kinds
+    assert plan.requeue_after == again

@@ -127,7 +127,8 @@ def _run(scene: Scene) -> Step:
         return settle(scene, hang.hung(scene))
     moments = [silent, *(overdue_at(pod) for pod in scene.pods if not pod.is_terminal)]
     waits = [scene.seconds_until(moment) for moment in moments if moment]
-    return replace(training.proceed(scene), requeue_after=min(waits, default=None))
+    step = training.proceed(scene)
+    return replace(step, requeue_after=_sooner(step.requeue_after, *waits))
 
 
 def _trouble(scene: Scene, job: ChildJob | None) -> Verdict | None:

@@ -2,17 +2,35 @@
 
 from finetune_api.reasons import Phase, Reason
 from finetune_api.stage import Stage
-from finetune_operator.reconcile.launch import count_nodes, launch
+from finetune_operator.manifests import build_children
+from finetune_operator.reconcile.launch import SETTLE_SECONDS, count_nodes, launch
 from finetune_operator.reconcile.scene import Scene, Step
 
 
 def proceed(scene: Scene) -> Step:
-    """Return the step once all pods run; from here the attempt never goes back to Starting."""
+    """Return the step once all pods run; from here the attempt never goes back to Starting.
+
+    Ranks that cannot meet say nothing. What they meet by, the Service and the policy of the network, may have been
+    deleted by somebody and is not watched; as long as an attempt is silent it is created again every half minute.
+    """
+    silence = _seconds_of_silence(scene)
+    lost = silence is not None and silence >= SETTLE_SECONDS
     return Step(
         phase=Phase.RUNNING,
         reason=Reason.RUNNING,
         message=f"{scene.label} trains on {count_nodes(scene.num_pods)}",
+        children=build_children(scene.blueprint(scene.stage, scene.attempt))[:-1] if lost else (),
+        requeue_after=None if silence is None else SETTLE_SECONDS - silence % SETTLE_SECONDS,
     )
+
+
+def _seconds_of_silence(scene: Scene) -> float | None:
+    """Return for how long an attempt of several pods runs without a word, None once it has spoken."""
+    progress, began = scene.status.progress, scene.status.phase_time
+    if scene.num_pods == 1 or (progress is not None and progress.attempt == scene.attempt):
+        return None
+    is_new = scene.status.phase is not Phase.RUNNING or began is None
+    return 0.0 if is_new or began is None else (scene.now - began).total_seconds()
 
 
 def complete(scene: Scene) -> Step:
