@@ -15,6 +15,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from http import HTTPStatus
 
 from aiohttp import web
@@ -127,7 +128,7 @@ class ProgressServer:
             return error.verdict
         verdict = judge_sample(self._store, key, pod=pod, sample=sample)
         if verdict.status is HTTPStatus.NO_CONTENT:
-            self._samples.put(key, uid=verdict.uid, sample=sample)
+            self._samples.put(key, uid=verdict.uid, sample=_received(sample))
         return verdict
 
     def _token(self, request: web.Request) -> str:
@@ -168,6 +169,12 @@ class ProgressServer:
 
 async def _healthz(_: web.Request) -> web.Response:
     return web.Response(text="ok\n")
+
+
+def _received(sample: ProgressSample) -> ProgressSample:
+    """Return the sample with the time of its receipt: silence is judged by it, and a node's clock may be wrong."""
+    progress = sample.progress.model_copy(update={"last_update_time": datetime.now(UTC)})
+    return sample.model_copy(update={"progress": progress})
 
 
 async def _read_sample(request: web.Request) -> ProgressSample:
