@@ -116,7 +116,7 @@ LIVES = (
         deeds=(Deed(runs, suspend), Deed(is_suspended, resume)),
     ),
     Life("suspended-from-the-start", "Succeeded", {"suspend": True}, deeds=(Deed(is_suspended, resume),)),
-    Life("deadline", "Failed", {"activeDeadlineSeconds": 7200}, end=training_runs_on),
+    Life("deadline", "Failed", {"activeDeadlineSeconds": 300}, end=training_runs_on, speaks=True),
     Life("ttl", "Gone", {"ttlSecondsAfterFinished": 60}),
     Life("prepare-failure", "Failed", end=prepare_fails),
     Life(
