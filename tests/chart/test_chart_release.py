@@ -1,16 +1,27 @@
 """The chart installed by helm on a real API server: schema, rights, upgrade, removal."""
 
-import itertools
 import subprocess
 from typing import Any
 
 import pytest
 
 from finetune_api import GROUP, PLURAL, VERSION
-from finetune_loopback.helm import CHART, IMAGES, NAMESPACE, RELEASE, HelmError, find, helm, render, render_text
+from finetune_loopback.helm import (
+    CHART,
+    IMAGES,
+    NAMESPACE,
+    RELEASE,
+    HelmError,
+    deploy,
+    find,
+    helm,
+    render,
+    render_text,
+)
 from finetune_loopback.jobs import minimal_job
 from finetune_loopback.kube_api import binaries
 from finetune_loopback.kube_client import ApiError, KubeApi
+from finetune_loopback.rights import may
 from finetune_loopback.schemas import write_schemas
 
 CRD = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{PLURAL}.{GROUP}"
@@ -35,38 +46,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "dashboard": {"enabled": True, "labels": {"team": "ml"}, "annotations": {"grafana_folder": "ML"}},
     },
 }
-
-
-def deploy(api: KubeApi, values: dict[str, Any] | None = None) -> str:
-    """Install or upgrade the release; return what helm tells the user."""
-    place = ("--namespace", NAMESPACE, "--create-namespace", "--kubeconfig", api.admin)
-    return helm("upgrade", "--install", RELEASE, CHART, *place, values={**IMAGES, **(values or {})})
-
-
-@pytest.fixture
-def release(chart_api: KubeApi) -> KubeApi:
-    """The API server with the release in its default form."""
-    for namespace in ("team-a", "team-b"):
-        chart_api.namespace(namespace)
-    deploy(chart_api)
-    return chart_api
-
-
-def may(api: KubeApi, verb: str, group: str, resource: str, *, namespace: str = "team-a", name: str = "") -> bool:
-    """Whether the operator's service account may do it."""
-    resource, _, subresource = resource.partition("/")
-    attributes = {
-        "verb": verb,
-        "group": group,
-        "resource": resource,
-        "subresource": subresource,
-        "namespace": namespace,
-        "name": name,
-    }
-    user = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
-    spec = {"user": user, "groups": ["system:authenticated"], "resourceAttributes": attributes}
-    review = api.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body={"spec": spec})
-    return bool(review["status"]["allowed"])
 
 
 @pytest.fixture(scope="session")
@@ -154,40 +133,6 @@ def test_restricted_is_enforced_here(chart_api: KubeApi) -> None:
         chart_api.request("POST", "/api/v1/namespaces/restricted/pods", body=body, dryRun="All")
 
 
-def test_operator_may_not(release: KubeApi) -> None:
-    resources = ("secrets", "configmaps", "serviceaccounts", "pods/exec", "pods/log", "nodes")
-    asked = itertools.product(("get", "list", "create", "delete"), resources, ("team-a", NAMESPACE, "default"))
-
-    granted = [(verb, what, where) for verb, what, where in asked if may(release, verb, "", what, namespace=where)]
-
-    assert granted == []
-
-
-def test_operator_may_in_every_namespace(release: KubeApi) -> None:
-    for namespace in ("team-a", "team-b", "default"):
-        assert may(release, "create", "batch", "jobs", namespace=namespace)
-        assert may(release, "patch", GROUP, f"{PLURAL}/status", namespace=namespace)
-        assert not may(release, "patch", GROUP, PLURAL, namespace=namespace)
-    assert may(release, "create", "authentication.k8s.io", "tokenreviews", namespace="")
-
-
-def test_operator_may_hold_its_own_lease_alone(release: KubeApi) -> None:
-    lease = {"namespace": NAMESPACE, "group": "coordination.k8s.io", "resource": "leases"}
-
-    assert may(release, "update", **lease, name=RELEASE)
-    assert not may(release, "update", **lease, name="another")
-    assert not may(release, "update", **{**lease, "namespace": "team-a"}, name=RELEASE)
-
-
-def test_namespaced_operator_may_in_its_namespaces_alone(release: KubeApi) -> None:
-    deploy(release, {"watchNamespaces": ["team-a"]})
-
-    assert may(release, "create", "batch", "jobs", namespace="team-a")
-    assert not may(release, "create", "batch", "jobs", namespace="team-b")
-    assert not may(release, "list", GROUP, PLURAL, namespace="")
-    assert may(release, "create", "authentication.k8s.io", "tokenreviews", namespace="")
-
-
 def test_removal_keeps_the_crd_and_nothing_else(release: KubeApi) -> None:
     helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--kubeconfig", release.admin)
 
@@ -195,7 +140,8 @@ def test_removal_keeps_the_crd_and_nothing_else(release: KubeApi) -> None:
     for path in (SECRET, DEPLOYMENT):
         with pytest.raises(ApiError, match="not found"):
             release.request("GET", path)
-    assert not may(release, "create", "batch", "jobs")
+    operator = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
+    assert not may(release, operator, "create", ("batch", "jobs"), namespace="team-a")
 
     deploy(release)
     assert release.request("GET", DEPLOYMENT)["metadata"]["name"] == RELEASE

@@ -202,6 +202,15 @@ def test_network_policy_covers_operator_and_test_and_knows_the_children() -> Non
     assert spec["ingress"][0]["from"][0]["podSelector"]["matchLabels"] == {MANAGED_BY_LABEL: MANAGED_BY}
 
 
+def test_network_policy_lets_in_nodes_that_are_named() -> None:
+    spec = find(render({"networkPolicy": {"nodeCidrs": ["10.1.0.0/16", "fd00::/64"]}}), "NetworkPolicy")["spec"]
+
+    blocks = [peer["ipBlock"] for peer in spec["ingress"][0]["from"] if "ipBlock" in peer]
+    assert blocks == [{"cidr": "10.1.0.0/16"}, {"cidr": "fd00::/64"}]
+    with pytest.raises(HelmError, match="nodeCidrs"):
+        render({"networkPolicy": {"nodeCidrs": ["10.1.0.0"]}})
+
+
 def test_policies_of_jobs_know_the_operator() -> None:
     from finetune_operator.manifests.network_policy import OPERATOR_LABELS
 
@@ -242,5 +251,5 @@ def test_every_value_is_in_the_schema_and_back() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
 
     assert set(schema["properties"]) - {"global"} == set(values)
-    for name in ("image", "trainer", "crds", "tls", "networkPolicy", "serviceAccount"):
+    for name in ("image", "trainer", "crds", "tls", "networkPolicy", "serviceAccount", "admission", "userRoles"):
         assert set(schema["properties"][name]["properties"]) == set(values[name])

@@ -31,9 +31,13 @@ def rights(role: dict[str, Any]) -> Rights:
     return table
 
 
+def is_for_people(role: dict[str, Any]) -> bool:
+    return bool(role["metadata"]["labels"].get("app.kubernetes.io/component") == "user-roles")
+
+
 def roles(values: dict[str, Any] | None = None) -> dict[tuple[str, str, str], Rights]:
     kinds = ("Role", "ClusterRole")
-    found = [one for one in render(values) if one["kind"] in kinds]
+    found = [one for one in render(values) if one["kind"] in kinds and not is_for_people(one)]
     return {
         (one["kind"], one["metadata"]["name"], one["metadata"].get("namespace", "")): rights(one) for one in found
     }
@@ -86,3 +90,21 @@ def test_documented_rights_are_the_rights() -> None:
     for (_, resource), verbs in JOB_RIGHTS.items():
         assert set(documented[resource].split(", ")) == verbs
     assert set(documented) - {resource for _, resource in JOB_RIGHTS} == {"leases", "tokenreviews"}
+
+
+def test_roles_of_people_are_added_to_kubernetes_own_but_for_the_one_of_admins() -> None:
+    prefix = "rbac.authorization.k8s.io/aggregate-to-"
+    found = {
+        one["metadata"]["name"].removeprefix(f"{CLUSTER}-"): {
+            label.removeprefix(prefix) for label in one["metadata"]["labels"] if label.startswith(prefix)
+        }
+        for one in render()
+        if one["kind"] == "ClusterRole" and is_for_people(one)
+    }
+
+    assert found == {"edit": {"edit", "admin"}, "view": {"view", "edit", "admin"}, "privileged": set()}
+    assert not [
+        one
+        for one in render({"userRoles": {"install": False}})
+        if one["kind"] == "ClusterRole" and is_for_people(one)
+    ]

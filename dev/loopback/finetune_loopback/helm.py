@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from finetune_loopback.kube_api import REPOSITORY, binaries
+from finetune_loopback.kube_client import KubeApi
 
 CHART = REPOSITORY / "charts/finetune-operator"
 RELEASE = "finetune-operator"
@@ -43,6 +44,12 @@ def helm(*arguments: str | Path, values: Manifest | None = None) -> str:
     if result.returncode != 0:
         raise HelmError(result.stdout + result.stderr)
     return result.stdout
+
+
+def deploy(api: KubeApi, values: Manifest | None = None) -> str:
+    """Install or upgrade the release on a real API server; return what helm tells the user."""
+    place = ("--namespace", NAMESPACE, "--create-namespace", "--kubeconfig", api.admin)
+    return helm("upgrade", "--install", RELEASE, CHART, *place, values={**IMAGES, **(values or {})})
 
 
 def render_text(values: Manifest | None = None, *, release: str = RELEASE) -> str:
