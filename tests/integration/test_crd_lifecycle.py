@@ -82,7 +82,7 @@ def test_split_has_no_default_so_that_a_given_list_wins(crd_installed: KubeApi) 
     [
         ({"training": {"learningrate": 1}}, "spec.training.learningrate"),
         ({"suspended": True}, "spec.suspended"),
-        ({"podTemplate": {"env": []}}, "spec.podTemplate.env"),
+        ({"podTemplate": {"envFrom": []}}, "spec.podTemplate.envFrom"),
         ({"data": {"train": [{"uri": "s3://datasets/a", "weight": 1}]}}, "spec.data.train[0].weight"),
     ],
 )
