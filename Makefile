@@ -8,9 +8,11 @@ PY := .venv/bin/python
 export PATH := $(STATE)/bin:$(CURDIR)/.venv/bin:$(PATH)
 export KUBECONFIG := $(STATE)/kubeconfig
 export TOKENIZERS_PARALLELISM := false
-PYTHON_DIRS := api operator trainer_image cli dev tests
+PYTHON_DIRS := api operator trainer_image cli dev tests benchmarks
 
-.PHONY: help quickstart venv cluster cluster-down images generate requirements lint lint-code test test-unit test-chart test-integration test-e2e chaos clean
+CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler kwok
+
+.PHONY: help quickstart venv cluster cluster-down images generate requirements lint lint-code test test-unit test-chart test-integration test-e2e chaos bench-operator clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -65,7 +67,7 @@ test-chart: venv ## helm lint, rendered manifests, kubeconform, alert rules
 	@$(PY) -m pytest -q tests/chart
 
 test-integration: venv ## real API server, real S3 server, real trainer processes: minutes
-	@python3 dev/cluster binaries helm kube-apiserver etcd kubectl > /dev/null
+	@python3 dev/cluster binaries helm $(CONTROL_PLANE) kubectl > /dev/null
 	@$(PY) -m pytest -q tests/integration
 
 test-e2e: venv cluster images ## the product on the local cluster
@@ -77,8 +79,12 @@ chaos: venv cluster images ## seeded faults against real jobs: SEED=1 ROUNDS=50,
 test: venv ## every test but load: lint, then unit, chart, integration, e2e and chaos in one run
 	@$(MAKE) --no-print-directory lint-code
 	@$(MAKE) --no-print-directory cluster images
-	@python3 dev/cluster binaries promtool > /dev/null
+	@python3 dev/cluster binaries promtool kwok > /dev/null
 	@$(PY) -m pytest tests --durations=15
+
+bench-operator: venv ## scale beside a peer operator and plain Jobs: JOBS=1000 LIMITS=raised|default ARGS="--repeats 3"
+	@python3 dev/cluster binaries helm training-operator $(CONTROL_PLANE) > /dev/null
+	@$(PY) benchmarks/operator --jobs $(or $(JOBS),1000) --limits $(or $(LIMITS),raised) $(ARGS)
 
 clean: ## remove what was built in this folder
 	@rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Scale benchmark: each contender on a fresh control plane on loopback, measured the same way."""
