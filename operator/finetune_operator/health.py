@@ -2,8 +2,8 @@
 
 /healthz   alive: the queue moves, relists work, the workers live. A web server that merely answers proves
            nothing, and that is all kopf's own probe would say.
-/readyz    ready: this replica holds the Lease and knows the cluster. A standby is not ready, so that the
-           Service sends progress to the leader.
+/readyz    ready: this replica holds the Lease and knows the cluster, or it stands by and passes progress on
+           to the one that does.
 /metrics   Prometheus.
 """
 
@@ -25,6 +25,8 @@ class Health:
     oldest_age: Callable[[], float]
     failed_relists: Callable[[], int]
     holds_lease: Callable[[], bool]
+    stands_by: Callable[[], bool] = lambda: False
+    """Whether another replica leads and its address is known."""
     workers_alive: bool = True
     primed: bool = False
 
@@ -40,8 +42,14 @@ class Health:
         return found
 
     def is_ready(self) -> bool:
-        """Return whether this replica serves."""
+        """Return whether this replica leads and serves."""
         return self.primed and self.holds_lease()
+
+    def word(self) -> str:
+        """Return what this replica is to the Service: `ok`, `standby`, or empty while it is of no use."""
+        if self.is_ready():
+            return "ok"
+        return "standby" if not self.holds_lease() and self.stands_by() else ""
 
 
 def probe_application(health: Health, metrics: Metrics) -> web.Application:
@@ -52,8 +60,8 @@ def probe_application(health: Health, metrics: Metrics) -> web.Application:
         return web.Response(status=500 if problems else 200, text="\n".join(problems or ["ok"]) + "\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        is_ready = health.is_ready()
-        return web.Response(status=200 if is_ready else 503, text="ok\n" if is_ready else "standby\n")
+        word = health.word()
+        return web.Response(status=200 if word else 503, text=f"{word or 'not ready'}\n")
 
     async def scrape(_: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import finetune_api
 from finetune_operator.errors import ApiError, NotFoundError
 from finetune_operator.kinds import LEASE
 from finetune_operator.kube import Kube
@@ -30,6 +31,8 @@ RENEW_EVERY = 2.0
 RETRY_EVERY = 0.5
 LOOK_EVERY = 1.0
 CALL_SECONDS = 3.0
+ADDRESS_ANNOTATION = f"{finetune_api.GROUP}/progress-address"
+"""Where the holder takes progress: a standby passes on what it gets."""
 RELEASED_DURATION = 1
 """Duration of a Lease that was given back."""
 NEVER_SEEN, DELETED = "", "deleted"
@@ -48,18 +51,26 @@ class Leader:
         namespace: str,
         name: str,
         identity: str,
+        address: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube = kube
         self._namespace, self._name = namespace, name
         self._identity = identity
+        self._address = address
         self._clock = clock
+        self._other: tuple[str, float] = ("", clock())
         self._seen: tuple[str, float] = (NEVER_SEEN, clock())
         self._renewed_at = float("-inf")
 
     def holds(self) -> bool:
         """Return whether this replica is the leader for sure, now."""
         return self._clock() - self._renewed_at < RENEW_DEADLINE
+
+    def address_of_other(self) -> str:
+        """Return where another replica that leads takes progress, empty when none is known to lead just now."""
+        address, seen_at = self._other
+        return address if self._clock() - seen_at < DURATION else ""
 
     async def acquire(self) -> None:
         """Wait until this replica is the leader."""
@@ -114,7 +125,9 @@ class Leader:
             return True
         is_ours = _holder(lease) == self._identity or (not _holder(lease) and self.holds())
         if not is_ours and not self._has_expired(lease):
+            self._other = (_annotations(lease).get(ADDRESS_ANNOTATION, ""), self._clock())
             return False
+        self._publish(lease["metadata"])
         lease["spec"] = _next_spec(lease.get("spec") or {}, self._identity)
         await self._kube.replace(LEASE, lease)
         return True
@@ -136,8 +149,18 @@ class Leader:
         return self._clock() - self._seen[1] > seconds
 
     def _manifest(self, spec: dict[str, Any]) -> dict[str, Any]:
-        meta = {"namespace": self._namespace, "name": self._name}
+        meta: dict[str, Any] = {"namespace": self._namespace, "name": self._name}
+        self._publish(meta)
         return {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": meta, "spec": spec}
+
+    def _publish(self, meta: dict[str, Any]) -> None:
+        """Write this replica's address beside its name; one without an address leaves none of another."""
+        others = {key: text for key, text in (meta.get("annotations") or {}).items() if key != ADDRESS_ANNOTATION}
+        meta["annotations"] = {**others, **({ADDRESS_ANNOTATION: self._address} if self._address else {})}
+
+
+def _annotations(lease: dict[str, Any]) -> dict[str, str]:
+    return lease["metadata"].get("annotations") or {}
 
 
 def _holder(lease: dict[str, Any]) -> str:

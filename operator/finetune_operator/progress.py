@@ -32,6 +32,7 @@ from finetune_operator.workqueue import Key
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+PROGRESS_PATH = "/v1/namespaces/{namespace}/jobs/{name}/progress"
 BODY_LIMIT = 64 * 1024
 BODY_SECONDS = 10
 TOKEN_LIMIT = 8192
@@ -79,7 +80,7 @@ class ProgressServer:
     def application(self) -> web.Application:
         """Return the web application."""
         app = web.Application(client_max_size=BODY_LIMIT, middlewares=[self._take_time])
-        app.router.add_post("/v1/namespaces/{namespace}/jobs/{name}/progress", self._post)
+        app.router.add_post(PROGRESS_PATH, self._post)
         app.router.add_get("/healthz", _healthz)
         return app
 

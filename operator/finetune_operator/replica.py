@@ -23,6 +23,7 @@ from finetune_operator.refusals import RefusalBook
 from finetune_operator.relist import Lister
 from finetune_operator.samples import SampleBook
 from finetune_operator.settings import Settings
+from finetune_operator.standby import Standby
 from finetune_operator.store import Store
 from finetune_operator.tls import Certificate
 from finetune_operator.tokens import TokenReviewer
@@ -63,6 +64,7 @@ class Replica:
             namespace=settings.operator_namespace,
             name=settings.lease_name,
             identity=self.identity,
+            address=_address(settings),
         )
         self.kube.write_guard = self.leader.holds
         self.lister = Lister(
@@ -77,6 +79,7 @@ class Replica:
             oldest_age=self.queue.oldest_age,
             failed_relists=lambda: self.lister.failures,
             holds_lease=self.leader.holds,
+            stands_by=lambda: bool(self.leader.address_of_other()),
         )
         self.observer = Observer(
             store=self.store, samples=self.samples, refusals=self.refusals, settings=self.pod_settings()
@@ -131,6 +134,14 @@ class Replica:
             is_ready=self.health.is_ready,
         )
 
+    def standby(self) -> Standby:
+        """Return what takes progress until this replica leads."""
+        return Standby(
+            leader_address=self.leader.address_of_other,
+            certificate=self.certificate,
+            progress_url=self.settings.progress_url,
+        )
+
     async def prime(self) -> None:
         """Fill the store, then let the workers and the relist go."""
         await self.lister.prime()
@@ -147,3 +158,9 @@ class Replica:
     def _phases(self) -> list[tuple[str, str]]:
         jobs = ((entry.key.namespace, entry.record) for entry in self.store.jobs())
         return [(namespace, record.phase) for namespace, record in jobs if isinstance(record, RawJob)]
+
+
+def _address(settings: Settings) -> str:
+    """Return where this replica takes progress, as it stands in a URL; empty when it is not told its address."""
+    host = f"[{settings.pod_ip}]" if ":" in settings.pod_ip else settings.pod_ip
+    return f"{host}:{settings.progress_port}" if host else ""

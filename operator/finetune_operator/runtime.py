@@ -1,8 +1,8 @@
 """The order of starting and ending.
 
-Start: probes, then the Lease (a standby waits here, watching and writing nothing), then the progress server, the
-workers and the loops, and kopf last, because at its end kopf cancels every task that was born after it. Its startup
-handler fills the store before a watch is opened; the workers wait for that.
+Start: probes, then the Lease (a standby waits here, watching and writing nothing, and passes progress on to the
+leader), then the progress server, the workers and the loops, and kopf last, because at its end kopf cancels every
+task that was born after it. Its startup handler fills the store before a watch is opened; the workers wait for that.
 
 End on SIGTERM: no new key is taken, passes under way may finish, the Lease is given back, kopf stops. A lost Lease
 ends the process at once, without any of that: another replica may be writing already. Anything that was meant to
@@ -10,11 +10,12 @@ live for ever and ended ends the process with an error, since half an operator l
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
@@ -45,9 +46,21 @@ async def run(settings: Settings) -> int:
         await stack.enter_async_context(replica.lease_kube)
         probes = await _serve(probe_application(replica.health, replica.metrics), port=settings.probe_port)
         stack.push_async_callback(probes.cleanup)
-        if not await _acquired(replica):
+        async with _standing_by(replica):
+            acquired = await _acquired(replica)
+        if not acquired:
             return 0
         return await _lead(replica, probes=probes)
+
+
+@contextlib.asynccontextmanager
+async def _standing_by(replica: Replica) -> AsyncIterator[None]:
+    watching = asyncio.create_task(replica.certificate.watch(lambda: None), name="certificate")
+    try:
+        async with replica.standby().serving(port=replica.settings.progress_port):
+            yield
+    finally:
+        watching.cancel()
 
 
 async def _acquired(replica: Replica) -> bool:

@@ -45,6 +45,8 @@ class Settings:
     """Name of the Lease that makes one replica the leader."""
     pod_name: str = field(default_factory=socket.gethostname)
     """This replica's identity in the Lease."""
+    pod_ip: str = ""
+    """Its address, for the standbys; empty: they are not ready and pass no progress on."""
     tls_cert_file: Path = Path("/var/run/finetune-operator/tls/tls.crt")
     """Certificate chain of the progress server (PEM); read again when it changes."""
     tls_key_file: Path = Path("/var/run/finetune-operator/tls/tls.key")
@@ -87,6 +89,7 @@ class Settings:
             watch_namespaces=read.names("WATCH_NAMESPACE"),
             lease_name=read.text("LEASE_NAME", cls.lease_name),
             pod_name=read.text("POD_NAME", socket.gethostname()),
+            pod_ip=read.text("POD_IP", cls.pod_ip),
             tls_cert_file=Path(read.text("TLS_CERT_FILE", str(cls.tls_cert_file))),
             tls_key_file=Path(read.text("TLS_KEY_FILE", str(cls.tls_key_file))),
             tls_ca_file=Path(read.text("TLS_CA_FILE", str(cls.tls_ca_file))),

@@ -87,13 +87,14 @@ def test_settings_of_the_operator() -> None:
     assert env["WATCH_NAMESPACE"] == "a,b"
     assert env["LEASE_NAME"] == RELEASE
     assert env["OPERATOR_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    assert env["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
     assert json.loads(env["STAGE_RESOURCES"]) == {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {}}
 
 
 def test_settings_are_those_the_operator_reads() -> None:
     from finetune_operator.settings import Settings
 
-    env = operator_env() | {"OPERATOR_NAMESPACE": NAMESPACE, "POD_NAME": "pod"}
+    env = operator_env() | {"OPERATOR_NAMESPACE": NAMESPACE, "POD_NAME": "pod", "POD_IP": "10.0.0.7"}
     settings = Settings.from_environment(env)
 
     assert settings.tls_cert_file.parent.as_posix() == tls_mount()["mountPath"]

@@ -9,12 +9,19 @@ from finetune_operator.metrics import Metrics
 
 
 def health(
-    *, age: float = 0, relists: int = 0, lease: bool = True, alive: bool = True, primed: bool = True
+    *,
+    age: float = 0,
+    relists: int = 0,
+    lease: bool = True,
+    alive: bool = True,
+    primed: bool = True,
+    knows_leader: bool = False,
 ) -> Health:
     return Health(
         oldest_age=lambda: age,
         failed_relists=lambda: relists,
         holds_lease=lambda: lease,
+        stands_by=lambda: knows_leader,
         workers_alive=alive,
         primed=primed,
     )
@@ -31,6 +38,8 @@ def health(
         (health(alive=False), 500, 200),
         (health(lease=False), 200, 503),
         (health(primed=False), 200, 503),
+        (health(lease=False, primed=False, knows_leader=True), 200, 200),
+        (health(primed=False, knows_leader=True), 200, 503),
     ],
 )
 async def test_probes(facts: Health, alive: int, ready: int) -> None:

@@ -74,7 +74,9 @@ class Replica:
     def __init__(self, server: LeaseServer, name: str) -> None:
         loop = asyncio.get_running_loop()
         self.line = Line(server)
-        self.leader = Leader(self.line, namespace="ns", name="lease", identity=name, clock=loop.time)
+        self.leader = Leader(
+            self.line, namespace="ns", name="lease", identity=name, address=f"{name}:8443", clock=loop.time
+        )
         self.led_from: float | None = None
         self._led = asyncio.Event()
         self.task = asyncio.create_task(self._lead())
@@ -110,6 +112,45 @@ def test_the_first_replica_creates_the_lease_and_keeps_it() -> None:
         assert set(server.writers) == {"first"}
         assert server.lease is not None
         assert server.lease["spec"]["leaseTransitions"] == 0
+
+    simulate(main)
+
+
+def test_a_standby_knows_where_the_leader_is_while_it_leads() -> None:
+    async def main() -> None:
+        first, second, server = await pair()
+        assert (first.leader.address_of_other(), second.leader.address_of_other()) == ("", "first:8443")
+        first.task.cancel()
+        await second.leads()
+        assert server.lease is not None
+        assert list(server.lease["metadata"]["annotations"].values()) == ["second:8443"]
+        await asyncio.sleep(DURATION)
+        assert second.leader.address_of_other() == ""
+
+    simulate(main)
+
+
+def test_a_standby_that_does_not_see_the_lease_knows_no_leader_after_its_duration() -> None:
+    async def main() -> None:
+        _, second, _ = await pair()
+        second.line.is_cut = True
+        await asyncio.sleep(DURATION / 2)
+        assert second.leader.address_of_other() == "first:8443"
+        await asyncio.sleep(DURATION)
+        assert second.leader.address_of_other() == ""
+
+    simulate(main)
+
+
+def test_a_leader_that_has_no_address_leaves_none_of_the_one_before_and_others_notes_stay() -> None:
+    async def main() -> None:
+        first, second, server = await pair()
+        assert server.lease is not None
+        server.lease["metadata"]["annotations"]["note"] = "x"
+        second.leader._address = ""
+        first.task.cancel()
+        await second.leads()
+        assert server.lease["metadata"]["annotations"] == {"note": "x"}
 
     simulate(main)
 

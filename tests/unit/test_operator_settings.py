@@ -17,6 +17,7 @@ ALL = {
     "WATCH_NAMESPACE": "a, b,,a",
     "LEASE_NAME": "lease",
     "POD_NAME": "pod-1",
+    "POD_IP": "10.0.0.7",
     "TLS_CERT_FILE": "/tls/c",
     "TLS_KEY_FILE": "/tls/k",
     "TLS_CA_FILE": "/tls/a",
