@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from finetune_cluster.layout import Layout
 
-from finetune_api.reasons import Phase, Reason
+from finetune_api.reasons import Phase
 from finetune_api.status import FineTuneJobStatus
 from finetune_chaos.deck import Round
 from finetune_chaos.evidence import keep_evidence
+from finetune_chaos.expectation import unexpected
 from finetune_chaos.fault import MissedError, Target
 from finetune_chaos.health import await_health
 from finetune_chaos.life import Life
@@ -135,7 +136,7 @@ class Arena:
             outcome.phase = "gone" if self.watcher.status(life.name) is None else outcome.phase
         else:
             outcome.violations += life.untruths()
-            outcome.violations += _unexpected(one, outcome, status)
+            outcome.violations += unexpected(one, status, missed=bool(outcome.missed))
         if status.phase is Phase.SUCCEEDED:
             outcome.violations += miscounts(status, resumes=life.resumes) + losses_apart(status, reference.status)
             with self.workload.s3() as client:
@@ -146,19 +147,3 @@ class Arena:
         life.delete()
         outcome.violations += life.leftovers(DELETION_SECONDS)
         outcome.violations = list(dict.fromkeys([*outcome.violations, *self.watcher.violations(life.name)]))
-
-
-def _unexpected(one: Round, outcome: Outcome, status: FineTuneJobStatus) -> list[str]:
-    """Return how a job ended otherwise than its fault should make it end."""
-    extra = 1 if one.phase is Phase.RESTARTING else 0
-    wanted = Reason.SUCCEEDED if outcome.missed else one.fault.ends
-    told = f"{status.phase} {status.reason}: {status.message}"
-    found = [] if status.reason is wanted else [f"ended {told}, expected {wanted}"]
-    if outcome.missed:
-        return found
-    fewest, most = one.fault.restarts
-    if not fewest + extra <= status.restarts.total <= most + extra:
-        found.append(f"{status.restarts.total} restarts, expected {fewest + extra} to {most + extra}")
-    if status.restarts.counted > one.fault.counted + extra:
-        found.append(f"{status.restarts.counted} restarts counted, at most {one.fault.counted + extra} should")
-    return found
