@@ -11,11 +11,10 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 from aiohttp import web
-from yarl import URL
 
 from finetune_operator.listener import Site
 from finetune_operator.progress import BODY_LIMIT, PROGRESS_PATH
@@ -69,7 +68,8 @@ class Standby:
         if not address or RELAYED in request.headers:
             return web.Response(status=503, text="no replica leads\n")
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers} | {RELAYED: "1"}
-        url = URL(f"https://{address}{request.raw_path}", encoded=True)
+        about = {part: quote(text, safe="") for part, text in request.match_info.items()}
+        url = f"https://{address}{PROGRESS_PATH.format_map(about)}"
         try:
             body = await request.read()
             async with session.post(
