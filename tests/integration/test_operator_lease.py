@@ -5,6 +5,7 @@ One writer only, and the next one within 15 s.
 
 import contextlib
 import json
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -160,14 +161,23 @@ def test_a_lease_that_names_nobody_stays_the_leaders(site: Site, harm: str) -> N
 
 
 @pytest.mark.slow
+def code_of_end(operator: OperatorProcess, *, event: Callable[[int], None]) -> int:
+    """Make an event each second, so that there is a line to tear, until the process ends; return its exit code."""
+    for number in range(60):
+        event(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return operator.process.wait(timeout=1)
+    raise AssertionError("the operator did not end within a minute")
+
+
 def test_a_watch_that_ends_in_the_middle_of_a_line_ends_the_process_and_the_next_one_goes_on(site: Site) -> None:
     """kopf cannot read on; a process without a watch would look healthy and see nothing."""
     with site.operator("one", by_proxy=True) as first:
         site.jobs.submit(minimal_job("torn"))
-        site.jobs.await_pod("torn-prepare")
+        pod = site.jobs.await_pod("torn-prepare")
         site.proxy.faults.inject(Kind.WATCH_TORN, "GET", "/pods?", about="watch=true")
         site.proxy.cut_watches()
-        assert first.process.wait(timeout=25) == 1
+        assert code_of_end(first, event=lambda number: site.jobs.pod_status(pod, {"message": f"{number}"})) == 1
         assert "kopf has ended; so does the process" in first.log_text()
     with site.operator("two"):
         site.jobs.succeed("torn-prepare", message=DONE)
