@@ -17,7 +17,7 @@ from finetune_operator.workqueue import Key
 
 SETTLE_SECONDS = 120.0
 LOOK_SECONDS = 0.01
-MOST_JUMPS = 60
+MOST_JUMPS = 600
 TIMES = frozenset(
     {"startTime", "completionTime", "phaseTime", "activeSince", "lastTransitionTime", "lastUpdateTime", "usage"}
 )
