@@ -90,7 +90,7 @@ def cut_network(target: Target) -> Undo:
 NODE_FAULTS = (
     Fault("rank-killed", kill_rank, (Phase.STARTING, Phase.RUNNING), restarts=(1, 1), counted=1, weight=2),
     Fault("container-killed", kill_container, WORKING, restarts=(1, 1), counted=1),
-    # A node that is back within its grace period was never lost to Kubernetes: its containers are found dead, as crashed.
+    # A node that is back within its grace period was never lost to Kubernetes: its containers are found crashed.
     Fault("node-lost", kill_node, ANY, hold=(3, 40), restarts=(0, 2), counted=1, seconds=400, weight=2),
     Fault("node-gone", kill_node, (Phase.RUNNING,), hold=(300, 300), until_over=True, restarts=(0, 2), seconds=420),
     Fault("kubelet-killed", kill_program("kubelet", LOST_NODE), ANY, restarts=(0, 0)),
