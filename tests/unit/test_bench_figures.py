@@ -151,11 +151,12 @@ def test_the_calm_run_of_a_repeat_counts_and_only_the_newest_commit() -> None:
         run_of("floor", 1, 1.0, others=30),
         run_of("floor", 1, 1.5, others=20),
     ]
-    document = {"jobs": 5, "limits": "raised", "machine": {}, "runs": runs}
+    document = {"jobs": 5, "limits": "raised", "machine": {}, "runs": runs, "failed": [{"contender": "floor"}]}
     assert [run["all_done_s"] for run in counted(document, "ours")] == [2.0]
     line = result_line(document)
     assert (line["ours"]["commit"], line["ours"]["calm"]) == ("new", True)
     assert (line["floor"]["all_done_s"], line["floor"]["calm"]) == (1.5, False)
+    assert (line["ours"]["failed"], line["floor"]["failed"]) == (0, 1)
 
 
 def test_three_jobs_follow_one_another() -> None:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,12 +44,19 @@ class Campaign:
         return document
 
     def _repeat(self, document: dict[str, Any], contender: Contender, repeat: int) -> None:
-        """Measure until a run was calm or the tries are used up."""
+        """Measure until a run was calm or the tries are used up; those that failed count as tries too."""
+        failed = 0
         while True:
             runs = [run for run in document["runs"] if self._is_of(run, contender) and run["repeat"] == repeat]
-            if any(_is_calm(run) for run in runs) or len(runs) >= self.tries:
+            if any(_is_calm(run) for run in runs) or len(runs) + failed >= self.tries:
                 return
-            document["runs"].append({**self._key(contender), "repeat": repeat, **self._measure(contender)})
+            key = {**self._key(contender), "repeat": repeat, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+            try:
+                document["runs"].append({**key, **self._measure(contender)})
+            except (BenchError, ServerError) as error:
+                failed += 1
+                _say(f"  failed: {error}")
+                document["failed"].append({**key, "error": str(error)})
             self._save(document)
 
     def _measure(self, contender: Contender) -> Figures:
@@ -63,7 +71,7 @@ class Campaign:
             f" all done {figures['all_done_s']:.1f} s, {figures['writes_per_job']:.1f} writes per job"
             f" ({time.monotonic() - began:.0f} s{busy})"
         )
-        return {"at": datetime.now(UTC).isoformat(timespec="seconds"), **figures}
+        return figures
 
     def _key(self, contender: Contender) -> dict[str, str]:
         commit = commit_of(self.plan.source) if contender.name == "ours" else ""
@@ -75,7 +83,7 @@ class Campaign:
     def _load(self) -> dict[str, Any]:
         what = {"jobs": self.plan.jobs, "limits": _limits(self.plan)}
         if not self.file.exists():
-            return {**what, "machine": describe_machine(), "runs": []}
+            return {**what, "machine": describe_machine(), "runs": [], "failed": []}
         document: dict[str, Any] = json.loads(self.file.read_text())
         found = {name: document[name] for name in what}
         if found != what:
@@ -92,7 +100,9 @@ class Campaign:
 def result_line(document: dict[str, Any]) -> dict[str, Any]:
     """Return medians and spread of every contender in a file of runs; of ours, those of the newest commit."""
     what = {name: document[name] for name in ("jobs", "limits", "machine")}
-    return what | {name: _summary(counted(document, name)) for name in _names(document)}
+    failed = Counter(run["contender"] for run in document["failed"])
+    names = dict.fromkeys(run["contender"] for run in document["runs"])
+    return what | {name: {**_summary(counted(document, name)), "failed": failed[name]} for name in names}
 
 
 def counted(document: dict[str, Any], name: str) -> list[Figures]:
@@ -110,10 +120,6 @@ def counted(document: dict[str, Any], name: str) -> list[Figures]:
 def _summary(runs: list[Figures]) -> Figures:
     commit = {"commit": runs[-1]["commit"]} if "commit" in runs[-1] else {}
     return {**commit, **summarize(runs), "calm": all(_is_calm(run) for run in runs)}
-
-
-def _names(document: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(run["contender"] for run in document["runs"]))
 
 
 def _is_calm(run: Figures) -> bool:

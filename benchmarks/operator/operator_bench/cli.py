@@ -62,8 +62,9 @@ def _measure(options: argparse.Namespace) -> int:
     document = campaign.run()
     if profile:
         print(top_functions(profile))
-    print(json.dumps(result_line(document)))
-    return 0
+    line = result_line(document)
+    print(json.dumps(line))
+    return 0 if all(line.get(name, {}).get("runs") == options.repeats for name in names) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from subprocess import Popen
 
 import aiohttp
 
@@ -24,6 +25,7 @@ from operator_bench.watching import watch_lines
 
 ADDED = b'{"type":"ADDED"'
 START_SECONDS = 30
+LOOK_SECONDS = 1.0
 
 
 @dataclass
@@ -42,10 +44,17 @@ class Observer:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def await_end(self, seconds: float) -> Sightings:
-        """Return what was seen once every job has ended. Raises BenchError when that takes too long."""
-        if not self._connection.poll(seconds):
-            raise BenchError(f"not all jobs have ended after {seconds:g} s")
+    def await_end(self, seconds: float, contender: "Popen[bytes]") -> Sightings:
+        """Return what was seen once every job has ended.
+
+        Raises BenchError when that takes too long, or when the contender ends first.
+        """
+        deadline = time.monotonic() + seconds
+        while not self._connection.poll(LOOK_SECONDS):
+            if contender.poll() is not None:
+                raise BenchError(f"the contender has ended with {contender.returncode} while its jobs ran")
+            if time.monotonic() > deadline:
+                raise BenchError(f"not all jobs have ended after {seconds:g} s")
         return _received(self._connection)
 
 

@@ -114,7 +114,7 @@ class Run:
                 make_nodes(setting.api, NODES)
                 for namespace in (JOBS, AFTER):
                     make_namespace(setting.api, namespace)
-                self._load(setting, readings, pids=[process.pid, *driver])
+                self._load(setting, readings, process=process, driver=driver)
                 self._idle(readings, pids=[process.pid, *driver])
                 _stop(process)
             self._restart(setting, readings, driver=driver)
@@ -134,7 +134,8 @@ class Run:
             self.contender.install(setting)
             yield setting
 
-    def _load(self, setting: Setting, readings: Readings, *, pids: list[int]) -> None:
+    def _load(self, setting: Setting, readings: Readings, *, process: "Popen[bytes]", driver: list[int]) -> None:
+        pids = [process.pid, *driver]
         bodies = {name: self.contender.body(name) for name in (f"job-{index:05}" for index in range(self.plan.jobs))}
         path = self.contender.kind.collection(JOBS)
         with (
@@ -145,7 +146,7 @@ class Run:
             readings.load = Window()
             readings.sent = create_all(setting.api, path, bodies)
             readings.created_at = time.monotonic()
-            readings.seen = observer.await_end(self.plan.patience)
+            readings.seen = observer.await_end(self.plan.patience, process)
             time.sleep(SETTLE_SECONDS)
             readings.load.close()
             readings.contender_cpu = _cpu(pids) - before
@@ -171,7 +172,7 @@ class Run:
             readings.restart = Window()
             process = stack.enter_context(self.contender.start(setting))
             ready, started = time.monotonic(), started_at(process.pid)
-            seen = observer.await_end(self.plan.patience)
+            seen = observer.await_end(self.plan.patience, process)
             time.sleep(RESTART_SECONDS)
             readings.restart.close()
             readings.ready_after = ready - started
