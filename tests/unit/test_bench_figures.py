@@ -205,6 +205,7 @@ def test_tables_go_between_their_marks(tmp_path: Path) -> None:
         "jobs": 5,
         "limits": "raised",
         "machine": {},
+        "failed": [],
         "runs": [run_of("ours", 1, 2.0), run_of("ours", 2, 4.0)],
     }
     (tmp_path / "raised-5.json").write_text(json.dumps(document))
