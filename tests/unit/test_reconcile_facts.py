@@ -113,6 +113,13 @@ def test_checkpoints_come_with_samples():
     assert with_facts(observed(sample(60), of=merged)).last_checkpoint.step == 40  # not told is not lost
 
 
+@pytest.mark.parametrize(("told_by", "shown"), [(1, 67), (2, 50)])
+def test_a_commit_never_goes_back_within_an_attempt(told_by, shown):
+    before = status(Phase.RUNNING, attempt=told_by, progress=progress(67, attempt=1), last_checkpoint=checkpoint(67))
+    stale = ProgressSample(attempt=told_by, progress=progress(60), last_checkpoint=checkpoint(50))
+    assert with_facts(observed(stale, of=before)).last_checkpoint.step == shown
+
+
 @pytest.mark.parametrize(
     ("phase", "stage", "parts"),
     [

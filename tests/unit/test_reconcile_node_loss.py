@@ -48,6 +48,16 @@ def test_never_when_the_admin_says_so():
     assert (forced(plan), plan.requeue_after) == ([], None)
 
 
+def test_the_impatient_see_why_a_pod_is_lost_before_it_is_gone():
+    failed = child(ended="Failed")
+    records = (failed, ended(1, reason="Error"), LOST)
+    early = passed(*records, now=29, patience=5)
+    assert (early.status.phase, forced(early), early.requeue_after) == (Phase.RUNNING, [], 1)
+    late = passed(*records, now=30, patience=5)
+    assert (late.status.phase, late.status.restarts) == (Phase.RESTARTING, restarts(1, 0))
+    assert forced(late) == ["bot-a1-1"]
+
+
 @pytest.mark.parametrize("pod", [running(), ended(1), running(index=1, deletion_timestamp=at(1000))])
 def test_other_pods_are_left_alone(pod):
     assert forced(passed(child(), pod, of=status(), now=600)) == []

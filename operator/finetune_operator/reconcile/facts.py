@@ -1,7 +1,7 @@
 """What the pods told: progress samples and termination messages, merged into the status.
 
-Numbers of an older attempt are ignored, and within an attempt a step never goes backwards. A termination message is
-the last word, so it wins over a sample of the same step.
+Numbers of an older attempt are ignored, and within an attempt no step and no checkpoint goes back. A termination
+message is the last word, so it wins over a sample of the same step.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from finetune_operator.reconcile.scene import attempt_of, pods_of, stage_of
 HALTED = frozenset({Phase.RESTARTING, Phase.SUSPENDED})
 """Phases in which nothing computes any more, though a pod may have a last word to say."""
 PARTS = ("plan", "data", "last_checkpoint", "best_checkpoint", "evaluation", "output")
+CHECKPOINTS = ("last_checkpoint", "best_checkpoint")
 TEXTS = frozenset({"percent_text", "step_text"})
 """Fields that Progress derives from others."""
 
@@ -70,11 +71,22 @@ def format_duration(seconds: int) -> str:
 
 
 def _merge(status: FineTuneJobStatus, told: ProgressSample | TerminationMessage) -> FineTuneJobStatus:
-    found = {name: getattr(told, name, None) for name in PARTS}
+    ignored = CHECKPOINTS if _is_older(status, told) else ()
+    found = {name: getattr(told, name, None) for name in PARTS if name not in ignored}
     changes = {name: value for name, value in found.items() if value is not None}
     if told.progress and not _is_behind(status, told.progress):
         changes["progress"] = _complete(told.progress, status.attempt)
     return status.model_copy(update=changes)
+
+
+def _is_older(status: FineTuneJobStatus, told: ProgressSample | TerminationMessage) -> bool:
+    """Whether the attempt has told of a newer commit: the last sample stays when the last word is gone with its pod.
+
+    Another attempt may begin with an older one, where the newest was damaged.
+    """
+    is_of_attempt = status.progress is not None and status.progress.attempt == status.attempt
+    known, commit = status.last_checkpoint, told.last_checkpoint
+    return is_of_attempt and known is not None and commit is not None and commit.step < known.step
 
 
 def _is_behind(status: FineTuneJobStatus, progress: Progress) -> bool:

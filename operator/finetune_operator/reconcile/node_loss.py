@@ -9,6 +9,7 @@ name and committed only if nothing stands there.
 from datetime import datetime, timedelta
 
 from finetune_operator.model import ChildPod, Delete, Observed
+from finetune_operator.reconcile.scene import OVERDUE
 
 
 def lost_pods(observed: Observed, now: datetime) -> tuple[Delete, ...]:
@@ -26,8 +27,11 @@ def seconds_until_lost(observed: Observed, now: datetime) -> float | None:
 
 
 def force_at(observed: Observed, pod: ChildPod) -> datetime | None:
-    """Return when a pod that is being deleted is removed by force, if ever."""
+    """Return when a pod that is being deleted is removed by force, if ever.
+
+    Not before it counts as lost: what took it from its node is seen on the pod alone, and decides about the attempt.
+    """
     patience = observed.settings.force_delete_after
     if pod.deletion_timestamp is None or patience <= 0:
         return None
-    return pod.deletion_timestamp + timedelta(seconds=patience)
+    return pod.deletion_timestamp + max(OVERDUE, timedelta(seconds=patience))
