@@ -19,6 +19,7 @@ ABOUT_THE_PROCESS = {
     "relist.py",
     "replica.py",
     "runtime.py",
+    "standby.py",
     "tls.py",
 }
 
