@@ -10,13 +10,12 @@ out. What is over the limits is closed unread; a trainer tries again by itself.
 import asyncio
 import socket
 import ssl
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
-from finetune_operator.samples import Budget
+from finetune_operator.samples import Budgets
 
 MOST_CONNECTIONS = 256
 MOST_PER_ADDRESS = 32
@@ -71,7 +70,12 @@ class Listener:
         self._socket = _listen(port)
         self._socket.setblocking(False)
         self._open: dict[str, dict[_Guarded, None]] = {}
-        self._rates: OrderedDict[str, Budget] = OrderedDict()
+        self._rates = Budgets(
+            per_second=PER_ADDRESS_PER_SECOND,
+            burst=PER_ADDRESS_BURST,
+            most=ADDRESSES_KEPT,
+            clock=asyncio.get_running_loop().time,
+        )
         self._accepting = asyncio.create_task(self._accept_forever(), name="accept progress connections")
 
     async def close(self) -> None:
@@ -96,23 +100,12 @@ class Listener:
 
     def _admits(self, host: str) -> bool:
         """Whether the address may have one more connection; make room for it if so."""
-        if len(self._open.get(host, ())) >= MOST_PER_ADDRESS or not self._rate_of(host).try_take():
+        if len(self._open.get(host, ())) >= MOST_PER_ADDRESS or not self._rates.try_take(host):
             return False
         if sum(map(len, self._open.values())) >= MOST_CONNECTIONS:
             largest = max(self._open.values(), key=len)
             next(iter(largest)).abort()
         return True
-
-    def _rate_of(self, host: str) -> Budget:
-        rate = self._rates.get(host)
-        if rate is None:
-            clock = asyncio.get_running_loop().time
-            rate = Budget(per_second=PER_ADDRESS_PER_SECOND, burst=PER_ADDRESS_BURST, clock=clock)
-            self._rates[host] = rate
-            if len(self._rates) > ADDRESSES_KEPT:
-                self._rates.popitem(last=False)
-        self._rates.move_to_end(host)
-        return rate
 
     def _start(self, connection: socket.socket, host: str) -> None:
         guarded = _Guarded(self._factory(), on_end=lambda one: self._end(one, host))

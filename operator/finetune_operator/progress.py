@@ -13,7 +13,6 @@ sample that is lost costs ten seconds of freshness.
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -25,7 +24,7 @@ from finetune_api.stage import ProgressSample
 from finetune_operator.log import job_fields
 from finetune_operator.metrics import Metrics
 from finetune_operator.progress_rules import Verdict, judge_pod, judge_sample
-from finetune_operator.samples import Budget, SampleBook
+from finetune_operator.samples import Budgets, SampleBook
 from finetune_operator.store import Store
 from finetune_operator.tokens import PodIdentity, ReviewUnavailableError, TokenReviewer, digest_of
 from finetune_operator.workqueue import Key
@@ -74,8 +73,7 @@ class ProgressServer:
         self._reviewer = reviewer
         self._samples = samples
         self._metrics = metrics
-        self._clock = clock
-        self._rates: OrderedDict[str, Budget] = OrderedDict()
+        self._rates = Budgets(per_second=PER_TOKEN_PER_SECOND, burst=PER_TOKEN_BURST, most=TOKENS_KEPT, clock=clock)
 
     def application(self) -> web.Application:
         """Return the web application."""
@@ -143,7 +141,7 @@ class ProgressServer:
             raise _RefusedRequestError(_UNAUTHORIZED)
         if not self._is_ready():
             raise _RefusedRequestError(_UNAVAILABLE)
-        if not self._is_within_rate(token):
+        if not self._rates.try_take(digest_of(token)):
             raise _RefusedRequestError(_TOO_MANY)
         return token
 
@@ -155,17 +153,6 @@ class ProgressServer:
         if pod is None:
             raise _RefusedRequestError(_UNAUTHORIZED)
         return pod
-
-    def _is_within_rate(self, token: str) -> bool:
-        digest = digest_of(token)
-        budget = self._rates.get(digest)
-        if budget is None:
-            budget = Budget(per_second=PER_TOKEN_PER_SECOND, burst=PER_TOKEN_BURST, clock=self._clock)
-            self._rates[digest] = budget
-            if len(self._rates) > TOKENS_KEPT:
-                self._rates.popitem(last=False)
-        self._rates.move_to_end(digest)
-        return budget.try_take()
 
 
 async def _healthz(_: web.Request) -> web.Response:

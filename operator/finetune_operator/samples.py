@@ -6,6 +6,7 @@ together draw on one budget. Commits come minutes apart; a trainer that claims o
 seconds too. A sample that has to wait is not lost: the newest one is shown when its time comes.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,6 +44,25 @@ class Budget:
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
+
+
+class Budgets:
+    """A budget for each key, of the newest `most` keys that were asked about: what is over that begins afresh."""
+
+    def __init__(self, *, per_second: float, burst: float, most: int, clock: Callable[[], float]) -> None:
+        self._per_second, self._burst, self._most, self._clock = per_second, burst, most, clock
+        self._kept: OrderedDict[str, Budget] = OrderedDict()
+
+    def try_take(self, key: str) -> bool:
+        """Take one token of the key's budget if there is one."""
+        budget = self._kept.get(key)
+        if budget is None:
+            budget = Budget(per_second=self._per_second, burst=self._burst, clock=self._clock)
+            self._kept[key] = budget
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return budget.try_take()
 
 
 @dataclass(slots=True)

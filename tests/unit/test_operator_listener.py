@@ -88,9 +88,15 @@ async def test_when_all_are_taken_the_address_with_most_of_them_loses_its_oldest
     assert not other.at_eof()
 
 
-async def test_a_rate_of_connections_is_bounded(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def low_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two connections and hardly any more; a listener takes the rate when it is made."""
     monkeypatch.setattr(listener, "PER_ADDRESS_PER_SECOND", 0.001)
     monkeypatch.setattr(listener, "PER_ADDRESS_BURST", 2.0)
+
+
+@pytest.mark.usefixtures("low_rate")
+async def test_a_rate_of_connections_is_bounded(port: Port) -> None:
     for _ in range(2):
         await port.connect()
     with pytest.raises((ConnectionError, ssl.SSLError)):
