@@ -31,6 +31,10 @@ TERMINATION_LOG = PurePosixPath("/dev/termination-log")
 TERMINATION_LIMIT = 4096
 """Bytes Kubernetes keeps of a termination message."""
 RENDEZVOUS_PORT = 29500
+HANG_SECONDS = 600.0
+"""Silence of a training that is never a hang, however short its steps are."""
+HANG_STEPS = 20.0
+"""Nor is the time of so many median steps."""
 
 
 class Stage(StrEnum):

@@ -8,14 +8,12 @@ cannot even do that. Silence counts from the newest sample of the attempt, and f
 from datetime import datetime, timedelta
 
 from finetune_api.reasons import Reason
+from finetune_api.stage import HANG_SECONDS, HANG_STEPS
 from finetune_operator.reconcile.ending import Action, Verdict
 from finetune_operator.reconcile.scene import Scene
 
-SHORTEST_SECONDS = 600.0
 LONGEST_SECONDS = 7 * 86_400.0
 """However long a trainer says that its steps are."""
-STEPS = 20
-"""A training may be silent for so many median steps."""
 BACKSTOP_SECONDS = 60.0
 """More than the trainer's own limit, so that it speaks first and leaves its stacks in the log."""
 
@@ -26,7 +24,7 @@ def silent_until(scene: Scene) -> datetime | None:
     if progress is None or progress.attempt != scene.attempt or progress.last_update_time is None:
         return None
     heard = max(progress.last_update_time, scene.observed.listening_since or progress.last_update_time)
-    limit = min(max(SHORTEST_SECONDS, STEPS * (progress.median_step_seconds or 0.0)), LONGEST_SECONDS)
+    limit = min(max(HANG_SECONDS, HANG_STEPS * (progress.median_step_seconds or 0.0)), LONGEST_SECONDS)
     return heard + timedelta(seconds=limit + BACKSTOP_SECONDS)
 
 

@@ -19,7 +19,7 @@ from typing import Protocol, Self
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
-from finetune_api.stage import TerminationMessage
+from finetune_api.stage import HANG_SECONDS, HANG_STEPS, TerminationMessage
 from finetune_trainer import log, stacks
 from finetune_trainer.termination import write_last_word
 from finetune_trainer.train.pace import Pace
@@ -29,9 +29,9 @@ from finetune_trainer.train.pace import Pace
 class Patience:
     """How long a process may be silent, in seconds."""
 
-    least: float = 600.0
+    least: float = HANG_SECONDS
     """Never a hang, however short the steps are."""
-    steps: float = 20.0
+    steps: float = HANG_STEPS
     """Nor is the time of so many median steps."""
     slow: float = 1800.0
     """Nor this, in work that gives no sign of life, as loading and saving, and until the first step is done."""
