@@ -44,8 +44,7 @@ def resume(scene: Scene) -> Step:
     status = scene.status
     ready = ready_time(status, uid=scene.observed.job.uid)
     if scene.now >= ready and not scene.is_busy:
-        attempt = scene.attempt + 1 if scene.stage is Stage.TRAIN else scene.attempt
-        return launch(scene, scene.stage, attempt)
+        return launch(scene, scene.stage, scene.next_attempt)
     backing_off = scene.now < ready
     return Step(
         phase=Phase.RESTARTING,

@@ -61,6 +61,11 @@ class Scene:
         return attempt_of(self.status)
 
     @property
+    def next_attempt(self) -> int:
+        """Number with which the current stage begins anew; a try's has grown with its failure already."""
+        return self.attempt + 1 if self.stage is Stage.TRAIN else self.attempt
+
+    @property
     def label(self) -> str:
         """The current stage for people: `attempt 2`, `prepare`, `export (try 3)`."""
         if self.stage is Stage.TRAIN:

@@ -19,19 +19,18 @@ from finetune_operator.reconcile.scene import Scene, Step
 def suspend(scene: Scene, stage: Stage) -> Step:
     """Hold the job before or in a stage."""
     status = scene.status
-    progress = {"progress": halted(status.progress)}
+    changes = {"stage": stage.value, "progress": halted(status.progress)}
     if scene.is_busy:
         return Step(
             phase=Phase.SUSPENDED,
             reason=Reason.SUSPENDING,
             message="spec.suspend is set: the pods commit what they have and end",
-            changes={"stage": stage.value, **progress},
+            changes=changes,
             deletes=unfinished(scene.observed),
         )
     last = status.last_checkpoint
     where = f"from step {last.step}" if last else f"with stage {stage.value}"
     message = f"spec.suspend is set; set it to false to go on {where}"
-    changes = {"stage": stage.value, **progress}
     return Step(phase=Phase.SUSPENDED, reason=Reason.SUSPENDED, message=message, changes=changes)
 
 
@@ -49,4 +48,4 @@ def go_on(scene: Scene) -> Step:
         fresh = replace(scene, status=scene.status.model_copy(update=changes))
         step = launch(fresh, Stage.PREPARE, fresh.attempt)
         return replace(step, changes={**changes, **step.changes})
-    return launch(scene, scene.stage, scene.attempt + 1 if scene.stage is Stage.TRAIN else scene.attempt)
+    return launch(scene, scene.stage, scene.next_attempt)

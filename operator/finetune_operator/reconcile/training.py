@@ -29,8 +29,9 @@ def _seconds_of_silence(scene: Scene) -> float | None:
     progress, began = scene.status.progress, scene.status.phase_time
     if scene.num_pods == 1 or (progress is not None and progress.attempt == scene.attempt):
         return None
-    is_new = scene.status.phase is not Phase.RUNNING or began is None
-    return 0.0 if is_new or began is None else (scene.now - began).total_seconds()
+    if scene.status.phase is not Phase.RUNNING or began is None:
+        return 0.0
+    return (scene.now - began).total_seconds()
 
 
 def complete(scene: Scene) -> Step:
