@@ -4,7 +4,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from finetune_loopback.job_controller import Namespace
 from finetune_loopback.jobs import minimal_job
 from finetune_loopback.kube_client import KubeApi
 from finetune_loopback.operator_process import OperatorProcess, grant_chart_rights, running_operator
+from finetune_loopback.processes import until
 
 TAKEOVER_SECONDS = 15
 CLEAN_END_SECONDS = 25
@@ -59,15 +60,6 @@ def site(crd_installed: KubeApi, tmp_path: Path, request: pytest.FixtureRequest)
     yield made
     for log in sorted(tmp_path.glob("*/operator.log")):
         print(log, log.read_text()[-1500:], sep="\n")
-
-
-def until(holds: Callable[[], bool], *, seconds: float) -> float:
-    """Wait until it holds; return how long it took. Raises AssertionError when it does not in time."""
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, f"not within {seconds} s"
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 def bring_to_running(cluster: Namespace, name: str) -> None:

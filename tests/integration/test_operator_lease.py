@@ -19,6 +19,7 @@ from finetune_loopback.kube_client import MERGE, KubeApi
 from finetune_loopback.kube_fault_proxy import KubeFaultProxy, running_kube_fault_proxy
 from finetune_loopback.kube_faults import Kind
 from finetune_loopback.operator_process import ACCOUNT, OperatorProcess, grant_chart_rights, running_operator
+from finetune_loopback.processes import until
 
 TAKEOVER_SECONDS = 15
 LOST = "the Lease is lost"
@@ -75,15 +76,6 @@ def site(crd_installed: KubeApi, tmp_path: Path, request: pytest.FixtureRequest)
         yield Site(crd_installed, proxy, name=name, directory=tmp_path)
     for log in sorted(tmp_path.glob("*/operator.log")):
         print(log, log.read_text()[-1500:], sep="\n")
-
-
-def until(holds: Callable[[], bool], *, seconds: float) -> float:
-    """Wait until it holds; return how long it took. Raises AssertionError when it does not in time."""
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, f"not within {seconds} s"
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from finetune_api.stage import TOKEN_AUDIENCE
@@ -11,17 +9,11 @@ from finetune_loopback.job_controller import Namespace
 from finetune_loopback.jobs import minimal_job
 from finetune_loopback.kube_client import KubeApi
 from finetune_loopback.operator_process import OperatorProcess, grant_chart_rights, running_operator
+from finetune_loopback.processes import until
 
 HOME, WATCHED = "standby-operator", "standby"
 DONE = json.dumps({"reason": "Succeeded"})
 TAKEOVER_SECONDS = 15
-
-
-def until(holds: Callable[[], bool], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
 
 
 def leads(operator: OperatorProcess) -> bool:

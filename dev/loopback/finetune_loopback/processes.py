@@ -57,6 +57,16 @@ def await_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bool], 
         time.sleep(POLL_SECONDS)
 
 
+def until(holds: Callable[[], bool], *, seconds: float) -> float:
+    """Wait until it holds; return how long it took. Raises AssertionError when it does not in time."""
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began >= seconds:
+            raise AssertionError(f"not within {seconds} s")
+        time.sleep(POLL_SECONDS)
+    return time.monotonic() - began
+
+
 def die_with_parent() -> None:
     """Let the kernel kill this process as soon as the one that started it is gone."""
     parent = os.getppid()
