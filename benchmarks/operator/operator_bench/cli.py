@@ -61,7 +61,8 @@ def _measure(options: argparse.Namespace) -> int:
     campaign = Campaign([CONTENDERS[name] for name in names], plan, options.repeats, options.tries, file)
     document = campaign.run()
     if profile:
-        print(top_functions(profile))
+        kept = f"nothing was profiled: {file} holds the runs already; name another file with --out"
+        print(top_functions(profile) if profile.exists() else kept)
     line = result_line(document)
     print(json.dumps(line))
     return 0 if all(line.get(name, {}).get("runs") == options.repeats for name in names) else 1

@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ def profiling(pid: int, output: Path | None) -> Iterator[None]:
     if output is None:
         yield
         return
-    program = shutil.which("py-spy")
+    program = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
     if program is None:
         raise BenchError("--profile needs py-spy: `.venv/bin/python -m pip install py-spy`")
     command = [program, "record", "--pid", str(pid), "--format", "raw", "--rate", str(RATE), "--output", str(output)]
