@@ -9,6 +9,8 @@ from typing import Any
 
 from finetune_cluster.tools import ETCD_VERSION, KUBERNETES_VERSION, TOOLS
 
+OPERATOR = ("operator", "api", "crds", "charts")
+"""What makes the operator: a commit that touches nothing of it leaves its runs valid."""
 UPSTREAM = {"kwok": "sigs.k8s.io/kwok", "training-operator": "github.com/kubeflow/training-operator"}
 
 
@@ -32,9 +34,9 @@ def pinned_version(tool: str) -> str:
 
 
 def commit_of(source: Path) -> str:
-    """Return the commit of a checkout, with `+` when its operator differs from it; empty when it is none."""
-    commit = _git(source, "rev-parse", "--short", "HEAD")
-    changed = _git(source, "status", "--porcelain", "--", "operator", "api", "crds", "charts")
+    """Return the last commit of a checkout's operator, with `+` when it was changed since; empty when it has none."""
+    commit = _git(source, "log", "-1", "--format=%h", "--", *OPERATOR)
+    changed = _git(source, "status", "--porcelain", "--", *OPERATOR)
     return commit + ("+" if changed else "")
 
 
