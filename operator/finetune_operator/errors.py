@@ -38,12 +38,16 @@ class NotFoundError(RefusedError):
     """There is no such object, or no such kind (HTTP 404)."""
 
 
+class GoneError(RefusedError):
+    """The API server no longer keeps that version of a list (HTTP 410): read the list again."""
+
+
 class LeaseLostError(Exception):
     """A write was held back because this replica is not known to be the leader any more."""
 
 
 _TRANSIENT = frozenset({401, 408, 429})
-_BY_STATUS: dict[int, type[ApiError]] = {404: NotFoundError, 409: ConflictError}
+_BY_STATUS: dict[int, type[ApiError]] = {404: NotFoundError, 409: ConflictError, 410: GoneError}
 
 
 @dataclass(frozen=True)

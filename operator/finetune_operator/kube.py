@@ -8,14 +8,14 @@ A request to wait (Retry-After) holds for every caller: until it is over, calls 
 """
 
 import time
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 import kopf
 
 from finetune_operator.backpressure import Backpressure
-from finetune_operator.errors import HeldBackError, LeaseLostError, NotFoundError, RefusedError, Reply, TransientError
+from finetune_operator.errors import HeldBackError, LeaseLostError, NotFoundError, Reply, TransientError
 from finetune_operator.kinds import API_GROUP_LIST, LEASE, TOKEN_REVIEW, Kind
 from finetune_operator.login import Headers, log_in
 from finetune_operator.metrics import Metrics
@@ -25,6 +25,22 @@ FIELD_MANAGER = "finetune-operator"
 CHUNK = 500
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _APPLY = "application/apply-patch+yaml"
+
+
+class ListQuery(NamedTuple):
+    """Which objects to list."""
+
+    namespace: str | None = None
+    """None: of all namespaces."""
+    selector: str = ""
+    chunk: int = CHUNK
+
+
+class Page(NamedTuple):
+    """A chunk of a list, and the version of the whole list."""
+
+    items: list[dict[str, Any]]
+    version: int
 
 
 class Kube:
@@ -52,16 +68,18 @@ class Kube:
         """Return the object. Raises NotFoundError."""
         return await self._call("get", kind, kind.path(namespace, name))
 
-    async def list_all(
-        self, kind: Kind, *, namespace: str | None = None, selector: str = ""
-    ) -> tuple[list[dict[str, Any]], int]:
-        """Return all objects and the version of the list, read in chunks."""
-        try:
-            return await self._list(kind, kind.path(namespace), {"labelSelector": selector, "limit": str(CHUNK)})
-        except RefusedError as error:
-            if error.status != 410:  # Gone: the first chunk's version is no longer kept, so read it in one piece
-                raise
-            return await self._list(kind, kind.path(namespace), {"labelSelector": selector})
+    async def pages(self, kind: Kind, query: ListQuery) -> AsyncIterator[Page]:
+        """Yield the objects of a list in chunks. Raises GoneError when the API server no longer keeps the version of
+        the first chunk; `query.chunk = 0` reads the list in one piece.
+        """
+        wanted = {"labelSelector": query.selector, "limit": str(query.chunk)}
+        token: str | None = None
+        while token != "":
+            more = {"continue": token} if token else {}
+            reply = await self._call("list", kind, kind.path(query.namespace), query={**wanted, **more})
+            token = reply["metadata"].get("continue") or ""
+            yield Page(reply["items"], int(reply["metadata"]["resourceVersion"]))
+            del reply  # a chunk of pods is megabytes: the last one must be gone before the next one comes
 
     async def apply(self, kind: Kind, manifest: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
         """Apply the manifest on the server's side; return the object. Raises ConflictError when its uid differs."""
@@ -111,16 +129,6 @@ class Kube:
         reply = await self._call("review", TOKEN_REVIEW, TOKEN_REVIEW.path(), body=body)
         status: dict[str, Any] = reply["status"]
         return status
-
-    async def _list(self, kind: Kind, path: str, query: dict[str, str]) -> tuple[list[dict[str, Any]], int]:
-        items: list[dict[str, Any]] = []
-        while True:
-            page = await self._call("list", kind, path, query=query)
-            items += page["items"]
-            token = page["metadata"].get("continue")
-            if not token:
-                return items, int(page["metadata"]["resourceVersion"])
-            query = {**query, "continue": token}
 
     async def _call(
         self, verb: str, kind: Kind, path: str, *, query: dict[str, str] | None = None, body: object = None

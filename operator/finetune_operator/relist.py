@@ -1,8 +1,13 @@
-"""Full lists: the first one before any watch is open, and one every few minutes as the cure for lost events.
+"""Lists: what is needed to begin, before any watch is open, and whole ones every few minutes as the cure for lost
+events.
+
+To begin, every FineTuneJob is needed, and the children of those that have not ended. Most have, and their pods are
+the largest part of a cluster's lists: kopf lists them when it opens its watches, while new jobs are on their way. If
+an ended job left something running, it comes to light then.
 
 kopf lists again after a watch was lost, but says nothing of what vanished meanwhile; only a comparison of whole lists
 finds that, and `ask` brings it forward. Jobs that differ are marked dirty and counted: on a healthy cluster the count
-stays at zero.
+stays at zero. Lists are read in chunks, and of a chunk nothing but slim records stays.
 """
 
 import asyncio
@@ -10,15 +15,19 @@ import contextlib
 import logging
 import random
 
-from finetune_operator.errors import ApiError, NotFoundError
-from finetune_operator.kinds import CHILD_SELECTOR, FINE_TUNE_JOB
-from finetune_operator.kube import Kube
+from finetune_operator.errors import ApiError, GoneError, NotFoundError
+from finetune_operator.kinds import CHILD_SELECTOR, FINE_TUNE_JOB, JOB, POD, Kind
+from finetune_operator.kube import Kube, ListQuery
+from finetune_operator.manifests.names import JOB_LABEL
 from finetune_operator.metrics import Metrics
 from finetune_operator.records import RawJob
-from finetune_operator.store import KINDS, Store
+from finetune_operator.store import KINDS, Place, Store
 from finetune_operator.workqueue import Key, WorkQueue
 
 PRIME_RETRY_SECONDS = 2.0
+NAMES = 50
+SELECTORS = 4
+"""The children of up to so many times `NAMES` jobs are asked for by name; of more, all children are listed."""
 GATHER_SECONDS = 5.0
 """After the first request for a comparison: the watches of the other kinds are about to list again too."""
 
@@ -44,7 +53,7 @@ class Lister:
         """Fill the store and mark every job dirty that has not ended; wait for the API server as long as it takes."""
         while True:
             try:
-                await self._compare()
+                await self._list_to_begin()
                 break
             except NotFoundError:
                 logger.error("the API server does not know FineTuneJobs; install the CRD of the chart")
@@ -52,8 +61,8 @@ class Lister:
                 logger.warning("the first list failed; trying again: %s", error.message)
             await asyncio.sleep(PRIME_RETRY_SECONDS)
         for entry in self._store.jobs():
-            if self._has_business(entry.key, entry.record):
-                self._queue.add(entry.key)
+            if _has_business(entry.record):
+                self._queue.add(entry.key, first=self._store.is_new(entry.key))
 
     def ask(self) -> None:
         """Ask for a comparison soon: something may have vanished unseen."""
@@ -85,18 +94,55 @@ class Lister:
         for key in changed:
             self._queue.add(key)
 
+    async def _list_to_begin(self) -> None:
+        self._store.begin_relist()
+        for namespace in self._namespaces:
+            await self._compare_kind(FINE_TUNE_JOB, ListQuery(namespace))
+        names = sorted({entry.name for entry in self._store.jobs() if not _has_ended(entry.record)})
+        every = [names[at : at + NAMES] for at in range(0, len(names), NAMES)]
+        selectors = [f"{CHILD_SELECTOR},{JOB_LABEL} in ({','.join(some)})" for some in every]
+        for kind in (JOB, POD):
+            for namespace in self._namespaces:
+                for selector in selectors if len(selectors) <= SELECTORS else [CHILD_SELECTOR]:
+                    await self._take(kind, ListQuery(namespace, selector), seen=set())
+
     async def _compare(self) -> set[Key]:
         self._store.begin_relist()
         changed: set[Key] = set()
         for kind in KINDS:
             selector = "" if kind is FINE_TUNE_JOB else CHILD_SELECTOR
             for namespace in self._namespaces:
-                items, version = await self._kube.list_all(kind, namespace=namespace, selector=selector)
-                changed |= self._store.replace(kind, items, version=version, namespace=namespace)
+                changed |= await self._compare_kind(kind, ListQuery(namespace, selector))
         return changed
 
-    def _has_business(self, key: Key, record: object) -> bool:
-        """Whether a pass may find something to do: only a job that has ended and stays for ever has none."""
-        ended = isinstance(record, RawJob) and record.is_terminal
-        stays = isinstance(record, RawJob) and record.spec.get("ttlSecondsAfterFinished") is None
-        return not (ended and stays) or bool(self._store.children(key))
+    async def _compare_kind(self, kind: Kind, query: ListQuery) -> set[Key]:
+        seen: set[Place] = set()
+        changed, version = await self._take(kind, query, seen=seen)
+        return changed | self._store.drop_unseen(kind, seen=seen, version=version, namespace=query.namespace)
+
+    async def _take(self, kind: Kind, query: ListQuery, *, seen: set[Place]) -> tuple[set[Key], int]:
+        """Take a list in; return the keys that differ and the list's version."""
+        changed: set[Key] = set()
+        version = 0
+        try:
+            async for page in self._kube.pages(kind, query):
+                changed |= self._store.put_all(kind, page.items, seen=seen)
+                version = page.version
+        except GoneError:
+            if not query.chunk:
+                raise
+            # The list took longer than its version was kept: once more, in one piece.
+            seen.clear()
+            again, version = await self._take(kind, query._replace(chunk=0), seen=seen)
+            changed |= again
+        return changed, version
+
+
+def _has_business(record: object) -> bool:
+    """Whether a pass may find something to do: only a job that has ended and stays for ever has none."""
+    stays = isinstance(record, RawJob) and record.spec.get("ttlSecondsAfterFinished") is None
+    return not (_has_ended(record) and stays)
+
+
+def _has_ended(record: object) -> bool:
+    return isinstance(record, RawJob) and record.is_terminal

@@ -17,11 +17,15 @@ KINDS = (FINE_TUNE_JOB, JOB, POD)
 """In the order in which they are listed: a pod in view must never lack its Job because the Job was listed later."""
 
 
+Place = tuple[str, str]
+"""Namespace and name of an object."""
+
+
 class Store:
     """Records of FineTuneJobs, Jobs and Pods."""
 
     def __init__(self) -> None:
-        self._entries: dict[Kind, dict[tuple[str, str], Entry]] = {kind: {} for kind in KINDS}
+        self._entries: dict[Kind, dict[Place, Entry]] = {kind: {} for kind in KINDS}
         self._children: dict[Key, dict[tuple[Kind, str], Entry]] = {}
         self._gone: set[str] = set()
         self._gone_before: set[str] = set()
@@ -33,6 +37,11 @@ class Store:
     def jobs(self) -> Iterator[Entry]:
         """Yield every FineTuneJob."""
         yield from list(self._entries[FINE_TUNE_JOB].values())
+
+    def is_new(self, key: Key) -> bool:
+        """Whether the job is there and nothing was ever done for it."""
+        entry = self.job(key)
+        return entry is not None and isinstance(entry.record, RawJob) and not entry.record.status
 
     def children(self, key: Key) -> list[Entry]:
         """Return the Jobs and Pods that bear the job's label."""
@@ -75,15 +84,17 @@ class Store:
         """Tell that lists are about to be read: uids deleted before the last relist began may be forgotten."""
         self._gone_before, self._gone = self._gone, set()
 
-    def replace(
-        self, kind: Kind, items: Iterable[Mapping[str, Any]], *, version: int, namespace: str | None
-    ) -> set[Key]:
-        """Compare with a whole list of one namespace (None: of all) at `version`; return the keys that differ."""
-        seen: set[tuple[str, str]] = set()
+    def put_all(self, kind: Kind, items: Iterable[Mapping[str, Any]], *, seen: set[Place]) -> set[Key]:
+        """Take a part of a list in and add its places to `seen`; return the keys that differ."""
         changed: set[Key] = set()
         for raw in items:
             seen.add((raw["metadata"]["namespace"], raw["metadata"]["name"]))
             changed |= _as_set(self.put(kind, raw))
+        return changed
+
+    def drop_unseen(self, kind: Kind, *, seen: set[Place], version: int, namespace: str | None) -> set[Key]:
+        """Forget what a whole list of a namespace (None: of all) at `version` lacks; return the keys that differ."""
+        changed: set[Key] = set()
         for place, entry in list(self._entries[kind].items()):
             if place not in seen and namespace in (None, place[0]) and entry.version <= version:
                 self._gone.add(entry.uid)

@@ -5,7 +5,7 @@ there is no Lease; and its clocks can be moved on, so that a back-off takes no t
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -15,9 +15,10 @@ from crash_feed import Feed, Object
 
 from finetune_loopback.kube_client import KubeApi
 from finetune_operator.kinds import Kind
-from finetune_operator.kube import Kube
+from finetune_operator.kube import Kube, ListQuery, Page
 from finetune_operator.replica import Replica
 from finetune_operator.settings import Settings
+from finetune_operator.store import KINDS
 from finetune_operator.workqueue import Key
 
 WRITES = frozenset({"apply", "create", "update", "delete"})
@@ -127,12 +128,10 @@ class CuttingKube(Kube):
     async def __aexit__(self, *_: object) -> None:
         """Leave the session to the others."""
 
-    async def list_all(
-        self, kind: Kind, *, namespace: str | None = None, selector: str = ""
-    ) -> tuple[list[Object], int]:
+    async def pages(self, kind: Kind, query: ListQuery) -> AsyncIterator[Page]:
         """List as the operator does, the times on this life's clock."""
-        items, version = await super().list_all(kind, namespace=namespace, selector=selector)
-        return [self.clock.adjust(one) for one in items], version
+        async for page in super().pages(kind, query):
+            yield page._replace(items=[self.clock.adjust(one) for one in page.items])
 
     async def _call(
         self, verb: str, kind: Kind, path: str, *, query: dict[str, str] | None = None, body: object = None
@@ -184,6 +183,7 @@ class Operator:
             self.replica = CuttingReplica(self.settings, feed=self.feed, ledger=self.ledger, clock=self.clock)
             async with self.replica.kube:
                 await self.replica.prime()
+                self._list()
                 try:
                     await self.replica.worker().run()
                 except CrashError:
@@ -200,6 +200,12 @@ class Operator:
         self.clock.forget()
         self.feed.listeners.remove(self._note)
 
+    def _list(self) -> None:
+        """Tell of everything that is there, as kopf does when it opens its watches."""
+        for kind in KINDS:
+            for raw in self.feed.of(kind, self.settings.watch_namespaces[0]):
+                self._note(kind, "", raw)
+
     def _note(self, kind: Kind, change: str, raw: Object) -> None:
         """Do what the handlers of kopf's events do."""
         if raw["metadata"]["namespace"] not in self.settings.watch_namespaces:
@@ -207,7 +213,7 @@ class Operator:
         take = self.replica.store.remove if change == "DELETED" else self.replica.store.put
         key = take(kind, self.clock.adjust(raw))
         if key is not None:
-            self.replica.queue.add(Key(*key))
+            self.replica.queue.add(Key(*key), first=self.replica.store.is_new(Key(*key)))
 
 
 def settings_for(api: KubeApi, namespace: str) -> Settings:

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 from finetune_operator.backpressure import LONGEST_SECONDS, Backpressure
 from finetune_operator.errors import (
     ConflictError,
+    GoneError,
     HeldBackError,
     LeaseLostError,
     NotFoundError,
@@ -20,7 +21,7 @@ from finetune_operator.errors import (
 )
 from finetune_operator.handlers import kopf_settings
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, LEASE, POD
-from finetune_operator.kube import Kube
+from finetune_operator.kube import Kube, ListQuery
 from finetune_operator.metrics import Metrics
 
 Answer = Callable[[web.Request], web.Response]
@@ -91,19 +92,17 @@ REST = {"items": [{"n": 2}], "metadata": {"resourceVersion": "7"}}
 
 async def test_a_list_is_read_in_chunks_of_one_version(api: ApiServer, kube: Kube) -> None:
     api.answers = [say(200, PODS), say(200, REST)]
-    items, version = await kube.list_all(POD, namespace="ns", selector="a=b")
-    assert ([item["n"] for item in items], version) == ([1, 2], 7)
+    pages = [page async for page in kube.pages(POD, ListQuery("ns", "a=b"))]
+    assert [([item["n"] for item in page.items], page.version) for page in pages] == [([1], 7), ([2], 7)]
     assert [asked[1] for asked in api.asked] == ["/api/v1/namespaces/ns/pods"] * 2
     assert api.asked[0][2] == {"labelSelector": "a=b", "limit": "500"}
     assert api.asked[1][2]["continue"] == "more"
 
 
-async def test_a_list_whose_version_expired_between_chunks_is_read_in_one_piece(api: ApiServer, kube: Kube) -> None:
-    api.answers = [say(200, PODS), sorry(410, "expired"), say(200, REST)]
-    items, _ = await kube.list_all(POD)
-    assert [item["n"] for item in items] == [2]
-    assert "limit" not in api.asked[2][2]
-    assert api.asked[2][1] == "/api/v1/pods"
+async def test_a_list_whose_version_expired_between_chunks_says_so(api: ApiServer, kube: Kube) -> None:
+    api.answers = [say(200, PODS), sorry(410, "expired")]
+    with pytest.raises(GoneError, match="expired"):
+        [page async for page in kube.pages(POD, ListQuery())]
 
 
 async def test_api_versions_are_those_of_every_group(api: ApiServer, kube: Kube) -> None:
@@ -186,7 +185,7 @@ async def test_a_token_that_stays_refused_is_tried_twice_and_then_later(api: Api
 async def test_a_server_that_is_not_there_is_transient(kube: Kube) -> None:
     kube._server = "http://127.0.0.1:1"
     with pytest.raises(TransientError, match="list /api/v1/pods: ClientConnectorError"):
-        await kube.list_all(POD)
+        await anext(kube.pages(POD, ListQuery()))
 
 
 async def test_without_the_lease_nothing_is_written_but_reads_and_the_lease_itself_go_on(

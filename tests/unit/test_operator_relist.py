@@ -1,14 +1,16 @@
 """The first list and the lists after it: what is marked dirty, and what a failing API server does. Simulated time."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
-from finetune_loopback.kube_objects import raw_child_job, raw_job, raw_pod
+from finetune_loopback.kube_objects import raw_child_job, raw_job
 from finetune_loopback.simulated_time import simulate
-from finetune_operator.errors import ApiError, NotFoundError, TransientError
+from finetune_operator.errors import ApiError, GoneError, NotFoundError, TransientError
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, POD, Kind
+from finetune_operator.kube import ListQuery, Page
 from finetune_operator.metrics import Metrics
-from finetune_operator.relist import Lister
+from finetune_operator.relist import NAMES, Lister
 from finetune_operator.store import Store
 from finetune_operator.workqueue import Key, WorkQueue
 
@@ -21,12 +23,20 @@ class ApiServer:
         self.version = 100
         self.failures: list[ApiError] = []
         self.lists: list[tuple[str, str | None, str]] = []
+        self.chunks: list[int] = []
+        self.gone = 0
 
-    async def list_all(self, kind: Kind, *, namespace: str | None, selector: str) -> tuple[list[dict[str, Any]], int]:
-        self.lists.append((kind.kind, namespace, selector))
+    async def pages(self, kind: Kind, query: ListQuery) -> AsyncIterator[Page]:
+        self.lists.append((kind.kind, query.namespace, query.selector))
+        self.chunks.append(query.chunk)
         if self.failures:
             raise self.failures.pop(0)
-        return self.items[kind], self.version
+        for item in self.items[kind]:
+            yield Page([item], self.version)
+            if self.gone:
+                self.gone -= 1
+                raise GoneError("expired", status=410)
+        yield Page([], self.version)
 
 
 class Desk:
@@ -47,35 +57,60 @@ class Desk:
         return found
 
 
-def test_priming_marks_every_job_dirty_that_has_not_ended_and_what_an_ended_one_left_running() -> None:
+MANAGED = "app.kubernetes.io/managed-by=finetune-operator"
+
+
+def test_priming_marks_every_job_dirty_that_has_not_ended_and_asks_for_the_children_of_no_other() -> None:
     async def main() -> None:
         desk = Desk()
-        left = raw_child_job("left", owner_uid="u4")
         desk.api.items[FINE_TUNE_JOB] = [
-            raw_job("new"),
             raw_job("running", uid="u2", phase="Running"),
             raw_job("done", uid="u3", phase="Succeeded"),
-            raw_job("left", uid="u4", phase="Failed"),
+            raw_job("new"),
         ]
-        desk.api.items[JOB] = [left, raw_child_job("done", conditions=({"type": "Complete", "status": "True"},))]
-        desk.api.items[POD] = [raw_pod(left)]
+        desk.api.items[JOB] = [raw_child_job("running", owner_uid="u2")]
         await desk.lister.prime()
-        assert await desk.dirty() == {"new", "running", "left"}
-        assert [kind for kind, _, _ in desk.api.lists] == ["FineTuneJob", "Job", "Pod"]
+        assert await desk.queue.take() == Key("ns", "new"), "what waits to begin comes first"
+        assert await desk.dirty() == {"running"}
+        wanted = f"{MANAGED},finetune-operator.io/job in (new,running)"
+        assert desk.api.lists == [("FineTuneJob", None, ""), ("Job", None, wanted), ("Pod", None, wanted)]
+        assert len(desk.store.children(Key("ns", "running"))) == 1
 
     simulate(main)
 
 
-def test_children_are_selected_on_the_server_and_each_namespace_is_listed() -> None:
+def test_priming_lists_all_children_when_many_jobs_have_not_ended_and_none_when_all_have() -> None:
+    async def main(phase: str, selectors: list[str]) -> None:
+        desk = Desk()
+        desk.api.items[FINE_TUNE_JOB] = [raw_job(f"j{n}", uid=f"u{n}", phase=phase) for n in range(NAMES * 4 + 1)]
+        await desk.lister.prime()
+        assert [selector for kind, _, selector in desk.api.lists if kind == "Pod"] == selectors
+
+    simulate(lambda: main("Running", [MANAGED]))
+    simulate(lambda: main("Succeeded", []))
+
+
+def test_a_relist_selects_children_on_the_server_and_lists_each_namespace() -> None:
     async def main() -> None:
         desk = Desk(namespaces=("a", "b"))
-        await desk.lister.prime()
-        managed = "app.kubernetes.io/managed-by=finetune-operator"
+        await desk.lister.relist()
         assert desk.api.lists == [
             (kind, namespace, selector)
-            for kind, selector in (("FineTuneJob", ""), ("Job", managed), ("Pod", managed))
+            for kind, selector in (("FineTuneJob", ""), ("Job", MANAGED), ("Pod", MANAGED))
             for namespace in ("a", "b")
         ]
+
+    simulate(main)
+
+
+def test_a_list_that_outlives_its_version_is_read_again_in_one_piece() -> None:
+    async def main() -> None:
+        desk = Desk()
+        desk.api.items[FINE_TUNE_JOB] = [raw_job("a"), raw_job("b", uid="u2")]
+        desk.api.gone = 1
+        await desk.lister.relist()
+        assert desk.api.chunks == [500, 0, 500, 500]
+        assert await desk.dirty() == {"a", "b"}
 
     simulate(main)
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_loopback.kube_objects import raw_child_job, raw_job, raw_pod
-from finetune_operator.kinds import FINE_TUNE_JOB, JOB, POD
+from finetune_operator.kinds import FINE_TUNE_JOB, JOB, POD, Kind
 from finetune_operator.records import RawJob
-from finetune_operator.store import Store
+from finetune_operator.store import Place, Store
 from finetune_operator.workqueue import Key
 
 KEY = Key("ns", "tune")
@@ -62,11 +62,17 @@ def test_a_new_uid_replaces_and_late_news_of_the_old_one_does_not_come_back() ->
     assert entry.uid == "new"
 
 
+def relist(store: Store, kind: Kind, items: list[dict[str, Any]], *, version: int, namespace: str | None) -> set[Key]:
+    seen: set[Place] = set()
+    changed = store.put_all(kind, items, seen=seen)
+    return changed | store.drop_unseen(kind, seen=seen, version=version, namespace=namespace)
+
+
 def test_what_was_deleted_does_not_come_back_by_a_list_that_began_before() -> None:
     store = new_store(raw_job(version=5))
     store.begin_relist()
     assert store.remove(FINE_TUNE_JOB, raw_job(version=6)) == KEY
-    assert store.replace(FINE_TUNE_JOB, [raw_job(version=5)], version=5, namespace=None) == set()
+    assert relist(store, FINE_TUNE_JOB, [raw_job(version=5)], version=5, namespace=None) == set()
     assert store.job(KEY) is None
 
 
@@ -82,22 +88,35 @@ def test_the_memory_of_deleted_objects_ends_after_two_relists() -> None:
 def test_a_relist_drops_what_vanished_and_names_its_owner() -> None:
     child = raw_child_job(version=4)
     store = new_store(raw_job(), child, raw_pod(child, version=5))
-    assert store.replace(JOB, [], version=10, namespace=None) == {KEY}
-    assert store.replace(JOB, [], version=11, namespace=None) == set()
+    assert relist(store, JOB, [], version=10, namespace=None) == {KEY}
+    assert relist(store, JOB, [], version=11, namespace=None) == set()
     assert child_names(store) == ["tune-a1-0-abcde"]
 
 
 def test_a_relist_keeps_what_was_created_after_the_list_was_made() -> None:
     store = new_store(raw_job(), raw_child_job(version=12))
-    assert store.replace(JOB, [], version=10, namespace=None) == set()
+    assert relist(store, JOB, [], version=10, namespace=None) == set()
     assert child_names(store) == ["tune-a1"]
 
 
 @pytest.mark.parametrize(("namespace", "left"), [(None, []), ("ns", []), ("other", ["tune-a1"])])
 def test_a_relist_of_one_namespace_leaves_the_others_alone(namespace: str | None, left: list[str]) -> None:
     store = new_store(raw_job(), raw_child_job(version=2))
-    store.replace(JOB, [], version=10, namespace=namespace)
+    relist(store, JOB, [], version=10, namespace=namespace)
     assert child_names(store) == left
+
+
+def test_a_list_in_parts_keeps_what_any_part_names() -> None:
+    store, seen = new_store(raw_job("a"), raw_job("b", uid="u2"), raw_job("c", uid="u3")), set[Place]()
+    for name in ("a", "b"):
+        store.put_all(FINE_TUNE_JOB, [raw_job(name)], seen=seen)
+    assert store.drop_unseen(FINE_TUNE_JOB, seen=seen, version=99, namespace=None) == {Key("ns", "c")}
+
+
+def test_a_job_is_new_until_anything_was_done_for_it() -> None:
+    assert not Store().is_new(KEY)
+    assert new_store(raw_job(version=1)).is_new(KEY)
+    assert not new_store(raw_job(version=1, phase="Preparing")).is_new(KEY)
 
 
 def test_children_of_no_job_are_kept_until_their_job_is_listed() -> None:
@@ -169,5 +188,5 @@ def test_the_store_ends_where_the_api_server_is_whatever_order_the_news_takes(
             store.put(FINE_TUNE_JOB, states[reply] or {})
     now, version = states[-1], len(states)
     store.begin_relist()
-    store.replace(FINE_TUNE_JOB, [now] if now else [], version=version, namespace=None)
+    relist(store, FINE_TUNE_JOB, [now] if now else [], version=version, namespace=None)
     assert phase_of(store) == (f"v{now['metadata']['resourceVersion']}" if now else None)
