@@ -24,6 +24,27 @@ FIRST_LISTS_SECONDS = 60.0
 """For so long after the store was filled, an event from a list is of kopf's first lists."""
 
 
+WORKER_IDLE_SECONDS = 0.2
+"""kopf keeps an object's last event for so long. With its 5 s, a list of 20,000 pods is in memory all at once."""
+
+
+class NoDiffBase(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf's is untyped
+    """Keeps nothing of an object. kopf would copy all of it on each event, for handlers of changes, of which there
+    are none: a quarter of the operator's CPU.
+    """
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Return that an object has nothing whose change matters."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Return that nothing was kept."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Keep nothing."""
+
+
 def kopf_settings() -> kopf.OperatorSettings:
     """Return kopf's settings: server-side selectors, chunked lists, finite time-outs, no write of its own."""
     settings = kopf.OperatorSettings()
@@ -38,6 +59,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors["", "v1", "pods"] = CHILD_SELECTOR
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 30
+    settings.queueing.idle_timeout = WORKER_IDLE_SECONDS
+    settings.persistence.diffbase_storage = NoDiffBase()
     settings.persistence.finalizer = f"{finetune_api.GROUP}/finalizer"
     settings.process.ultimate_exiting_timeout = 25
     return settings
@@ -87,6 +110,6 @@ def _note(
         take = store.remove if event["type"] == "DELETED" else store.put
         key = take(kind, event["object"])
         if key is not None:
-            queue.add(key)
+            queue.add(key, first=store.is_new(key))
 
     return note

@@ -4,6 +4,9 @@ Three promises, those of client-go's work queue: a key stands in line at most on
 workers; a key that is marked dirty while it is worked on comes back afterwards. Around it: back-off per key (0.5 s
 doubling to 5 minutes, with jitter, so that a thousand failed jobs do not return in one wave), and keys due later in
 one heap under one timer. The clock is the event loop's, or a test's.
+
+A key may be added `first`, before all that are not: somebody waits for a new job to begin, nobody for the second
+stage of one among thousands. A key that comes back goes behind the others, so each can be first only once.
 """
 
 import asyncio
@@ -45,6 +48,7 @@ class WorkQueue:
     def __init__(self, timer: Timer, *, jitter: Callable[[], float] = random.random) -> None:
         self._timer = timer
         self._jitter = jitter
+        self._first: deque[Key] = deque()
         self._line: deque[Key] = deque()
         self._since: dict[Key, float] = {}
         self._working: dict[Key, float] = {}
@@ -56,14 +60,14 @@ class WorkQueue:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
-    def add(self, key: Key) -> None:
+    def add(self, key: Key, *, first: bool = False) -> None:
         """Mark the key dirty: in line now, or once more when its worker is done."""
         self._due.pop(key, None)
         if key in self._since:
             return
         self._since[key] = self._timer.time()
         if key not in self._working:
-            self._line.append(key)
+            (self._first if first else self._line).append(key)
             self._wake_one()
 
     def add_after(self, key: Key, delay: float) -> None:
@@ -101,7 +105,7 @@ class WorkQueue:
 
     async def take(self) -> Key:
         """Wait for the next key and take it; `done` must follow. Raises QueueClosedError after `close`."""
-        while self._closed or not self._line:
+        while self._closed or not (self._first or self._line):
             if self._closed:
                 raise QueueClosedError
             waiter = asyncio.get_running_loop().create_future()
@@ -111,7 +115,7 @@ class WorkQueue:
             except asyncio.CancelledError:
                 self._pass_on(waiter)
                 raise
-        key = self._line.popleft()
+        key = (self._first or self._line).popleft()
         del self._since[key]
         self._working[key] = self._timer.time()
         return key

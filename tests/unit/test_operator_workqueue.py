@@ -26,6 +26,20 @@ async def take_at(queue: WorkQueue) -> tuple[Key, float]:
     return key, now()
 
 
+def test_a_key_that_is_first_goes_before_all_others_and_only_once() -> None:
+    async def main() -> None:
+        queue = new_queue()
+        queue.add(A)
+        queue.add(B, first=True)
+        queue.add(C, first=True)
+        assert [await queue.take(), await queue.take()] == [B, C]
+        queue.add(B, first=True)
+        queue.done(B)
+        assert [await queue.take(), await queue.take()] == [A, B]
+
+    simulate(main)
+
+
 def test_a_key_stands_in_line_once() -> None:
     async def main() -> None:
         queue = new_queue()
