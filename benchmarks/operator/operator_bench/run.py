@@ -128,10 +128,12 @@ class Run:
             stack.enter_context(running_scheduler(api, self.directory / "scheduler", qps=qps))
             stack.enter_context(running_kwok(api, self.directory / "kwok", run_seconds=POD_SECONDS))
             setting = Setting(api, self.directory, self.plan.source, flags)
+            # Before kube-controller-manager, as on any cluster: its garbage collector learns of new kinds every 30 s,
+            # and until then asks for the owner of each object that it sees.
+            self.contender.install(setting)
             if not self.contender.is_controller_manager:
                 directory = self.directory / "controller-manager"
                 stack.enter_context(running_controller_manager(api, directory, flags=flags))
-            self.contender.install(setting)
             yield setting
 
     def _load(self, setting: Setting, readings: Readings, *, process: "Popen[bytes]", driver: list[int]) -> None:
