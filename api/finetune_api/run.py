@@ -10,6 +10,7 @@ anew, with a generation once the run itself began anew because its spec was chan
     commits/<step, 8 digits>.json    Commit: put last with If-None-Match; what is not committed does not exist
     commits/<step, 8 digits>.bad.json    marks a commit whose objects did not match their digests
     metrics/<writer>.jsonl           every logged step
+    rendezvous/<attempt>.json        Rendezvous: where the pods of an attempt meet; gone when its pod 0 has ended
     results/train.json               TrainResult: put last with If-None-Match when training is done
 
 The result goes to `<spec.output.uri>/`: adapter/, merged/, predictions.jsonl, and last manifest.json.
@@ -20,7 +21,7 @@ Evidence for the protocol: object stores have no rename; conditional PUT is the 
 from datetime import datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, IPvAnyAddress
 
 from finetune_api.base import Record
 from finetune_api.status import CheckpointRef, DataReport, EvaluationResult, Plan, Progress
@@ -78,6 +79,13 @@ class Commit(Record):
     def size_bytes(self) -> int:
         """Bytes of all objects."""
         return sum(entry.size for entry in self.files)
+
+
+class Rendezvous(Record):
+    """`rendezvous/<attempt>.json`: the pod with index 0 of an attempt, to the other ones."""
+
+    writer: str = Field(description="Attempt and pod that tell it.")
+    address: IPvAnyAddress = Field(description="Its address.")
 
 
 class TrainResult(Record):
@@ -144,6 +152,10 @@ class RunLayout:
     def metrics(self, writer: str) -> S3Location:
         """Return the metrics series of one writer."""
         return self.root.child(f"metrics/{writer}.jsonl")
+
+    def rendezvous(self, attempt: int) -> S3Location:
+        """Return where the pods of an attempt learn where they meet."""
+        return self.root.child(f"rendezvous/{attempt}.json")
 
     @property
     def train_result(self) -> S3Location:

@@ -31,6 +31,7 @@ TERMINATION_LOG = PurePosixPath("/dev/termination-log")
 TERMINATION_LIMIT = 4096
 """Bytes Kubernetes keeps of a termination message."""
 RENDEZVOUS_PORT = 29500
+"""Of the pod with index 0, where the processes of all pods meet."""
 HANG_SECONDS = 600.0
 """Silence of a training that is never a hang, however short its steps are."""
 HANG_STEPS = 20.0
@@ -57,7 +58,6 @@ class StageInput(Record):
     )
     attempt: int = Field(default=0, ge=0, description="Attempt of the training stage; 0 in the other stages.")
     memory_limit_bytes: int | None = Field(default=None, description="Memory limit of a training pod.")
-    master_address: str = Field(default="127.0.0.1", description="Host name of the pod with index 0.")
     spec: FineTuneJobSpec = Field(description="The spec when the stage began.")
 
 

@@ -72,20 +72,20 @@ def test_command_and_image(stage):
 
 
 @pytest.mark.parametrize(
-    ("stage", "attempt", "nodes", "address", "told_attempt"),
+    ("stage", "attempt", "nodes", "meets", "told_attempt"),
     [
-        (Stage.PREPARE, 2, 2, "127.0.0.1", 0),
-        (Stage.TRAIN, 1, 1, "127.0.0.1", 1),
-        (Stage.TRAIN, 3, 2, "bot-a3-0.bot-train.ml.svc", 3),
-        (Stage.EXPORT, 1, 2, "127.0.0.1", 0),
+        (Stage.PREPARE, 2, 2, False, 0),
+        (Stage.TRAIN, 1, 1, False, 1),
+        (Stage.TRAIN, 3, 2, True, 3),
+        (Stage.EXPORT, 1, 2, False, 0),
     ],
 )
-def test_what_a_stage_is_told(stage, attempt, nodes, address, told_attempt):
+def test_what_a_stage_is_told(stage, attempt, nodes, meets, told_attempt):
     limits = {"resources": {"limits": {"memory": "3Gi"}}}
     variables = environment(stage, attempt, distributed={"numNodes": nodes}, podTemplate=limits)
     told = StageInput.model_validate_json(variables["FINETUNE_JOB"])
     assert (told.name, told.namespace, told.uid) == ("bot", "ml", "uid-1")
-    assert told.master_address == address
+    assert ("FINETUNE_POD_IP" in variables) is meets
     assert told.attempt == told_attempt
     assert told.memory_limit_bytes == 3 * 2**30  # of a training pod, whatever the stage
     assert told.spec == blueprint(distributed={"numNodes": nodes}, podTemplate=limits).spec
@@ -105,6 +105,11 @@ def test_common_variables(stage):
     assert variables["PYTHONSAFEPATH"] == "1"
     uid = next(one for one in container(stage)["env"] if one["name"] == "FINETUNE_POD_UID")
     assert uid["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
+
+
+def test_pods_that_must_find_one_another_know_their_address():
+    (address,) = [one for one in container()["env"] if one["name"] == "FINETUNE_POD_IP"]
+    assert address["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
 
 
 @pytest.mark.parametrize(("stage", "reports"), [(Stage.PREPARE, False), (Stage.TRAIN, True), (Stage.EXPORT, False)])
@@ -131,14 +136,15 @@ def test_own_variables_are_added_to_every_stage(stage):
     assert built["PROXY"] == {"valueFrom": {"configMapKeyRef": {"name": "c", "key": "k", "optional": False}}}
 
 
+OWN = ("FINETUNE_POD_UID", "FINETUNE_POD_IP")
+
+
 def test_own_variables_win_over_defaults_and_never_over_ours():
-    own = [
-        {"name": name, "value": "mine"} for name in ("OMP_NUM_THREADS", "HOME", "FINETUNE_JOB", "FINETUNE_POD_UID")
-    ]
+    own = [{"name": name, "value": "mine"} for name in ("OMP_NUM_THREADS", "HOME", "FINETUNE_JOB", *OWN)]
     template = {"env": own, "resources": {"limits": {"cpu": 4}}}
     variables = environment(podTemplate=template)
     assert variables["OMP_NUM_THREADS"] == "mine"
-    assert "mine" not in (variables["HOME"], variables["FINETUNE_JOB"], variables["FINETUNE_POD_UID"])
+    assert "mine" not in [variables[name] for name in ("HOME", "FINETUNE_JOB", *OWN)]
     assert len(container(podTemplate=template)["env"]) == len(variables)
 
 
@@ -294,9 +300,8 @@ def test_every_volume_is_mounted_once(stage):
     assert sorted(names) == sorted(volumes(stage))
 
 
-def test_one_pod_needs_no_spread_and_no_service():
-    pod = build_pod_spec(blueprint(distributed={"numNodes": 1}))
-    assert not {"affinity", "subdomain"} & pod.keys()
+def test_one_pod_needs_no_spread():
+    assert "affinity" not in build_pod_spec(blueprint(distributed={"numNodes": 1}))
 
 
 PLACEMENT = {

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
-from finetune_api.stage import RENDEZVOUS_PORT, StageInput, TerminationMessage
+from finetune_api.stage import StageInput, TerminationMessage
 from finetune_trainer.errors import WorkersFailed
 from finetune_trainer.stage_input import Pod
 from finetune_trainer.supervision import supervise
@@ -27,17 +27,18 @@ _OWN_CODES = frozenset(ExitCode) - {ExitCode.KILLED}
 """Codes that a worker chooses; with any other one it crashed."""
 
 
-def run_workers(job: StageInput, pod: Pod, *, port: int = RENDEZVOUS_PORT) -> TerminationMessage:
+def run_workers(job: StageInput, pod: Pod, *, master: tuple[str, int]) -> TerminationMessage:
     """Run this pod's workers to their end; return global rank 0's last word, or a plain success elsewhere.
 
-    Raises WorkersFailed with the first failure's exit code (75 when they stopped on request).
+    `master` is the address and port where all processes of the run meet. Raises WorkersFailed with the first
+    failure's exit code (75 when they stopped on request).
     """
     distributed = job.spec.distributed
     workers = Workers(
         first_rank=pod.index * distributed.processes_per_node,
         count=distributed.processes_per_node,
         world_size=distributed.num_nodes * distributed.processes_per_node,
-        master=(job.master_address, port),
+        master=master,
         messages=pod.work_dir / "last-words",
     )
     return conclude(workers, asyncio.run(supervise(workers)))

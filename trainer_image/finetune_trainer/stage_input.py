@@ -32,7 +32,10 @@ TERMINATION_LOG_VARIABLE = "FINETUNE_TERMINATION_LOG"
 MOUNTS_VARIABLE = "FINETUNE_MOUNTS"
 HANG_SECONDS_VARIABLE = "FINETUNE_HANG_SECONDS"
 POD_UID_VARIABLE = "FINETUNE_POD_UID"
+POD_IP_VARIABLE = "FINETUNE_POD_IP"
+"""Set where a training has several pods, which must find one another."""
 POD_INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
+LOOPBACK = "127.0.0.1"
 _MOUNTS = CREDENTIALS_FILE.parent.parent
 
 
@@ -43,6 +46,8 @@ class Pod:
     uid: str
     index: int
     """Its place among the pods of the training stage; 0 in the other stages."""
+    address: str
+    """Where the other pods of the run reach it; loopback outside of Kubernetes."""
     work_dir: Path
     termination_log: Path
     credentials_file: Path
@@ -91,6 +96,7 @@ def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
     return Pod(
         uid=environment.get(POD_UID_VARIABLE, "local"),
         index=int(environment.get(POD_INDEX_VARIABLE, "0")),
+        address=environment.get(POD_IP_VARIABLE, LOOPBACK),
         work_dir=Path(environment.get(WORK_DIR_VARIABLE, str(WORK_DIR))),
         termination_log=Path(environment.get(TERMINATION_LOG_VARIABLE, str(TERMINATION_LOG))),
         credentials_file=mounts / CREDENTIALS_FILE.relative_to(_MOUNTS),

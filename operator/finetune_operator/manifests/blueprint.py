@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Stage, StageInput
-from finetune_operator.manifests.names import child_name, rendezvous_host, stage_labels
+from finetune_operator.manifests.names import child_name, stage_labels
 from finetune_operator.manifests.resources import memory_bytes
 from finetune_operator.model import FineTuneJob, PodSettings
 
@@ -58,7 +58,6 @@ class Blueprint:
 
     def stage_input(self) -> StageInput:
         """Return what the stage is told about its job."""
-        host = rendezvous_host(self.job, self.attempt) if self.num_pods > 1 else "127.0.0.1"
         return StageInput(
             name=self.job.name,
             namespace=self.job.namespace,
@@ -66,6 +65,5 @@ class Blueprint:
             run_id=self.run_id,
             attempt=self.attempt if self.is_training else 0,
             memory_limit_bytes=memory_bytes(self.spec.pod_template.resources.limits),
-            master_address=host,
             spec=self.spec,
         )

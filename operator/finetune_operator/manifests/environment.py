@@ -12,6 +12,7 @@ from finetune_operator.manifests.blueprint import Blueprint
 from finetune_operator.manifests.resources import cpu_threads
 
 POD_UID_VARIABLE = "FINETUNE_POD_UID"
+POD_IP_VARIABLE = "FINETUNE_POD_IP"
 
 
 def build_environment(blueprint: Blueprint, resources: dict[str, Any]) -> list[dict[str, Any]]:
@@ -20,7 +21,7 @@ def build_environment(blueprint: Blueprint, resources: dict[str, Any]) -> list[d
         *(_named(name, value) for name, value in _defaults(blueprint, resources).items()),
         *(_variable(one) for one in blueprint.spec.pod_template.env),
         *(_named(name, value) for name, value in _settings(blueprint).items()),
-        {"name": POD_UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+        *(_field(name, path) for name, path in _identity(blueprint).items()),
     ]
     return list({one["name"]: one for one in merged}.values())
 
@@ -45,6 +46,12 @@ def _settings(blueprint: Blueprint) -> dict[str, str]:
     return variables if blueprint.uses_gpu else {**variables, "DS_ACCELERATOR": "cpu"}
 
 
+def _identity(blueprint: Blueprint) -> dict[str, str]:
+    """Return what a pod is told of itself, by field; its address, where other pods of the run are to find it."""
+    fields = {POD_UID_VARIABLE: "metadata.uid"}
+    return {**fields, POD_IP_VARIABLE: "status.podIP"} if blueprint.num_pods > 1 else fields
+
+
 def _defaults(blueprint: Blueprint, resources: dict[str, Any]) -> dict[str, str]:
     threads = None if blueprint.uses_gpu else cpu_threads(resources, blueprint.processes)
     return {"OMP_NUM_THREADS": str(threads)} if threads else {}
@@ -56,6 +63,10 @@ def _variable(one: Variable) -> dict[str, Any]:
         return _named(one.name, one.value)
     source = one.value_from.model_copy(update={"secret_key_ref": None})
     return {"name": one.name, "valueFrom": source.to_wire()}
+
+
+def _field(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
 def _named(name: str, value: str) -> dict[str, Any]:

@@ -15,10 +15,6 @@ from finetune_trainer.errors import StageFailure
 
 Value = TypeVar("Value")
 
-SPARE_TIMEOUT = timedelta(minutes=10)
-"""Longer than the operator waits for the pods of the run to start: it can say why one does not. In a collective the
-watchdog acts long before, and a process that dies is noticed at once, by its closed connection."""
-
 
 @dataclass(frozen=True)
 class Process:
@@ -37,8 +33,12 @@ class Process:
         return range(first, first + self.local_world_size)
 
 
-def join(device: str, start_deadline: timedelta) -> Process:
-    """Join the run that the launcher's variables describe; its pods may come up to the deadline."""
+def join(device: str, timeout: timedelta) -> Process:
+    """Join the run that the launcher's variables describe; a process waits so long for its peers.
+
+    In a collective the watchdog acts long before, and a process that dies is noticed at once, by its closed
+    connection.
+    """
     # What DeepSpeed prints while it is imported, or holds on to as a log stream, would break the JSON lines.
     with redirect_stdout(sys.stderr):
         import deepspeed
@@ -47,7 +47,6 @@ def join(device: str, start_deadline: timedelta) -> Process:
         if device == "gpu":
             torch.cuda.set_device(local_rank)
         backend = "nccl" if device == "gpu" else "gloo"
-        timeout = start_deadline + SPARE_TIMEOUT
         deepspeed.init_distributed(dist_backend=backend, timeout=timeout, auto_mpi_discovery=False, verbose=False)
     return Process(
         rank=dist.get_rank(),

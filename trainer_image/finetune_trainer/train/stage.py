@@ -14,7 +14,8 @@ from finetune_trainer.data.prepared import fetch_model, fetch_prepared
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.export.place import Place
 from finetune_trainer.launcher import run_workers
-from finetune_trainer.stage_input import read_pod
+from finetune_trainer.rendezvous import announced, find_address
+from finetune_trainer.stage_input import LOOPBACK, Pod, read_pod
 from finetune_trainer.storage import Store
 from finetune_trainer.train.result import last_word, read_result
 from finetune_trainer.train.scratch import Scratch
@@ -35,22 +36,33 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
     if (result := read_result(store, layout)) is not None:
         log.info("already-trained", result=layout.train_result.uri)
         return last_word(result)
-    require_device(job.spec.distributed)
     pod = read_pod()
+    with announced(job, pod, store):
+        return _train(job, pod, store)
+
+
+def _train(job: StageInput, pod: Pod, store: Store) -> TerminationMessage:
+    require_device(job.spec.distributed)
     if pod.index == 0:
         # It may be another place than the prepare stage looked at: a suspended job's output can be changed.
         Place(job, store).require_free()
-    scratch = Scratch(pod.work_dir)
+    _fetch(job, store, Scratch(pod.work_dir))
+    os.environ.update(WORKER_ENVIRONMENT)
+    if job.spec.distributed.device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    address = find_address(job, pod, store)
+    return run_workers(job, pod, master=(address, _port(job.spec.distributed)))
+
+
+def _fetch(job: StageInput, store: Store, scratch: Scratch) -> None:
+    """Download what the processes of this pod share."""
+    layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
     # A container that was restarted in its pod finds the remains of the one before.
     shutil.rmtree(scratch.staged, ignore_errors=True)
     prepared = fetch_prepared(store, layout, scratch.prepared)
     fetch_model(store, job.spec.model.uri, prepared.record, scratch.model)
     scratch.manifest.write_text(prepared.record.model_dump_json(by_alias=True))
     log.info("fetched", modelBytes=sum(entry.size for entry in prepared.record.model_files))
-    os.environ.update(WORKER_ENVIRONMENT)
-    if job.spec.distributed.device == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    return run_workers(job, pod, port=_port(job.spec.distributed))
 
 
 def _port(distributed: Distributed) -> int:
@@ -58,7 +70,7 @@ def _port(distributed: Distributed) -> int:
     if distributed.num_nodes > 1:
         return RENDEZVOUS_PORT
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((LOOPBACK, 0))
         return int(listener.getsockname()[1])
 
 

@@ -1,7 +1,6 @@
 """One training process: `train-worker`, started by the launcher, once per GPU or CPU process of the pod."""
 
 import signal
-from datetime import timedelta
 
 import torch
 
@@ -15,6 +14,7 @@ from finetune_trainer.checkpoint import CheckpointWriter, WriterSettings
 from finetune_trainer.data.settings import settle
 from finetune_trainer.errors import StageFailure, StopRequested
 from finetune_trainer.progress import open_progress
+from finetune_trainer.rendezvous import patience_of
 from finetune_trainer.stage_input import Pod, read_pod
 from finetune_trainer.storage import Store
 from finetune_trainer.train import finish, start
@@ -47,7 +47,7 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
 
 def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
     scratch = Scratch(pod.work_dir)
-    process = join(job.spec.distributed.device, timedelta(seconds=job.spec.pre_running_deadline_seconds))
+    process = join(job.spec.distributed.device, patience_of(job))
     with Watchdog(process.rank, pod.termination_log, Patience.of(pod.hang_seconds)) as watchdog:
         writer = from_rank_zero(pod.writer(job.attempt))
         prepared = Prepared.model_validate_json(scratch.manifest.read_bytes())
