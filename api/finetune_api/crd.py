@@ -46,9 +46,8 @@ NAME_RULES = (
         "metadata.name may have at most 45 characters: the names of pods and host names are made from it",
     ),
     Rule(
-        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        "metadata.name must begin with a letter and hold lower-case letters, digits and hyphens alone:"
-        " it becomes the name of a Service",
+        "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "metadata.name must hold lower-case letters, digits and hyphens alone: host names are made from it",
     ),
 )
 

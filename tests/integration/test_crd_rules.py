@@ -72,8 +72,7 @@ CLOSED = [
 CLOSED += ["/run", "/proc", "/proc/sys", "/tmp", "/dev", "/dev/shm", "/dev/termination-log", "/sys"]
 CASES = [
     Case("may have at most 45 characters", "<nil>", minimal_job("j" * 46)),
-    Case("must begin with a letter", "<nil>", minimal_job("8b-model")),
-    Case("must begin with a letter", "<nil>", minimal_job("llama-3.1")),
+    Case("letters, digits and hyphens alone", "<nil>", minimal_job("llama-3.1")),
     Case("lora block or set", "spec.method", minimal_job(method={"type": "full", "lora": {"rank": 8}})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"seed": 1}})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"test": 0}})),
@@ -183,6 +182,7 @@ ACCEPTED = {
             ]
         )
     ),
+    "digit first": minimal_job("8b-model"),
     "no names": minimal_job(
         **pods(serviceAccountName="", schedulerName="", priorityClassName="", runtimeClassName="")
     ),
