@@ -5,7 +5,7 @@ than before. It is written over the version it was decided on and no other: the 
 that was not looked at, and a write that the network kept until another replica leads changes nothing.
 
 A child is created once and never changed, so it goes by a plain create: an apply would merge into whatever bears the
-name, a user's own Service for one, while a create that meets the name is told so (409) and looks whose it is. Names
+name, a user's own Job for one, while a create that meets the name is told so (409) and looks whose it is. Names
 are deterministic, so a stale view costs one refused request and never a second child. Replies go into the store at
 once; the watch repeats them later, without effect.
 """

@@ -31,7 +31,6 @@ class Kind(NamedTuple):
 FINE_TUNE_JOB = Kind(finetune_api.API_VERSION, finetune_api.KIND, finetune_api.PLURAL)
 JOB = Kind("batch/v1", "Job", "jobs")
 POD = Kind("v1", "Pod", "pods")
-SERVICE = Kind("v1", "Service", "services")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 VOLCANO_POD_GROUP = Kind("scheduling.volcano.sh/v1beta1", "PodGroup", "podgroups")
 COSCHEDULING_POD_GROUP = Kind("scheduling.x-k8s.io/v1alpha1", "PodGroup", "podgroups")
@@ -46,5 +45,5 @@ def kind_of(manifest: dict[str, object]) -> Kind:
     return _BY_NAME[(str(manifest["apiVersion"]), str(manifest["kind"]))]
 
 
-CHILDREN = (JOB, POD, SERVICE, NETWORK_POLICY, VOLCANO_POD_GROUP, COSCHEDULING_POD_GROUP)
+CHILDREN = (JOB, POD, NETWORK_POLICY, VOLCANO_POD_GROUP, COSCHEDULING_POD_GROUP)
 _BY_NAME = {(kind.api_version, kind.kind): kind for kind in CHILDREN}

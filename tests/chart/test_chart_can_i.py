@@ -18,7 +18,6 @@ JOBS: Rights = {
     (GROUP, f"{PLURAL}/finalizers"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
     ("", "pods"): {"get", "list", "watch", "create", "delete"},
-    ("", "services"): {"get", "create"},
     ("networking.k8s.io", "networkpolicies"): {"get", "create"},
     ("scheduling.volcano.sh", "podgroups"): {"get", "create"},
     ("scheduling.x-k8s.io", "podgroups"): {"get", "create"},
@@ -38,6 +37,7 @@ FORBIDDEN = [
                 for kind in ("pods/exec", "pods/attach", "pods/portforward", "pods/log", "pods/ephemeralcontainers")
             ),
             *(("", kind) for kind in ("persistentvolumeclaims", "persistentvolumes", "serviceaccounts/token")),
+            *(("", kind) for kind in ("services", "endpoints")),
             *(("apps", kind) for kind in ("deployments", "daemonsets", "statefulsets")),
             *(
                 ("rbac.authorization.k8s.io", kind)
@@ -53,7 +53,7 @@ FORBIDDEN = [
     *itertools.product(("impersonate",), (("", kind) for kind in ("users", "groups", "serviceaccounts"))),
     ("use", (GROUP, f"{PLURAL}/privileged")),
     *itertools.product(("create", "update", "patch", "deletecollection"), ((GROUP, PLURAL),)),
-    *itertools.product(("update", "patch", "deletecollection"), (("batch", "jobs"), ("", "pods"), ("", "services"))),
+    *itertools.product(("update", "patch", "deletecollection"), (("batch", "jobs"), ("", "pods"))),
 ]
 
 

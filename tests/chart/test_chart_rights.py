@@ -11,7 +11,6 @@ JOB_RIGHTS = {
     ("finetune-operator.io", "finetunejobs/status"): {"patch"},
     ("finetune-operator.io", "finetunejobs/finalizers"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
-    ("", "services"): {"get", "create"},
     ("", "pods"): {"get", "list", "watch", "create", "delete"},
     ("networking.k8s.io", "networkpolicies"): {"get", "create"},
     ("scheduling.volcano.sh", "podgroups"): {"get", "create"},

@@ -110,7 +110,7 @@ def test_deleting_a_job_half_way_leaves_nothing(cluster):
     cluster.apply(name)
     cluster.wait(name, training_from(1))
     kubectl("delete", "ftj", name, "-n", cluster.namespace, "--wait")
-    for kind in ("jobs", "pods", "services"):
+    for kind in ("jobs", "pods", "networkpolicies"):
         selector = f"finetune-operator.io/job={name}"
         kubectl("wait", "-n", cluster.namespace, kind, "-l", selector, "--for=delete", "--timeout=180s")
         assert cluster.get(kind, selector=selector)["items"] == []

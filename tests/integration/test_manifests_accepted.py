@@ -5,14 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from reconcile_builders import SETTINGS, blueprint, job
+from reconcile_builders import SETTINGS, blueprint
 
 from finetune_api.stage import Stage
 from finetune_loopback.kube_client import ApiError, KubeApi
 from finetune_operator.manifests import build_children
 from finetune_operator.manifests.jobs import build_train_job
 from finetune_operator.manifests.network_policy import build_network_policy
-from finetune_operator.manifests.service import build_rendezvous_service
 
 DISK = {"storageClassName": "nvme", "resources": {"requests": {"storage": "1Ti"}}}
 VARIANTS = {
@@ -135,13 +134,6 @@ def test_what_an_admin_lifts_needs_a_namespace_that_lets_it_in(
         create_pod(kube_api, namespace, spec)
 
     create_pod(kube_api, kube_api.namespace("ml-open", **{"pod-security.kubernetes.io/enforce": "privileged"}), spec)
-
-
-def test_the_service_is_accepted(kube_api: KubeApi, namespace: str) -> None:
-    manifest = build_rendezvous_service(job())
-    manifest["metadata"]["namespace"] = namespace
-    stored = kube_api.request("POST", f"/api/v1/namespaces/{namespace}/services", body=manifest, **DRY)
-    assert stored["spec"]["clusterIP"] == "None"
 
 
 @pytest.mark.parametrize("endpoint", ["", "http://s3.example.com", "http://s3.store.svc:8333"])

@@ -31,8 +31,8 @@ CALL_SECONDS = 1.5
 """Stands for the client's time-out of 30 s, so that a call that hangs is soon over."""
 MOST_AT_ONCE = 16
 """The operator's workers: so many requests may be under way when the first refusal comes."""
-CALLS = (("PATCH", "/status"), ("POST", "/pods"), ("POST", "/services"), ("POST", "/jobs"), ("POST", "/events"))
-"""What a life writes: the status, the pods of stages, the Service and the Job of training, and what is told."""
+CALLS = (("PATCH", "/status"), ("POST", "/pods"), ("POST", "/jobs"), ("POST", "/events"))
+"""What a life writes: the status, the pods of stages, the Job of training, and what is told."""
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_life_goes_on_although_the_first_call_of_each_kind_fails(
     ]
     live(cluster, fault)
     assert all(one.reached.is_set() for one in faults)
-    expected = {f"pods {fault}-prepare", f"services {fault}-train", f"jobs {fault}-a1", f"pods {fault}-export"}
+    expected = {f"pods {fault}-prepare", f"jobs {fault}-a1", f"pods {fault}-export"}
     assert created(cluster, fault) == dict.fromkeys(expected, 1)
     assert operator.metric("finetune_operator_reconcile_failures_total", cause="bug") == before
 

@@ -64,7 +64,6 @@ def test_success_from_apply_to_the_result(cluster: Namespace, operator: Operator
     cluster.succeed("good-prepare", message=words("Succeeded"))
     train = cluster.await_job("good-a1")
     assert (train["spec"]["completions"], train["spec"]["completionMode"]) == (2, "Indexed")
-    assert cluster.services() == ["good-train"]
     assert cluster.await_phase("good", "Starting")["attempt"] == 1
     pods = cluster.start("good-a1")
     cluster.await_phase("good", "Running")
@@ -83,7 +82,7 @@ def test_success_from_apply_to_the_result(cluster: Namespace, operator: Operator
     print(f"writes of one life of five steps: {len(writes)}: {writes}")
     status_writes = [write for write in writes if "status" in write]
     created = [write for write in writes if write.startswith("create") and "events" not in write]
-    assert created == ["create pods 201", "create services 201", "create jobs 201", "create pods 201"]
+    assert created == ["create pods 201", "create jobs 201", "create pods 201"]
     assert len(status_writes) == 5  # one for each phase
     assert not [write for write in writes if write.endswith((" 409", " 403", " 422"))]
     assert operator.metric("finetune_operator_jobs", namespace=WATCHED, phase="Succeeded") == 1
@@ -175,7 +174,7 @@ def test_a_deleted_job_stays_deleted(cluster: Namespace, operator: OperatorProce
     before = operator.metric("finetune_operator_jobs", namespace=WATCHED)
     cluster.delete_tune("deleted")
     cluster.await_gone(lambda: operator.metric("finetune_operator_jobs", namespace=WATCHED) != before - 1)
-    assert not [name for name in [*cluster.jobs(), *cluster.services()] if name.startswith("deleted")]
+    assert not [name for name in cluster.jobs() if name.startswith("deleted")]
 
 
 def test_a_job_made_anew_under_the_same_name_begins_anew(cluster: Namespace) -> None:
@@ -187,17 +186,18 @@ def test_a_job_made_anew_under_the_same_name_begins_anew(cluster: Namespace) -> 
     assert status.get("attempt", 0) == 0
 
 
-def test_a_service_of_somebody_else_is_left_alone_and_named(cluster: Namespace) -> None:
-    services = f"/api/v1/namespaces/{WATCHED}/services"
-    theirs = {"metadata": {"name": "taken-train"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "theirs"}}}
-    cluster.api.request("POST", services, body=theirs)
+def test_a_job_of_somebody_else_is_left_alone_and_named(cluster: Namespace) -> None:
+    jobs = f"/apis/batch/v1/namespaces/{WATCHED}/jobs"
+    pod = {"restartPolicy": "Never", "containers": [{"name": "theirs", "image": "registry.example/theirs"}]}
+    theirs = {"metadata": {"name": "taken-a1"}, "spec": {"suspend": True, "template": {"spec": pod}}}
+    cluster.api.request("POST", jobs, body=theirs)
     cluster.submit(minimal_job("taken", **TWO_NODES))
     cluster.succeed("taken-prepare", message=words("Succeeded"))
     status = cluster.await_status("taken", lambda status: status.get("reason") == "CreationRefused")
-    assert "Service taken-train exists and does not belong to this FineTuneJob" in status["message"]
-    kept = cluster.api.request("GET", f"{services}/taken-train")
+    assert "Job taken-a1 exists and does not belong to this FineTuneJob" in status["message"]
+    kept = cluster.api.request("GET", f"{jobs}/taken-a1")
     assert "ownerReferences" not in kept["metadata"]
-    assert kept["spec"]["selector"] == {"app": "theirs"}
+    assert kept["spec"]["template"]["spec"]["containers"][0]["name"] == "theirs"
 
 
 def test_a_used_up_quota_is_shown_in_the_api_servers_words_and_waited_for(cluster: Namespace) -> None:

@@ -12,7 +12,7 @@ from crash_world import Actor, Life
 from finetune_api.stage import ProgressSample
 from finetune_api.status import Progress
 from finetune_loopback.jobs import merge, minimal_job
-from finetune_operator.kinds import FINE_TUNE_JOB, SERVICE
+from finetune_operator.kinds import FINE_TUNE_JOB
 from finetune_operator.workqueue import Key
 
 SETTLE_SECONDS = 120.0
@@ -119,10 +119,8 @@ def _speak(operator: Operator, actor: Actor) -> None:
 async def _outcome(feed: Feed, actor: Actor) -> Outcome:
     tune = actor.tune
     uid = tune["metadata"]["uid"] if tune else ""
-    services = await feed.call("GET", SERVICE.path(actor.namespace))
     left = [f"Job {_name(one)}" for one in actor.jobs]
     left += [f"pod {_name(one)} {one['status']['phase']}" for one in actor.pods]
-    left += [f"Service {_name(one)}" for one in services["items"]]
     made = ((kind, POD_SUFFIX.sub(r"\1", name)) for kind, name in feed.made[actor.namespace])
     return Outcome(
         phase=actor.status.get("phase", "none") if tune else "Gone",

@@ -64,7 +64,7 @@ def test_no_group_where_none_is_needed_known_or_left_to_us(changes):
 
 def test_the_group_comes_before_the_pods_and_is_the_attempts():
     kinds = [one["kind"] for one in build_children(plan(schedulerName="volcano"))]
-    assert kinds == ["Service", "PodGroup", "Job"]
+    assert kinds == ["PodGroup", "Job"]
     (group,) = build_pod_groups(plan(schedulerName="volcano"))
     assert group["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
     assert group["metadata"]["labels"]["finetune-operator.io/attempt"] == "2"

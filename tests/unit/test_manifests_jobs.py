@@ -1,4 +1,4 @@
-"""The Jobs, stages' pods, the Service, names and owners of a FineTuneJob's children."""
+"""The Jobs, stages' pods, names and owners of a FineTuneJob's children."""
 
 import json
 from dataclasses import replace
@@ -9,8 +9,6 @@ from reconcile_builders import blueprint, job
 from finetune_api.stage import Stage
 from finetune_operator.manifests import build_children, build_probe, child_name
 from finetune_operator.manifests.jobs import build_train_job
-from finetune_operator.manifests.names import rendezvous_host
-from finetune_operator.manifests.service import build_rendezvous_service
 
 OWNER = {
     "apiVersion": "finetune-operator.io/v1alpha1",
@@ -98,10 +96,8 @@ def test_pods_of_an_attempt(nodes):
     assert (job_spec["completionMode"], job_spec["suspend"]) == ("Indexed", False)
 
 
-def test_the_service_comes_before_the_pods_that_need_it():
-    kinds = [one["kind"] for one in build_children(blueprint(distributed={"numNodes": 2}))]
-    assert kinds.index("Service") < kinds.index("Job")
-    assert "Service" not in [one["kind"] for one in build_children(blueprint(distributed={"numNodes": 1}))]
+def test_training_needs_nothing_but_its_job():
+    assert [one["kind"] for one in build_children(blueprint(distributed={"numNodes": 2}))] == ["Job"]
 
 
 def test_the_labels_of_a_queue_go_to_the_job_and_the_queue_lets_it_go():
@@ -121,28 +117,6 @@ def test_a_probe_asks_for_a_pod_like_those_of_the_child(stage):
     probe = build_probe(blueprint(stage))
     assert probe["kind"] == "Pod"
     assert probe["spec"] == template(blueprint(stage))["spec"]
-
-
-def test_service_gives_host_names_before_pods_are_ready():
-    service = build_rendezvous_service(job())
-    assert service["metadata"]["ownerReferences"] == [OWNER]
-    assert service["metadata"]["name"] == "bot-train"
-    assert service["spec"]["clusterIP"] == "None"
-    assert service["spec"]["publishNotReadyAddresses"] is True
-    assert service["spec"]["ports"] == [{"name": "rendezvous", "port": 29500, "targetPort": 29500}]
-
-
-def test_service_selects_the_training_pods_alone():
-    selector = build_rendezvous_service(job())["spec"]["selector"].items()
-    for stage, is_selected in ((Stage.PREPARE, False), (Stage.TRAIN, True), (Stage.EXPORT, False)):
-        labels = template(blueprint(stage))["metadata"]["labels"].items()
-        assert (selector <= labels) is is_selected
-
-
-def test_rendezvous_host_is_the_first_pod_in_the_service():
-    pod_spec = template(blueprint(Stage.TRAIN, 3))["spec"]
-    assert rendezvous_host(job(), 3) == "bot-a3-0.bot-train.ml.svc"
-    assert pod_spec["subdomain"] == build_rendezvous_service(job())["metadata"]["name"]
 
 
 @pytest.mark.parametrize("stage", list(Stage))

@@ -97,9 +97,9 @@ def pod() -> dict[str, Any]:
     return raw_pod(raw_child_job())
 
 
-def service(name: str = "tune") -> dict[str, Any]:
+def policy(name: str = "tune") -> dict[str, Any]:
     child = copy.deepcopy(raw_child_job())
-    child |= {"apiVersion": "v1", "kind": "Service"}
+    child |= {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
     child["metadata"]["name"] = name
     return child
 
@@ -107,13 +107,13 @@ def service(name: str = "tune") -> dict[str, Any]:
 async def test_the_order_is_status_deletes_children_events(desk: Desk) -> None:
     applied = await desk.apply(
         deletes=(Delete(kind="Job", name="tune-a1", uid="j"),),
-        children=(service(), raw_child_job(attempt=2)),
+        children=(policy(), raw_child_job(attempt=2)),
         events=(EVENT,),
     )
     assert desk.api.calls == [
         "apply Status",
         "delete Foreground Job tune-a1",
-        "create Service tune",
+        "create NetworkPolicy tune",
         "create Job tune-a2",
         "create Event",
     ]
@@ -159,13 +159,14 @@ async def test_a_status_that_cannot_be_written_now_holds_everything_back(desk: D
 
 
 async def test_a_refused_child_is_noted_once_and_holds_back_the_next(desk: Desk) -> None:
-    desk.api.errors["create Service tune"] = RefusedError("exceeded quota", status=403)
-    children = (service(), raw_child_job())
+    desk.api.errors["create NetworkPolicy tune"] = RefusedError("exceeded quota", status=403)
+    children = (policy(), raw_child_job())
     assert (await desk.apply(children=children)).look_again is True
     assert (await desk.apply(children=children)).look_again is False
     assert "create Job tune-a1" not in desk.api.calls
     (refused,) = desk.refusals.of(KEY, uid="u1")
-    assert (refused.kind, refused.name, refused.code, refused.message) == ("Service", "tune", 403, "exceeded quota")
+    assert (refused.kind, refused.name) == ("NetworkPolicy", "tune")
+    assert (refused.code, refused.message) == (403, "exceeded quota")
     assert desk.refusals.of(KEY, uid="another") == ()
 
 
@@ -278,9 +279,10 @@ async def test_pods_that_are_missing_are_tried_and_the_refusal_is_kept_until_the
 
 async def test_a_conflict_over_a_child_that_is_not_there_is_tried_again_and_no_refusal(desk: Desk) -> None:
     """A quota whose count changed at that moment answers a creation so."""
-    desk.api.errors["create Service tune"] = ConflictError("resourcequotas: the object has been modified", status=409)
+    error = ConflictError("resourcequotas: the object has been modified", status=409)
+    desk.api.errors["create NetworkPolicy tune"] = error
     with pytest.raises(TransientError):
-        await desk.apply(children=(service(),))
+        await desk.apply(children=(policy(),))
     assert desk.refusals.of(KEY, uid="u1") == ()
 
 

@@ -1,7 +1,7 @@
 """Policy launch: which Job is created, and when."""
 
 import pytest
-from reconcile_builders import at, child, created, ended, job, observed, pod, restarts, running, scene, spec, status
+from reconcile_builders import at, child, created, ended, job, observed, pod, restarts, running, scene, status
 
 from finetune_api.reasons import Phase, Reason
 from finetune_api.stage import Stage
@@ -14,8 +14,8 @@ from finetune_operator.reconcile.launch import launch
     [
         (Stage.PREPARE, 1, Phase.PREPARING, ["Pod/bot-prepare"]),
         (Stage.PREPARE, 2, Phase.PREPARING, ["Pod/bot-prepare-2"]),
-        (Stage.TRAIN, 1, Phase.STARTING, ["Service/bot-train", "Job/bot-a1"]),
-        (Stage.TRAIN, 4, Phase.STARTING, ["Service/bot-train", "Job/bot-a4"]),
+        (Stage.TRAIN, 1, Phase.STARTING, ["Job/bot-a1"]),
+        (Stage.TRAIN, 4, Phase.STARTING, ["Job/bot-a4"]),
         (Stage.EXPORT, 1, Phase.EXPORTING, ["Pod/bot-export"]),
     ],
 )
@@ -24,11 +24,6 @@ def test_a_stage_begins_with_its_phase_and_its_job(stage, attempt, phase, childr
     assert (step.phase, step.reason) == (phase, Reason(phase.value))
     assert [f"{one['kind']}/{one['metadata']['name']}" for one in step.children] == children
     assert step.changes == {"stage": stage.value, **({"attempt": attempt} if stage is Stage.TRAIN else {})}
-
-
-def test_one_node_needs_no_service():
-    alone = scene(of=job(spec=spec(distributed={"numNodes": 1})))
-    assert [one["kind"] for one in launch(alone, Stage.TRAIN, 1).children] == ["Job"]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +68,7 @@ def test_a_new_job_is_prepared():
     [
         (status(Phase.PREPARING), ["Pod/bot-prepare"]),
         (status(Phase.PREPARING, restarts=restarts(1, prepare=1)), ["Pod/bot-prepare-2"]),
-        (status(Phase.STARTING, attempt=3), ["Service/bot-train", "Job/bot-a3"]),
+        (status(Phase.STARTING, attempt=3), ["Job/bot-a3"]),
         (status(Phase.EXPORTING), ["Pod/bot-export"]),
         (status(Phase.EXPORTING, restarts=restarts(4, export=2)), ["Pod/bot-export-3"]),
     ],
@@ -88,7 +83,7 @@ def test_a_job_that_was_planned_and_is_not_there_is_planned_again(before, childr
 def test_the_number_of_the_attempt_comes_with_its_job():
     plan = reconcile(observed(ended(0, Stage.PREPARE), of=status(Phase.PREPARING)), at(5))
     assert plan.status.attempt == 1
-    assert created(plan) == ["Service/bot-train", "Job/bot-a1"]
+    assert created(plan) == ["Job/bot-a1"]
 
 
 def test_a_job_that_is_being_deleted_is_left_alone():

@@ -150,14 +150,14 @@ def test_the_next_attempt_comes_after_the_back_off():
     assert early.requeue_after == (ready - at(1)).total_seconds()
     late = reconcile(observed(child(ended="Failed"), *DONE, of=restarting()), ready)
     assert (late.status.phase, late.status.attempt) == (Phase.STARTING, 2)
-    assert created(late) == ["Service/bot-train", "Job/bot-a2"]
+    assert created(late) == ["Job/bot-a2"]
 
 
 @pytest.mark.parametrize(
     ("before", "children"),
     [
         (restarting(attempt=0, restarts=restarts(1, prepare=1)), ["Pod/bot-prepare-2"]),
-        (restarting(attempt=3, restarts=restarts(2)), ["Service/bot-train", "Job/bot-a4"]),
+        (restarting(attempt=3, restarts=restarts(2)), ["Job/bot-a4"]),
         (restarting(attempt=3, stage="export", restarts=restarts(2, export=2)), ["Pod/bot-export-3"]),
     ],
 )

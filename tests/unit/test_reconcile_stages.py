@@ -1,7 +1,22 @@
 """Policies prepare, training, export, success and failure: from stage to stage, and the two ends."""
 
+from dataclasses import replace
+
 import pytest
-from reconcile_builders import at, child, created, ended, observed, pod, progress, restarts, running, said, status
+from reconcile_builders import (
+    SETTINGS,
+    at,
+    child,
+    created,
+    ended,
+    observed,
+    pod,
+    progress,
+    restarts,
+    running,
+    said,
+    status,
+)
 
 from finetune_api.reasons import Phase, Reason
 from finetune_api.stage import Stage
@@ -15,14 +30,14 @@ EXPORTED = (ended(0, Stage.EXPORT),)
 BEFORE = {Stage.PREPARE: Phase.PREPARING, Stage.TRAIN: Phase.RUNNING, Stage.EXPORT: Phase.EXPORTING}
 
 
-def passed(*records, of, now=60.0):
-    return reconcile(observed(*records, of=of), at(now))
+def passed(*records, of, now=60.0, settings=SETTINGS):
+    return reconcile(observed(*records, of=of, settings=settings), at(now))
 
 
 @pytest.mark.parametrize(
     ("records", "before", "phase", "children"),
     [
-        (PREPARED, status(Phase.PREPARING), Phase.STARTING, ["Service/bot-train", "Job/bot-a1"]),
+        (PREPARED, status(Phase.PREPARING), Phase.STARTING, ["Job/bot-a1"]),
         (TRAINED, status(Phase.RUNNING), Phase.EXPORTING, ["Pod/bot-export"]),
         (TRAINED, status(Phase.STARTING), Phase.EXPORTING, ["Pod/bot-export"]),  # it ran between two looks
         (EXPORTED, status(Phase.EXPORTING), Phase.SUCCEEDED, []),
@@ -70,7 +85,7 @@ def test_a_pod_whose_node_is_lost_does_not_hold_the_verdict_but_the_next_attempt
     assert (held.status.phase, held.children) == (Phase.RESTARTING, ())
     assert "delete its Node object" in held.status.message
     freed = passed(child(ended="Failed"), ended(1), of=held.status, now=190)
-    assert created(freed) == ["Service/bot-train", "Job/bot-a2"]
+    assert created(freed) == ["Job/bot-a2"]
 
 
 def test_a_complete_job_waits_for_the_last_words_of_its_pods():
@@ -208,14 +223,20 @@ def test_a_fatal_end_of_any_stage_is_the_end(stage):
     ("now", "spoken", "kinds", "again"),
     [
         (29, False, [], 1),
-        (30, False, ["Service"], 30),
-        (45, False, ["Service"], 15),
-        (900, False, ["Service"], 30),
+        (30, False, ["NetworkPolicy"], 30),
+        (45, False, ["NetworkPolicy"], 15),
+        (900, False, ["NetworkPolicy"], 30),
         (900, True, [], None),
     ],
 )
-def test_what_silent_ranks_meet_by_is_created_again(now, spoken, kinds, again):
+def test_the_policy_that_silent_ranks_meet_by_is_created_again(now, spoken, kinds, again):
     told = progress(0, attempt=1) if spoken else None
-    plan = passed(child(), running(), running(index=1), of=status(progress=told), now=now)
+    on = replace(SETTINGS, network_policies=True)
+    plan = passed(child(), running(), running(index=1), of=status(progress=told), now=now, settings=on)
     assert [one["kind"] for one in plan.children] == kinds
     assert plan.requeue_after == again
+
+
+def test_silent_ranks_without_a_policy_are_not_looked_at_again():
+    plan = passed(child(), running(), running(index=1), of=status(), now=45)
+    assert (plan.children, plan.requeue_after) == ((), None)

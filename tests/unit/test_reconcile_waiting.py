@@ -160,9 +160,9 @@ def test_a_stage_whose_pod_never_ran_ends_patience(stage):
     [
         (refused(message="no"), Phase.STARTING, "Kubernetes refuses to create Job bot-a1: no"),
         (
-            refused(code=403, kind="Service", name="bot-train", message="no"),
+            refused(code=403, kind="PodGroup", name="bot-a1", message="no"),
             Phase.STARTING,
-            "refuses to create Service bot-train",
+            "refuses to create PodGroup bot-a1",
         ),
         (refused(code=422, message="affinity: Invalid value"), Phase.FAILED, "affinity: Invalid value"),
         (refused(code=400, message="json"), Phase.FAILED, "json"),
@@ -173,7 +173,7 @@ def test_a_refused_creation(refusal, phase, text):
     assert (plan.status.phase, plan.status.reason) == (phase, Reason.CREATION_REFUSED)
     assert text in plan.status.message
     if phase is Phase.STARTING:
-        assert created(plan) == ["Service/bot-train", "Job/bot-a1"]  # tried again
+        assert created(plan) == ["Job/bot-a1"]  # tried again
         assert plan.requeue_after == 30
 
 
@@ -218,4 +218,4 @@ def test_a_job_deleted_while_starting_comes_again_after_its_pods():
     lingering = starting(running(deletion_timestamp=at(90)))
     assert lingering.children == ()
     assert lingering.status.message.startswith("waits for the end of bot-a1-0 on node n0")
-    assert created(starting()) == ["Service/bot-train", "Job/bot-a1"]
+    assert created(starting()) == ["Job/bot-a1"]

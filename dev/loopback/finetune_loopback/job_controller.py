@@ -43,7 +43,7 @@ class Namespace:
         """Delete a FineTuneJob and, as the garbage collector would, everything below it."""
         uid = self.tune(name)["metadata"]["uid"]
         self.api.request("DELETE", f"{self._tunes()}/{name}")
-        for collection in (self._jobs(), self._services(), self._policies()):
+        for collection in (self._jobs(), self._policies()):
             for child in self.api.request("GET", collection)["items"]:
                 if any(owner["uid"] == uid for owner in child["metadata"].get("ownerReferences", [])):
                     self.api.request("DELETE", f"{collection}/{child['metadata']['name']}", body=BACKGROUND)
@@ -56,10 +56,6 @@ class Namespace:
     def pods(self) -> dict[str, Object]:
         """Return the pods by name."""
         return {pod["metadata"]["name"]: pod for pod in self.api.request("GET", self._pods())["items"]}
-
-    def services(self) -> list[str]:
-        """Return the names of the Services."""
-        return [one["metadata"]["name"] for one in self.api.request("GET", self._services())["items"]]
 
     def events(self, name: str) -> list[tuple[str, str]]:
         """Return (type, reason) of the Events about a FineTuneJob, oldest first."""
@@ -238,9 +234,6 @@ class Namespace:
 
     def _policies(self) -> str:
         return f"/apis/networking.k8s.io/v1/namespaces/{self.name}/networkpolicies"
-
-    def _services(self) -> str:
-        return f"/api/v1/namespaces/{self.name}/services"
 
 
 def _container(pod: Object, state: Object, *, ready: bool = False) -> Object:

@@ -5,7 +5,7 @@ are immutable, and a running stage must not follow a later edit. Every pod meets
 """
 
 from finetune_operator.manifests.blueprint import Blueprint
-from finetune_operator.manifests.children import build_children, build_probe
-from finetune_operator.manifests.names import child_name, service_name
+from finetune_operator.manifests.children import build_children, build_policies, build_probe
+from finetune_operator.manifests.names import child_name
 
-__all__ = ["Blueprint", "build_children", "build_probe", "child_name", "service_name"]
+__all__ = ["Blueprint", "build_children", "build_policies", "build_probe", "child_name"]

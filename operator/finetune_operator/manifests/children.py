@@ -7,23 +7,25 @@ from finetune_operator.manifests.blueprint import Blueprint
 from finetune_operator.manifests.gang import build_pod_groups
 from finetune_operator.manifests.jobs import build_train_job
 from finetune_operator.manifests.network_policy import build_network_policy
-from finetune_operator.manifests.service import build_rendezvous_service
 from finetune_operator.manifests.stage_pod import build_stage_pod
 
 
 def build_children(blueprint: Blueprint) -> tuple[dict[str, Any], ...]:
     """Return the stage's child, which is last, after what it needs."""
-    policy = (build_network_policy(blueprint),) if _may_lack_policy(blueprint) else ()
+    policies = build_policies(blueprint) if _may_lack_policy(blueprint) else ()
     if not blueprint.is_training:
-        return (*policy, build_stage_pod(blueprint))
-    service = (build_rendezvous_service(blueprint.job),) if blueprint.num_pods > 1 else ()
-    return (*policy, *service, *build_pod_groups(blueprint), build_train_job(blueprint))
+        return (*policies, build_stage_pod(blueprint))
+    return (*policies, *build_pod_groups(blueprint), build_train_job(blueprint))
+
+
+def build_policies(blueprint: Blueprint) -> tuple[dict[str, Any], ...]:
+    """Return the job's NetworkPolicy, or nothing where jobs have none."""
+    return (build_network_policy(blueprint),) if blueprint.settings.network_policies else ()
 
 
 def _may_lack_policy(blueprint: Blueprint) -> bool:
     """Whether the job's policy may be missing: at its beginning, or after a restart, when somebody removed it."""
-    is_first = blueprint.stage is Stage.PREPARE
-    return blueprint.settings.network_policies and (is_first or blueprint.attempt > 1)
+    return blueprint.stage is Stage.PREPARE or blueprint.attempt > 1
 
 
 def build_probe(blueprint: Blueprint) -> dict[str, Any]:

@@ -26,19 +26,9 @@ def child_name(job: str, stage: Stage, attempt: int) -> str:
     return f"{job}-{stage.value}" if attempt == 1 else f"{job}-{stage.value}-{attempt}"
 
 
-def service_name(job: str) -> str:
-    """Return the name of the headless Service that gives the training pods host names."""
-    return f"{job}-train"
-
-
 def network_policy_name(job: str, digest: str) -> str:
     """Return the name of the NetworkPolicy of the job's pods; the digest is of its content."""
     return f"{job}-pods-{digest}"
-
-
-def rendezvous_host(job: FineTuneJob, attempt: int) -> str:
-    """Return the host name of the pod with index 0 of a training attempt."""
-    return f"{child_name(job.name, Stage.TRAIN, attempt)}-0.{service_name(job.name)}.{job.namespace}.svc"
 
 
 def job_labels(job: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 from finetune_operator.manifests.blueprint import Blueprint
 from finetune_operator.manifests.environment import build_environment
 from finetune_operator.manifests.gang import gang_annotations, gang_labels
-from finetune_operator.manifests.names import is_reserved_label, service_name
+from finetune_operator.manifests.names import is_reserved_label
 from finetune_operator.manifests.placement import build_placement
 from finetune_operator.manifests.resources import stage_resources, train_resources
 from finetune_operator.manifests.security import build_network, container_security, pod_security
@@ -31,7 +31,7 @@ def build_pod_template(blueprint: Blueprint) -> dict[str, Any]:
 def build_pod_spec(blueprint: Blueprint) -> dict[str, Any]:
     """Return the pod spec of a stage."""
     resources = _resources(blueprint)
-    spec: dict[str, Any] = {
+    return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -42,9 +42,6 @@ def build_pod_spec(blueprint: Blueprint) -> dict[str, Any]:
         **build_placement(blueprint),
         **build_network(blueprint),
     }
-    if blueprint.num_pods > 1:
-        spec["subdomain"] = service_name(blueprint.job.name)
-    return spec
 
 
 def _container(blueprint: Blueprint, resources: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from finetune_api.reasons import Phase, Reason
 from finetune_api.stage import Stage
-from finetune_operator.manifests import build_children
+from finetune_operator.manifests import build_policies
 from finetune_operator.reconcile.launch import SETTLE_SECONDS, count_nodes, launch
 from finetune_operator.reconcile.scene import Scene, Step
 
@@ -10,16 +10,16 @@ from finetune_operator.reconcile.scene import Scene, Step
 def proceed(scene: Scene) -> Step:
     """Return the step once all pods run; from here the attempt never goes back to Starting.
 
-    Ranks that cannot meet say nothing. What they meet by, the Service and the policy of the network, may have been
-    deleted by somebody and is not watched; as long as an attempt is silent it is created again every half minute.
+    Ranks that cannot meet say nothing. The policy that lets them may have been deleted by somebody and is not
+    watched; as long as an attempt is silent it is created again every half minute.
     """
-    silence = _seconds_of_silence(scene)
+    silence = _seconds_of_silence(scene) if scene.observed.settings.network_policies else None
     lost = silence is not None and silence >= SETTLE_SECONDS
     return Step(
         phase=Phase.RUNNING,
         reason=Reason.RUNNING,
         message=f"{scene.label} trains on {count_nodes(scene.num_pods)}",
-        children=build_children(scene.blueprint(scene.stage, scene.attempt))[:-1] if lost else (),
+        children=build_policies(scene.blueprint(scene.stage, scene.attempt)) if lost else (),
         requeue_after=None if silence is None else SETTLE_SECONDS - silence % SETTLE_SECONDS,
     )
 

@@ -24,7 +24,7 @@ def keep_evidence(watcher: Watcher, one: Round, violations: Sequence[str]) -> Pa
     selector = f"{JOB_LABEL}={one.job}"
     asked = {
         "job.yaml": ("get", "ftj", one.job, "-n", NAMESPACE, "-o", "yaml"),
-        "children.yaml": ("get", "pods,jobs,services", "-n", NAMESPACE, "-l", selector, "-o", "yaml"),
+        "children.yaml": ("get", "pods,jobs,networkpolicies", "-n", NAMESPACE, "-l", selector, "-o", "yaml"),
         "logs.jsonl": ("logs", "-n", NAMESPACE, "-l", selector, "--prefix", "--tail=400", "--max-log-requests=20"),
         "operator.jsonl": ("logs", "-n", OPERATOR_NAMESPACE, "-l", OPERATOR_SELECTOR, "--tail=-1", "--since=20m"),
         "events.txt": ("get", "events", "-n", NAMESPACE, "--sort-by=.lastTimestamp"),

@@ -117,7 +117,6 @@ KUBE_FAULTS = (
     Fault("node-drained", drain_node, WORKING, hold=(5, 20), seconds=300),
     Fault("job-deleted", delete_child("jobs"), TRAINING, restarts=(1, 1)),
     Fault("pod-deleted", delete_child("pods"), WORKING, restarts=(1, 1)),
-    Fault("service-deleted", delete_child("services"), TRAINING, restarts=(0, 1), counted=1),
     Fault("policy-deleted", delete_child("networkpolicies"), WORKING, restarts=(0, 0)),
     Fault("finetunejob-deleted", delete_job, ANY, restarts=(0, 0), ends=None, seconds=180, weight=len(ANY)),
     Fault("suspended", suspend_job, ANY, hold=(2, 20), restarts=(0, 0), weight=len(ANY)),

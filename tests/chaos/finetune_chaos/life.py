@@ -13,7 +13,7 @@ from finetune_chaos.watcher import Watcher
 
 SETTLE_SECONDS = 30.0
 """How long the status may lag behind a cluster that is whole."""
-CHILDREN = ("pods", "jobs", "services", "networkpolicies")
+CHILDREN = ("pods", "jobs", "networkpolicies")
 
 
 @dataclass
