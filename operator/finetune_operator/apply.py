@@ -1,5 +1,9 @@
 """The only writer: carries a Plan out, in the order status, deletes, children, events.
 
+A job for which nothing was done yet is the exception: its first child is created in a pass of its own, and told of in
+the next one, which comes behind the first passes of all other new jobs. When a thousand come at once, no first pod
+waits for somebody's status. Nothing depends on the order there: that child has one name, whoever creates it.
+
 The status goes by server-side apply to /status, whole, under one field manager, and only when it says something else
 than before. It is written over the version it was decided on and no other: the reply then holds no edit of a user
 that was not looked at, and a write that the network kept until another replica leads changes nothing.
@@ -10,6 +14,7 @@ are deterministic, so a stale view costs one refused request and never a second 
 once; the watch repeats them later, without effect.
 """
 
+import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -64,6 +69,9 @@ class Writer:
         next pass plans the rest again.
         """
         job = observed.job
+        if job.status.phase_time is None and plan.children and not observed.refused:
+            with contextlib.suppress(TransientError):  # what does not work is told first, and then tried again
+                return Applied(look_again=await self._create_all(job, plan.children))
         try:
             wrote_status = await self._write_status(job, plan.status)
         except NotFoundError:

@@ -41,7 +41,9 @@ class Store:
     def is_new(self, key: Key) -> bool:
         """Whether the job is there and nothing was ever done for it."""
         entry = self.job(key)
-        return entry is not None and isinstance(entry.record, RawJob) and not entry.record.status
+        if entry is None or not isinstance(entry.record, RawJob):
+            return False
+        return not entry.record.status and key not in self._children
 
     def children(self, key: Key) -> list[Entry]:
         """Return the Jobs and Pods that bear the job's label."""

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -77,7 +78,8 @@ class Desk:
         self.writer = Writer(
             self.api, store=self.store, refusals=self.refusals, metrics=self.metrics, identity="test"
         )
-        job = FineTuneJob(name="tune", namespace="ns", uid="u1", generation=1, spec={}, version=1)
+        told = FineTuneJobStatus(phase_time=datetime(2026, 11, 23, tzinfo=UTC))
+        job = FineTuneJob(name="tune", namespace="ns", uid="u1", generation=1, spec={}, status=told, version=1)
         self.observed = Observed(job=job, settings=SETTINGS)
 
     async def apply(self, **plan: Any) -> Applied:
@@ -118,6 +120,33 @@ async def test_the_order_is_status_deletes_children_events(desk: Desk) -> None:
         "create Event",
     ]
     assert applied == Applied(status=True, look_again=True)
+
+
+async def test_the_first_child_of_a_new_job_is_created_before_anything_is_told(desk: Desk) -> None:
+    desk.holds(FineTuneJobStatus())
+    applied = await desk.apply(children=(policy(), raw_pod(raw_child_job(stage="prepare"))), events=(EVENT,))
+    assert [call.rpartition(" ")[0] for call in desk.api.calls] == ["create NetworkPolicy", "create Pod"]
+    assert applied == Applied(look_again=True)
+    desk.api.calls.clear()
+    assert await desk.apply(events=(EVENT,)) == Applied(status=True)
+    assert desk.api.calls == ["apply Status", "create Event"]
+
+
+async def test_a_new_job_whose_first_child_is_refused_is_told_so_first_the_next_time(desk: Desk) -> None:
+    desk.holds(FineTuneJobStatus())
+    desk.api.errors["create Job tune-a1"] = RefusedError("exceeded quota", status=403)
+    assert await desk.apply(children=(raw_child_job(),)) == Applied(look_again=True)
+    desk.observed = replace(desk.observed, refused=desk.refusals.of(KEY, uid="u1"))
+    await desk.apply(children=(raw_child_job(),))
+    assert desk.api.calls == ["create Job tune-a1", "apply Status", "create Job tune-a1"]
+
+
+async def test_a_new_job_whose_first_child_cannot_be_created_now_has_a_status(desk: Desk) -> None:
+    desk.holds(FineTuneJobStatus())
+    desk.api.errors["create Job tune-a1"] = TransientError("overloaded", status=503)
+    with pytest.raises(TransientError):
+        await desk.apply(children=(raw_child_job(),))
+    assert desk.api.calls == ["create Job tune-a1", "apply Status", "create Job tune-a1"]
 
 
 async def test_replies_are_in_the_store_before_the_watch_tells(desk: Desk) -> None:

@@ -117,6 +117,7 @@ def test_a_job_is_new_until_anything_was_done_for_it() -> None:
     assert not Store().is_new(KEY)
     assert new_store(raw_job(version=1)).is_new(KEY)
     assert not new_store(raw_job(version=1, phase="Preparing")).is_new(KEY)
+    assert not new_store(raw_job(version=1), raw_child_job(version=2)).is_new(KEY)
 
 
 def test_children_of_no_job_are_kept_until_their_job_is_listed() -> None:

@@ -29,10 +29,9 @@ def _install(setting: Setting) -> None:
 @contextlib.contextmanager
 def _start(setting: Setting) -> Iterator["Popen[bytes]"]:
     path = ":".join(str(setting.source / package) for package in PACKAGES)
+    directory = setting.directory / "operator"
     variables = {"PYTHONPATH": path, "JOB_NETWORK_POLICIES": "true"}
-    with running_operator(
-        setting.api, setting.directory / "operator", namespace=HOME, watch=(), **variables
-    ) as operator:
+    with running_operator(setting.api, directory, namespace=HOME, watch=(), wait=True, **variables) as operator:
         yield operator.process
 
 

@@ -2,7 +2,8 @@
 
 It is created only when no pod of any stage still lives and no Job of an earlier attempt could make another: two live
 attempts would compute the same steps twice. The number of the attempt enters the status in the same plan, and the
-status is written before the child. A Job with a queue's label is created suspended, and the queue lets it go.
+status is written before the child (but for a job's very first one, see `apply`). A Job with a queue's label is
+created suspended, and the queue lets it go.
 """
 
 from typing import Any
