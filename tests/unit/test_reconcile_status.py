@@ -122,6 +122,7 @@ def test_conditions_are_in_one_order_and_unique():
         ((running(), pod(index=1)), Phase.STARTING, "False"),
         ((running(), pod(index=1, node="n1")), Phase.STARTING, "True"),
         ((running(), running(index=1)), Phase.RUNNING, "True"),
+        ((running(), running(index=1)), Phase.FAILED, "True"),
     ],
 )
 def test_scheduled(pods, phase, expected):
