@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 from finetune_api.reasons import Phase, Reason
-from finetune_chaos.fault import ANY, WORKING, Fault, MissedError, Target, Undo, nothing
+from finetune_chaos.fault import ANY, POD_SECONDS, WORKING, Fault, MissedError, Target, Undo, nothing
 from finetune_chaos.kube import KubeError
 from finetune_chaos.node_faults import LOST_NODE
 from finetune_chaos.workload import NAMESPACE, OPERATOR_SELECTOR, SCRATCH_MIB, STEPS
@@ -43,7 +43,20 @@ def fill_scratch(target: Target) -> Undo:
 
 def evict_pod(target: Target) -> Undo:
     """Evict one pod of the job through the eviction API."""
-    _evict(target, target.pod().name, NAMESPACE)
+    return _strike_pod(target, lambda name: _evict(target, name, NAMESPACE))
+
+
+def delete_pod(target: Target) -> Undo:
+    """Delete one pod of the job by hand."""
+    return _strike_pod(target, lambda name: target.kube.delete("pods", name))
+
+
+def _strike_pod(target: Target, strike: Callable[[str], object]) -> Undo:
+    """Strike a pod that runs. Raises MissedError when it does its work all the same: nothing is lost."""
+    pod = target.pod()
+    strike(pod.name)
+    if target.life.ends_well(pod, POD_SECONDS):
+        raise MissedError(f"pod {pod.name} had just done its work")
     return nothing
 
 
@@ -72,14 +85,10 @@ def delete_child(kind: str) -> Callable[[Target], Undo]:
     """Return the fault that deletes a child of the job by hand."""
 
     def strike(target: Target) -> Undo:
-        if kind == "pods":
-            name = target.pod().name
-        else:
-            names = [item["metadata"]["name"] for item in target.kube.items(kind, selector=target.life.selector)]
-            if not names:
-                raise MissedError(f"the job has no {kind}")
-            name = target.random.choice(names)
-        target.kube.delete(kind, name)
+        names = [item["metadata"]["name"] for item in target.kube.items(kind, selector=target.life.selector)]
+        if not names:
+            raise MissedError(f"the job has no {kind}")
+        target.kube.delete(kind, target.random.choice(names))
         return nothing
 
     return strike
@@ -116,7 +125,7 @@ KUBE_FAULTS = (
     Fault("pod-evicted", evict_pod, WORKING, restarts=(1, 1), weight=2),
     Fault("node-drained", drain_node, WORKING, hold=(5, 20), seconds=300),
     Fault("job-deleted", delete_child("jobs"), TRAINING, restarts=(1, 1)),
-    Fault("pod-deleted", delete_child("pods"), WORKING, restarts=(1, 1)),
+    Fault("pod-deleted", delete_pod, WORKING, restarts=(1, 1)),
     Fault("policy-deleted", delete_child("networkpolicies"), WORKING, restarts=(0, 0)),
     Fault("finetunejob-deleted", delete_job, ANY, restarts=(0, 0), ends=None, seconds=180, weight=len(ANY)),
     Fault("suspended", suspend_job, ANY, hold=(2, 20), restarts=(0, 0), weight=len(ANY)),

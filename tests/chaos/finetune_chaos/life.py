@@ -57,6 +57,11 @@ class Life:
         self.watcher.wait_until(lambda: self.is_over or any(fits(pod) for pod in self.live_pods()), seconds)
         return next((pod for pod in self.live_pods() if fits(pod)), None)
 
+    def ends_well(self, pod: Pod, seconds: float) -> bool:
+        """Wait until a pod has ended; return whether it has done its work."""
+        self.watcher.wait_until(lambda: not any(one.uid == pod.uid for one in self.live_pods()), seconds)
+        return any(note == f"pod {pod.name} Succeeded" for _, note in self.watcher.history(self.name))
+
     def await_end(self, seconds: float) -> bool:
         """Wait until it is over; return whether it is."""
         return self.watcher.wait_until(lambda: self.is_over, seconds)
