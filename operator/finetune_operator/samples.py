@@ -1,6 +1,6 @@
 """Progress samples: the newest one per job, and how often they may lead to a write of a status.
 
-A trainer may report every two seconds and a thousand jobs may train at once, but etcd should see little of it: a
+A trainer reports every five seconds and a thousand jobs may train at once, but etcd should see little of it: a
 first sample and a new commit are shown at once, anything else at most every ten seconds per job, and all jobs
 together draw on one budget. Commits come minutes apart; a trainer that claims one with each sample is shown every ten
 seconds too. A sample that has to wait is not lost: the newest one is shown when its time comes.
