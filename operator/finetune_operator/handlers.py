@@ -13,9 +13,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories  # kopf names no other way to a parameter of its own
 
 import finetune_api
 from finetune_operator.kinds import CHILD_SELECTOR, FINE_TUNE_JOB, JOB, POD, Kind
+from finetune_operator.kube import CHUNK
 from finetune_operator.login import log_in
 from finetune_operator.store import Store
 from finetune_operator.workqueue import WorkQueue
@@ -45,6 +47,16 @@ class NoDiffBase(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf's is untyp
         """Keep nothing."""
 
 
+class NoMemories(ResourceMemories):  # type: ignore[misc]  # kopf's is untyped
+    """Keeps nothing of an object between two events: kopf would remember each pod for as long as it is there, for
+    daemons and for handlers that are tried again, of which there are none.
+    """
+
+    async def recall(self, *arguments: Any, **about: Any) -> Any:
+        """Return a fresh memory that is not kept."""
+        return await super().recall(*arguments, **{**about, "ephemeral": True})
+
+
 def kopf_settings() -> kopf.OperatorSettings:
     """Return kopf's settings: server-side selectors, chunked lists, finite time-outs, no write of its own."""
     settings = kopf.OperatorSettings()
@@ -54,7 +66,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 10
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = CHUNK
     settings.watching.label_selectors["batch", "v1", "jobs"] = CHILD_SELECTOR
     settings.watching.label_selectors["", "v1", "pods"] = CHILD_SELECTOR
     settings.networking.connect_timeout = 10

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from finetune_api.reasons import Phase
 from finetune_operator.metrics import PREFIX
 from finetune_operator.records import Entry, RawJob
+from finetune_operator.workqueue import Key
 
 LABELS = ("namespace", "name")
 
@@ -22,7 +23,7 @@ LABELS = ("namespace", "name")
 class _Series(NamedTuple):
     name: str
     text: str
-    read: Callable[[RawJob, datetime], float | None]
+    read: Callable[["_Job", datetime], float | None]
 
 
 class JobMetrics(Collector):
@@ -41,12 +42,12 @@ class JobMetrics(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield one family per series, empty ones too, and the number of jobs left out."""
-        running, now = sorted(_running(self._jobs())), self._clock()
-        shown = running[: self._limit]
+        running, now = sorted(_running(self._jobs()), key=_age_order), self._clock()
+        shown = [_opened(entry, record) for entry, record in running[: self._limit]]
         for series in SERIES:
             family = GaugeMetricFamily(f"{PREFIX}_job_{series.name}", series.text, labels=LABELS)
             for job in shown:
-                value = series.read(job.record, now)
+                value = series.read(job, now)
                 if value is not None:
                     family.add_metric((job.namespace, job.name), value)
             yield family
@@ -56,35 +57,44 @@ class JobMetrics(Collector):
 
 
 class _Job(NamedTuple):
-    created: str
     namespace: str
     name: str
-    record: RawJob
+    spec: Mapping[str, Any]
+    status: Mapping[str, Any]
 
 
-def _running(entries: Iterable[Entry]) -> Iterator[_Job]:
+def _running(entries: Iterable[Entry]) -> Iterator[tuple[Entry, RawJob]]:
     for entry in entries:
         record = entry.record
         if isinstance(record, RawJob) and record.phase == Phase.RUNNING.value:
-            yield _Job(entry.created, entry.key.namespace, entry.name, record)
+            yield entry, record
 
 
-def _progress(name: str) -> Callable[[RawJob, datetime], float | None]:
+def _age_order(running: tuple[Entry, RawJob]) -> tuple[str, Key]:
+    entry, _ = running
+    return entry.created, entry.key
+
+
+def _opened(entry: Entry, record: RawJob) -> _Job:
+    return _Job(entry.key.namespace, entry.key.name, record.spec, record.status)
+
+
+def _progress(name: str) -> Callable[[_Job, datetime], float | None]:
     return lambda job, _: _number(_part(job.status, "progress").get(name))
 
 
-def _checkpoint_age(job: RawJob, now: datetime) -> float | None:
+def _checkpoint_age(job: _Job, now: datetime) -> float | None:
     """Return the seconds of training that a failure now would cost."""
     committed = _time(_part(job.status, "lastCheckpoint").get("time"))
     return _age(now, committed, _time(job.status.get("phaseTime")))
 
 
-def _checkpoint_interval(job: RawJob, _: datetime) -> float | None:
+def _checkpoint_interval(job: _Job, _: datetime) -> float | None:
     minutes = _number(_part(job.spec, "checkpoint").get("everyMinutes"))
     return minutes * 60 if minutes else None
 
 
-def _heartbeat_age(job: RawJob, now: datetime) -> float | None:
+def _heartbeat_age(job: _Job, now: datetime) -> float | None:
     """Return the seconds since the attempt last spoke, or since it runs when it has not."""
     progress = _part(job.status, "progress")
     spoke = progress.get("lastUpdateTime") if progress.get("attempt") == job.status.get("attempt") else None

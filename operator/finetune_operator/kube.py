@@ -22,7 +22,8 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.wire import encode
 
 FIELD_MANAGER = "finetune-operator"
-CHUNK = 500
+CHUNK = 200
+"""Objects in a chunk of a list: those of pods are 10 kB each, and five times that once they are parsed."""
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _APPLY = "application/apply-patch+yaml"
 

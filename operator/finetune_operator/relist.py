@@ -140,8 +140,8 @@ class Lister:
 
 def _has_business(record: object) -> bool:
     """Whether a pass may find something to do: only a job that has ended and stays for ever has none."""
-    stays = isinstance(record, RawJob) and record.spec.get("ttlSecondsAfterFinished") is None
-    return not (_has_ended(record) and stays)
+    expires = isinstance(record, RawJob) and record.expires
+    return expires or not _has_ended(record)
 
 
 def _has_ended(record: object) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import kopf
 from aiohttp import web
 
-from finetune_operator.handlers import build_registry
+from finetune_operator.handlers import NoMemories, build_registry
 from finetune_operator.health import probe_application
 from finetune_operator.listener import Site
 from finetune_operator.replica import Replica
@@ -132,6 +132,7 @@ async def _start_kopf(replica: Replica) -> tuple[asyncio.Event, Task]:
             store=replica.store, queue=replica.queue, prime=replica.prime, compare=replica.lister.ask
         ),
         settings=replica.kopf_settings,
+        memories=NoMemories(),
         identity=replica.settings.pod_name,  # kopf's own guess asks for the user's name, which an image's uid lacks
         clusterwide=not namespaces,
         namespaces=namespaces,

@@ -43,7 +43,7 @@ class Store:
         entry = self.job(key)
         if entry is None or not isinstance(entry.record, RawJob):
             return False
-        return not entry.record.status and key not in self._children
+        return not entry.record.status_text and key not in self._children
 
     def children(self, key: Key) -> list[Entry]:
         """Return the Jobs and Pods that bear the job's label."""

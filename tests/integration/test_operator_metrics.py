@@ -54,7 +54,7 @@ def test_the_replica_tells_of_itself(operator: OperatorProcess) -> None:
     assert operator.metric("finetune_operator_leader") == 1
     assert operator.metric("finetune_operator_build_info") == 1
     assert operator.metric("finetune_operator_certificate_end_timestamp_seconds") > datetime.now(UTC).timestamp()
-    assert operator.metric("finetune_operator_api_call_seconds_count", verb="list") >= 3
+    assert operator.metric("finetune_operator_api_call_seconds_count", verb="list") >= 1
     assert operator.metric("process_resident_memory_bytes") > 1e6
 
 

@@ -9,7 +9,7 @@ from kopf import OperatorRegistry
 
 from finetune_loopback.kube_objects import raw_child_job, raw_job, raw_pod
 from finetune_loopback.simulated_time import simulate
-from finetune_operator.handlers import FIRST_LISTS_SECONDS, build_registry, kopf_settings
+from finetune_operator.handlers import FIRST_LISTS_SECONDS, NoMemories, build_registry, kopf_settings
 from finetune_operator.store import Store
 from finetune_operator.workqueue import Key, WorkQueue
 
@@ -22,6 +22,15 @@ async def no_prime() -> None:
 
 def registry_over(store: Store, queue: WorkQueue) -> OperatorRegistry:
     return build_registry(store=store, queue=queue, prime=no_prime)
+
+
+async def test_kopf_remembers_no_object() -> None:
+    memories = NoMemories()
+    first = await memories.recall(raw_job(), noticed_by_listing=True)
+    assert first.noticed_by_listing
+    assert await memories.recall(raw_job()) is not first
+    assert list(memories.iter_all_memories()) == []
+    await memories.forget(raw_job())
 
 
 def test_kopf_is_an_event_pump_and_nothing_more() -> None:

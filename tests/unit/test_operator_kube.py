@@ -21,7 +21,7 @@ from finetune_operator.errors import (
 )
 from finetune_operator.handlers import kopf_settings
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, LEASE, POD
-from finetune_operator.kube import Kube, ListQuery
+from finetune_operator.kube import CHUNK, Kube, ListQuery
 from finetune_operator.metrics import Metrics
 
 Answer = Callable[[web.Request], web.Response]
@@ -95,7 +95,7 @@ async def test_a_list_is_read_in_chunks_of_one_version(api: ApiServer, kube: Kub
     pages = [page async for page in kube.pages(POD, ListQuery("ns", "a=b"))]
     assert [([item["n"] for item in page.items], page.version) for page in pages] == [([1], 7), ([2], 7)]
     assert [asked[1] for asked in api.asked] == ["/api/v1/namespaces/ns/pods"] * 2
-    assert api.asked[0][2] == {"labelSelector": "a=b", "limit": "500"}
+    assert api.asked[0][2] == {"labelSelector": "a=b", "limit": str(CHUNK)}
     assert api.asked[1][2]["continue"] == "more"
 
 

@@ -86,6 +86,15 @@ def test_missing_parts_never_raise_since_a_handler_may_not_fail(strip: Any) -> N
         assert entry_of(kind, raw) is not None
 
 
+def test_spec_and_status_are_kept_as_they_are() -> None:
+    spec = {"model": {"uri": "s3://m/"}, "training": {"learningRate": 0.0002}, "ttlSecondsAfterFinished": 0}
+    entry = entry_of(FINE_TUNE_JOB, {**raw_job(phase="Failed", message="caf\u00e9 \ud83d"), "spec": spec})
+    assert entry is not None
+    assert isinstance(entry.record, RawJob)
+    assert (entry.record.spec, entry.record.status) == (spec, {"phase": "Failed", "message": "caf\u00e9 \ud83d"})
+    assert (entry.record.expires, entry.record.is_terminal) == (True, True)
+
+
 def test_a_new_job_without_status_is_pending() -> None:
     raw = raw_job()
     del raw["status"]

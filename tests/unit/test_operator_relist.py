@@ -8,7 +8,7 @@ from finetune_loopback.kube_objects import raw_child_job, raw_job
 from finetune_loopback.simulated_time import simulate
 from finetune_operator.errors import ApiError, GoneError, NotFoundError, TransientError
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, POD, Kind
-from finetune_operator.kube import ListQuery, Page
+from finetune_operator.kube import CHUNK, ListQuery, Page
 from finetune_operator.metrics import Metrics
 from finetune_operator.relist import NAMES, Lister
 from finetune_operator.store import Store
@@ -109,7 +109,7 @@ def test_a_list_that_outlives_its_version_is_read_again_in_one_piece() -> None:
         desk.api.items[FINE_TUNE_JOB] = [raw_job("a"), raw_job("b", uid="u2")]
         desk.api.gone = 1
         await desk.lister.relist()
-        assert desk.api.chunks == [500, 0, 500, 500]
+        assert desk.api.chunks == [CHUNK, 0, CHUNK, CHUNK]
         assert await desk.dirty() == {"a", "b"}
 
     simulate(main)

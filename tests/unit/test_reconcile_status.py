@@ -122,12 +122,19 @@ def test_conditions_are_in_one_order_and_unique():
         ((running(), pod(index=1)), Phase.STARTING, "False"),
         ((running(), pod(index=1, node="n1")), Phase.STARTING, "True"),
         ((running(), running(index=1)), Phase.RUNNING, "True"),
-        ((running(), running(index=1)), Phase.FAILED, "True"),
     ],
 )
 def test_scheduled(pods, phase, expected):
     before = status(Phase.PENDING) if phase is Phase.PREPARING else status(Phase.STARTING, nodes=2)
     assert conditions(closed(phase, *pods, before=before))[ConditionType.SCHEDULED] == expected
+
+
+def test_a_stage_of_one_pod_was_scheduled_when_the_job_ends_with_it():
+    before = closed(Phase.PREPARING, before=status(Phase.PENDING)).status
+    assert conditions(closed(Phase.FAILED, before=before))[ConditionType.SCHEDULED] == "False"
+    told = reconcile(observed(ended(64, Stage.PREPARE), of=before), at(9))
+    assert told.status.phase is Phase.FAILED
+    assert conditions(told)[ConditionType.SCHEDULED] == "True"
 
 
 def test_scheduled_says_no_again_for_the_next_attempt():

@@ -89,12 +89,13 @@ def _scheduled(observed: Observed, status: FineTuneJobStatus, now: datetime) -> 
     """Scheduled: every pod of the current stage has a node.
 
     A phase begins with no, and while it settles that is left alone: pods that start as usual cost no write of their
-    own. Pods that are missing later on change nothing: they are not created yet, or gone. A stage that was too short
-    for a yes gets it when the job ends.
+    own. Pods that are missing later on change nothing: they are not created yet, or gone. A stage of one pod that was
+    too short for a yes gets it when the job ends; of an attempt that failed, Kubernetes has removed the other pods.
     """
     if status.phase is Phase.RUNNING:
         return {ConditionType.SCHEDULED: Finding("True", Reason.RUNNING)}
-    if status.phase not in WAITING_PHASES and not status.phase.is_terminal:
+    ends = status.phase.is_terminal and stage_of(status) is not Stage.TRAIN
+    if status.phase not in WAITING_PHASES and not ends:
         return {}
     is_new = observed.job.status.phase is not status.phase
     if not is_new and status.phase_time and now < status.phase_time + timedelta(seconds=SETTLE_SECONDS):
@@ -104,7 +105,7 @@ def _scheduled(observed: Observed, status: FineTuneJobStatus, now: datetime) -> 
     reason = status.reason or Reason.STARTING
     if len([pod for pod in pods if pod.node]) >= wanted:
         return {ConditionType.SCHEDULED: Finding("True", reason)}
-    if status.phase.is_terminal or (not is_new and len(pods) < wanted):
+    if ends or (not is_new and len(pods) < wanted):
         return {}
     return {ConditionType.SCHEDULED: Finding("False", reason, "not every pod has a node")}
 
