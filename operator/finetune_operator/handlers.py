@@ -30,6 +30,10 @@ WORKER_IDLE_SECONDS = 0.2
 """kopf keeps an object's last event for so long. With its 5 s, a list of 20,000 pods is in memory all at once."""
 
 
+ULTIMATE_SECONDS = 60
+"""After a failure of its own kopf kills the process; the way out of `runtime` takes up to 25 s on a busy machine."""
+
+
 class NoDiffBase(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf's is untyped
     """Keeps nothing of an object. kopf would copy all of it on each event, for handlers of changes, of which there
     are none: a quarter of the operator's CPU.
@@ -74,7 +78,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = WORKER_IDLE_SECONDS
     settings.persistence.diffbase_storage = NoDiffBase()
     settings.persistence.finalizer = f"{finetune_api.GROUP}/finalizer"
-    settings.process.ultimate_exiting_timeout = 25
+    settings.process.ultimate_exiting_timeout = ULTIMATE_SECONDS
     return settings
 
 

@@ -155,11 +155,11 @@ def test_a_lease_that_names_nobody_stays_the_leaders(site: Site, harm: str) -> N
 @pytest.mark.slow
 def code_of_end(operator: OperatorProcess, *, event: Callable[[int], None]) -> int:
     """Make an event each second, so that there is a line to tear, until the process ends; return its exit code."""
-    for number in range(60):
+    for number in range(80):
         event(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             return operator.process.wait(timeout=1)
-    raise AssertionError("the operator did not end within a minute")
+    raise AssertionError("the operator did not end within 80 s")
 
 
 def test_a_watch_that_ends_in_the_middle_of_a_line_ends_the_process_and_the_next_one_goes_on(site: Site) -> None:
