@@ -31,7 +31,7 @@ WORKER_IDLE_SECONDS = 0.2
 
 
 ULTIMATE_SECONDS = 60
-"""After a failure of its own kopf kills the process; the way out of `runtime` takes up to 25 s on a busy machine."""
+"""So long after a failure of its own kopf kills the process; the way out of `runtime` takes up to 25 s."""
 
 
 class NoDiffBase(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf's is untyped

@@ -85,9 +85,9 @@ async def _lead(replica: Replica, *, probes: web.AppRunner) -> int:
     workers = {asyncio.create_task(_work(replica, worker), name="worker") for _ in range(settings.workers)}
     loops = _loops(replica)
     stopping = asyncio.create_task(replica.stop.wait(), name="stop")
-    kopf_stop, kopf_task = await _start_kopf(replica)
+    kopf_stop, kopf_task, watches = await _start_kopf(replica)
     ended, _ = await asyncio.wait(
-        {stopping, keeping, kopf_task, *workers, *loops}, return_when=asyncio.FIRST_COMPLETED
+        {stopping, keeping, kopf_task, *watches, *workers, *loops}, return_when=asyncio.FIRST_COMPLETED
     )
     if keeping in ended or not replica.leader.holds():
         _die("the Lease is lost; another replica may be writing")
@@ -97,8 +97,10 @@ async def _lead(replica: Replica, *, probes: web.AppRunner) -> int:
     _cancel({keeping, stopping, *loops})
     await replica.leader.release()
     kopf_stop.set()
-    await asyncio.wait({kopf_task}, timeout=KOPF_SECONDS)
+    _, hanging = await asyncio.wait({kopf_task}, timeout=KOPF_SECONDS)
     logger.info("ended", extra={"fields": {"code": code}})
+    if hanging:  # asyncio would wait for kopf, which waits for a watch that logs in for ever
+        _exit(code)
     return code
 
 
@@ -122,8 +124,11 @@ async def _work(replica: Replica, worker: Worker) -> None:
     await worker.run()
 
 
-async def _start_kopf(replica: Replica) -> tuple[asyncio.Event, Task]:
-    """Start kopf's tasks; return the event that stops them and the task that waits for them."""
+async def _start_kopf(replica: Replica) -> tuple[asyncio.Event, Task, set[Task]]:
+    """Start kopf's tasks; return the event that stops them, the task that waits for all, and all of them.
+
+    One that ends is the end of kopf, which may take long to see to the others: without a watch nothing is to be done.
+    """
     before = asyncio.all_tasks()
     stop = asyncio.Event()
     namespaces = replica.settings.watch_namespaces
@@ -139,7 +144,7 @@ async def _start_kopf(replica: Replica) -> tuple[asyncio.Event, Task]:
         stop_flag=stop,
     )
     _stop_on_signals(replica.stop)  # again: kopf has just installed handlers of its own
-    return stop, asyncio.create_task(kopf.run_tasks(tasks, ignored=before), name="kopf")
+    return stop, asyncio.create_task(kopf.run_tasks(tasks, ignored=before), name="kopf"), set(tasks)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -176,5 +181,9 @@ def _report(ended: Iterable[Task], replica: Replica) -> int:
 
 def _die(why: str) -> NoReturn:
     logger.critical(why)
+    _exit(1)
+
+
+def _exit(code: int) -> NoReturn:
     sys.stdout.flush()
-    os._exit(1)
+    os._exit(code)

@@ -170,7 +170,7 @@ def test_a_watch_that_ends_in_the_middle_of_a_line_ends_the_process_and_the_next
         site.proxy.faults.inject(Kind.WATCH_TORN, "GET", "/pods?", about="watch=true")
         site.proxy.cut_watches()
         assert code_of_end(first, event=lambda number: site.jobs.pod_status(pod, {"message": f"{number}"})) == 1
-        assert "kopf has ended; so does the process" in first.log_text()
+        assert "has ended; so does the process" in first.log_text()
     with site.operator("two"):
         site.jobs.succeed("torn-prepare", message=DONE)
         site.jobs.await_job("torn-a1")
