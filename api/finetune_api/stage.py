@@ -20,6 +20,9 @@ JOB_VARIABLE = "FINETUNE_JOB"
 PROGRESS_URL_VARIABLE = "FINETUNE_PROGRESS_URL"
 PROGRESS_CA_VARIABLE = "FINETUNE_PROGRESS_CA"
 """PEM text of the authority that signed the progress endpoint's certificate: public, so an environment variable."""
+POD_UID_VARIABLE = "FINETUNE_POD_UID"
+POD_IP_VARIABLE = "FINETUNE_POD_IP"
+"""Set where a training has several pods, which must find one another."""
 TOKEN_AUDIENCE = "finetune-operator"  # noqa: S105 - the audience of a token, not a token
 
 CREDENTIALS_FILE = PurePosixPath("/var/run/finetune/s3/credentials")

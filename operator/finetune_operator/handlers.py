@@ -24,12 +24,8 @@ from finetune_operator.workqueue import WorkQueue
 
 FIRST_LISTS_SECONDS = 60.0
 """For so long after the store was filled, an event from a list is of kopf's first lists."""
-
-
 WORKER_IDLE_SECONDS = 0.2
 """kopf keeps an object's last event for so long. With its 5 s, a list of 20,000 pods is in memory all at once."""
-
-
 ULTIMATE_SECONDS = 60
 """So long after a failure of its own kopf kills the process; the way out of `runtime` takes up to 25 s."""
 

@@ -74,13 +74,14 @@ class Kube:
         the first chunk; `query.chunk = 0` reads the list in one piece.
         """
         wanted = {"labelSelector": query.selector, "limit": str(query.chunk)}
-        token: str | None = None
-        while token != "":
-            more = {"continue": token} if token else {}
-            reply = await self._call("list", kind, kind.path(query.namespace), query={**wanted, **more})
-            token = reply["metadata"].get("continue") or ""
+        while True:
+            reply = await self._call("list", kind, kind.path(query.namespace), query=wanted)
+            token = reply["metadata"].get("continue")
             yield Page(reply["items"], int(reply["metadata"]["resourceVersion"]))
-            del reply  # a chunk of pods is megabytes: the last one must be gone before the next one comes
+            if not token:
+                return
+            wanted = {**wanted, "continue": token}
+            del reply  # a chunk of pods is megabytes: it must be gone before the next one comes
 
     async def apply(self, kind: Kind, manifest: dict[str, Any], *, subresource: str = "") -> dict[str, Any]:
         """Apply the manifest on the server's side; return the object. Raises ConflictError when its uid differs."""

@@ -100,6 +100,11 @@ def entry_of(kind: Kind, raw: Mapping[str, Any]) -> Entry | None:
     )
 
 
+def has_ended(record: Record) -> bool:
+    """Whether a FineTuneJob has ended for good; a child is none."""
+    return isinstance(record, RawJob) and record.is_terminal
+
+
 def is_finished(record: Record) -> bool:
     """Whether a child has ended, so that a job that has ended too has no more business with it."""
     if isinstance(record, ChildJob):

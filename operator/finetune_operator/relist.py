@@ -14,13 +14,15 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from finetune_operator.errors import ApiError, GoneError, NotFoundError
 from finetune_operator.kinds import CHILD_SELECTOR, FINE_TUNE_JOB, JOB, POD, Kind
 from finetune_operator.kube import Kube, ListQuery
 from finetune_operator.manifests.names import JOB_LABEL
 from finetune_operator.metrics import Metrics
-from finetune_operator.records import RawJob
+from finetune_operator.records import RawJob, Record, has_ended
 from finetune_operator.store import KINDS, Place, Store
 from finetune_operator.workqueue import Key, WorkQueue
 
@@ -98,13 +100,11 @@ class Lister:
         self._store.begin_relist()
         for namespace in self._namespaces:
             await self._compare_kind(FINE_TUNE_JOB, ListQuery(namespace))
-        names = sorted({entry.name for entry in self._store.jobs() if not _has_ended(entry.record)})
-        every = [names[at : at + NAMES] for at in range(0, len(names), NAMES)]
-        selectors = [f"{CHILD_SELECTOR},{JOB_LABEL} in ({','.join(some)})" for some in every]
+        selectors = _child_selectors({entry.name for entry in self._store.jobs() if not has_ended(entry.record)})
         for kind in (JOB, POD):
             for namespace in self._namespaces:
-                for selector in selectors if len(selectors) <= SELECTORS else [CHILD_SELECTOR]:
-                    await self._take(kind, ListQuery(namespace, selector), seen=set())
+                for selector in selectors:
+                    await self._take(kind, ListQuery(namespace, selector))
 
     async def _compare(self) -> set[Key]:
         self._store.begin_relist()
@@ -116,33 +116,49 @@ class Lister:
         return changed
 
     async def _compare_kind(self, kind: Kind, query: ListQuery) -> set[Key]:
-        seen: set[Place] = set()
-        changed, version = await self._take(kind, query, seen=seen)
-        return changed | self._store.drop_unseen(kind, seen=seen, version=version, namespace=query.namespace)
+        taken = await self._take(kind, query)
+        vanished = self._store.drop_unseen(kind, seen=taken.seen, version=taken.version, namespace=query.namespace)
+        return taken.changed | vanished
 
-    async def _take(self, kind: Kind, query: ListQuery, *, seen: set[Place]) -> tuple[set[Key], int]:
-        """Take a list in; return the keys that differ and the list's version."""
+    async def _take(self, kind: Kind, query: ListQuery) -> "_Taken":
+        """Take a list in."""
+        seen: set[Place] = set()
         changed: set[Key] = set()
         version = 0
         try:
             async for page in self._kube.pages(kind, query):
-                changed |= self._store.put_all(kind, page.items, seen=seen)
+                named, differing = self._store.put_all(kind, page.items)
+                seen |= named
+                changed |= differing
                 version = page.version
+                del page  # before the next one comes
         except GoneError:
             if not query.chunk:
                 raise
             # The list took longer than its version was kept: once more, in one piece.
-            seen.clear()
-            again, version = await self._take(kind, query._replace(chunk=0), seen=seen)
-            changed |= again
-        return changed, version
+            again = await self._take(kind, query._replace(chunk=0))
+            return again._replace(changed=changed | again.changed)
+        return _Taken(seen, changed, version)
 
 
-def _has_business(record: object) -> bool:
+class _Taken(NamedTuple):
+    """What a list came to."""
+
+    seen: set[Place]
+    changed: set[Key]
+    version: int
+
+
+def _child_selectors(jobs: Iterable[str]) -> list[str]:
+    """Return what selects the children of these jobs: by name, or all children where the jobs are many."""
+    names = sorted(jobs)
+    every = [names[at : at + NAMES] for at in range(0, len(names), NAMES)]
+    if len(every) > SELECTORS:
+        return [CHILD_SELECTOR]
+    return [f"{CHILD_SELECTOR},{JOB_LABEL} in ({','.join(some)})" for some in every]
+
+
+def _has_business(record: Record) -> bool:
     """Whether a pass may find something to do: only a job that has ended and stays for ever has none."""
     expires = isinstance(record, RawJob) and record.expires
-    return expires or not _has_ended(record)
-
-
-def _has_ended(record: object) -> bool:
-    return isinstance(record, RawJob) and record.is_terminal
+    return expires or not has_ended(record)

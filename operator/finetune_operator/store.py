@@ -10,13 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, POD, Kind
-from finetune_operator.records import Entry, RawJob, entry_of, is_finished
+from finetune_operator.records import Entry, RawJob, entry_of, has_ended, is_finished
 from finetune_operator.workqueue import Key
 
 KINDS = (FINE_TUNE_JOB, JOB, POD)
 """In the order in which they are listed: a pod in view must never lack its Job because the Job was listed later."""
-
-
 Place = tuple[str, str]
 """Namespace and name of an object."""
 
@@ -86,13 +84,14 @@ class Store:
         """Tell that lists are about to be read: uids deleted before the last relist began may be forgotten."""
         self._gone_before, self._gone = self._gone, set()
 
-    def put_all(self, kind: Kind, items: Iterable[Mapping[str, Any]], *, seen: set[Place]) -> set[Key]:
-        """Take a part of a list in and add its places to `seen`; return the keys that differ."""
+    def put_all(self, kind: Kind, items: Iterable[Mapping[str, Any]]) -> tuple[set[Place], set[Key]]:
+        """Take a part of a list in; return the places it names and the keys that differ."""
+        seen: set[Place] = set()
         changed: set[Key] = set()
         for raw in items:
             seen.add((raw["metadata"]["namespace"], raw["metadata"]["name"]))
             changed |= _as_set(self.put(kind, raw))
-        return changed
+        return seen, changed
 
     def drop_unseen(self, kind: Kind, *, seen: set[Place], version: int, namespace: str | None) -> set[Key]:
         """Forget what a whole list of a namespace (None: of all) at `version` lacks; return the keys that differ."""
@@ -115,10 +114,10 @@ class Store:
         if kind is FINE_TUNE_JOB:
             return False
         owner = self.job(entry.key)
-        return owner is not None and _has_ended(owner) and is_finished(entry.record)
+        return owner is not None and has_ended(owner.record) and is_finished(entry.record)
 
     def _drop_spent_children(self, job: Entry) -> None:
-        if not _has_ended(job):
+        if not has_ended(job.record):
             return
         for (kind, name), child in list(self._children.get(job.key, {}).items()):
             if is_finished(child.record):
@@ -133,10 +132,6 @@ class Store:
         if not siblings:
             self._children.pop(entry.key, None)
         return entry.key
-
-
-def _has_ended(job: Entry) -> bool:
-    return isinstance(job.record, RawJob) and job.record.is_terminal
 
 
 def _as_set(key: Key | None) -> set[Key]:

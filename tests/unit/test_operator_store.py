@@ -63,8 +63,7 @@ def test_a_new_uid_replaces_and_late_news_of_the_old_one_does_not_come_back() ->
 
 
 def relist(store: Store, kind: Kind, items: list[dict[str, Any]], *, version: int, namespace: str | None) -> set[Key]:
-    seen: set[Place] = set()
-    changed = store.put_all(kind, items, seen=seen)
+    seen, changed = store.put_all(kind, items)
     return changed | store.drop_unseen(kind, seen=seen, version=version, namespace=namespace)
 
 
@@ -107,9 +106,8 @@ def test_a_relist_of_one_namespace_leaves_the_others_alone(namespace: str | None
 
 
 def test_a_list_in_parts_keeps_what_any_part_names() -> None:
-    store, seen = new_store(raw_job("a"), raw_job("b", uid="u2"), raw_job("c", uid="u3")), set[Place]()
-    for name in ("a", "b"):
-        store.put_all(FINE_TUNE_JOB, [raw_job(name)], seen=seen)
+    store = new_store(raw_job("a"), raw_job("b", uid="u2"), raw_job("c", uid="u3"))
+    seen = set[Place]().union(*(store.put_all(FINE_TUNE_JOB, [raw_job(name)])[0] for name in ("a", "b")))
     assert store.drop_unseen(FINE_TUNE_JOB, seen=seen, version=99, namespace=None) == {Key("ns", "c")}
 
 

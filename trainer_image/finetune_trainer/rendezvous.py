@@ -88,13 +88,10 @@ def _nobody_came(location: S3Location, waited: float) -> StageFailure:
 
 
 def _read(store: Store, location: S3Location) -> Rendezvous | None:
-    """Return what pod 0 told, None if it has not. Not asked for first whether it is there: it may go in between."""
+    """Return what pod 0 told, None if it has not."""
+    text = store.read_if_there(location)
     try:
-        return Rendezvous.model_validate_json(store.read(location))
-    except StageFailure as failure:
-        if failure.reason is Reason.OBJECT_NOT_FOUND:
-            return None
-        raise
+        return None if text is None else Rendezvous.model_validate_json(text)
     except ValidationError as error:
         cause = error.errors()[0]["msg"]
         sentence = f"{location.uri} tells no address ({cause}); nothing but the trainer may write there"

@@ -30,8 +30,9 @@ def _install(setting: Setting) -> None:
 def _start(setting: Setting) -> Iterator["Popen[bytes]"]:
     path = ":".join(str(setting.source / package) for package in PACKAGES)
     directory = setting.directory / "operator"
-    variables = {"PYTHONPATH": path, "JOB_NETWORK_POLICIES": "true"}
-    with running_operator(setting.api, directory, namespace=HOME, watch=(), wait=True, **variables) as operator:
+    with running_operator(
+        setting.api, directory, namespace=HOME, watch=(), PYTHONPATH=path, JOB_NETWORK_POLICIES="true"
+    ) as operator:
         yield operator.process
 
 

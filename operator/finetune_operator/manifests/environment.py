@@ -7,12 +7,15 @@ import json
 from typing import Any
 
 from finetune_api.environment import Variable
-from finetune_api.stage import JOB_VARIABLE, PROGRESS_CA_VARIABLE, PROGRESS_URL_VARIABLE
+from finetune_api.stage import (
+    JOB_VARIABLE,
+    POD_IP_VARIABLE,
+    POD_UID_VARIABLE,
+    PROGRESS_CA_VARIABLE,
+    PROGRESS_URL_VARIABLE,
+)
 from finetune_operator.manifests.blueprint import Blueprint
 from finetune_operator.manifests.resources import cpu_threads
-
-POD_UID_VARIABLE = "FINETUNE_POD_UID"
-POD_IP_VARIABLE = "FINETUNE_POD_IP"
 
 
 def build_environment(blueprint: Blueprint, resources: dict[str, Any]) -> list[dict[str, Any]]:

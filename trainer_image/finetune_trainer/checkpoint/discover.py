@@ -142,7 +142,7 @@ def mark_bad(store: Store, layout: RunLayout, step: int, cause: str) -> None:
 
 def is_marked(store: Store, layout: RunLayout, step: int, data: bytes) -> bool:
     """Whether a commit object with this content is marked bad."""
-    text = _read_if_there(store, layout.bad_commit(step))
+    text = store.read_if_there(layout.bad_commit(step))
     if text is None:
         return False
     try:
@@ -162,7 +162,7 @@ def object_sizes(store: Store, prefix: S3Location) -> dict[str, int]:
 
 
 def _read(store: Store, layout: RunLayout, step: int, marked: set[int]) -> Found | None:
-    data = _read_if_there(store, layout.commit(step))
+    data = store.read_if_there(layout.commit(step))
     if data is None:
         return None
     bad = step in marked and is_marked(store, layout, step, data)
@@ -170,12 +170,3 @@ def _read(store: Store, layout: RunLayout, step: int, marked: set[int]) -> Found
         return Found(step, Commit.model_validate_json(data), bad)
     except ValidationError:
         return Found(step, None, bad)
-
-
-def _read_if_there(store: Store, location: S3Location) -> bytes | None:
-    try:
-        return store.read(location)
-    except StageFailure as failure:
-        if failure.reason is not Reason.OBJECT_NOT_FOUND:
-            raise
-        return None

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from botocore.exceptions import ClientError
 
+from finetune_api.reasons import Reason
 from finetune_api.run import FileEntry
 from finetune_api.spec import S3Storage
 from finetune_api.uris import S3Location
+from finetune_trainer.errors import StageFailure
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import transfer
 from finetune_trainer.storage.client import CONCURRENCY, Access
@@ -84,6 +86,15 @@ class Store:
     def read(self, location: S3Location) -> bytes:
         """Return a small object."""
         return self._call("GetObject", location, lambda client: transfer.read_object(client, location))
+
+    def read_if_there(self, location: S3Location) -> bytes | None:
+        """Return a small object, None if there is none: one request, and nothing can happen between two."""
+        try:
+            return self.read(location)
+        except StageFailure as error:
+            if error.reason is not Reason.OBJECT_NOT_FOUND:
+                raise
+            return None
 
     def download(self, location: S3Location, path: Path, *, sha256: str | None = None) -> FileEntry:
         """Fetch an object into a file that appears whole or not at all; return its size and digest.
