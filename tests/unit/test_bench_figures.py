@@ -14,7 +14,6 @@ from operator_bench.floor import FLOOR, next_job, plain_job
 from operator_bench.kinds import KINDS
 from operator_bench.observer import Sightings
 from operator_bench.ours import OURS
-from operator_bench.peer_source import STOCK, raise_limit
 from operator_bench.profile import top_functions
 from operator_bench.report import BEGIN, END, read_results, tables, with_tables
 from operator_bench.run import Readings, Window
@@ -184,12 +183,6 @@ def test_three_jobs_follow_one_another() -> None:
 )
 def test_outcomes(kind: str, status: dict[str, Any], outcome: str | None) -> None:
     assert KINDS[kind].outcome({"status": status}) == outcome
-
-
-def test_the_peers_limit_is_raised_or_the_build_stops() -> None:
-    assert "restConfig.QPS, restConfig.Burst = 1000, 2000" in raise_limit(f"a\n\t{STOCK}\nb")
-    with pytest.raises(BenchError, match="does not hold exactly once"):
-        raise_limit("func main() {}")
 
 
 def test_profiles_name_functions(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from finetune_cluster import tools
+from finetune_cluster.changed_source import Change
 from finetune_cluster.layout import Layout, layout_from_environment
 from finetune_cluster.process import ClusterError
 from finetune_cluster.tools import FROM_MACHINE, NODE_TOOLS, ON_DEMAND, TOOLS, Tool, is_fresh, key_of, wanted
@@ -56,6 +57,20 @@ def test_key_depends_on_module_package_and_flags(module: Path) -> None:
     assert key != key_of(Tool("demo", "demo", ".", tags="small"))
     (module / "go.sum").write_text("")
     assert key != key_of(Tool("demo", "demo", "."))
+
+
+def test_key_depends_on_the_change(module: Path) -> None:
+    change = Change("example.com/demo", "main.go", "a", "b")
+    assert key_of(Tool("demo", "demo", ".")) != key_of(Tool("demo", "demo", ".", change=change))
+    assert key_of(Tool("demo", "demo", ".", change=change)) == key_of(Tool("demo", "demo", ".", change=change))
+
+
+def test_a_change_finds_its_statement_or_stops_the_build() -> None:
+    change = Change("example.com/demo", "main.go", "limit = 20", "limit = 1000")
+    assert change.apply("a\n\tlimit = 20\nb") == "a\n\tlimit = 1000\nb"
+    for source in ("a\nb", "limit = 20\nlimit = 20"):
+        with pytest.raises(ClusterError, match="does not hold exactly once: limit = 20"):
+            change.apply(source)
 
 
 def test_tool_is_fresh_only_with_binary_and_present_key(module: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from subprocess import Popen
 
 import yaml
+from finetune_cluster.changed_source import module_source
+from finetune_cluster.tools import TOOLS, TRAINING_OPERATOR_UNLIMITED
 
 from finetune_loopback.kube_api import binaries
 from finetune_loopback.kube_client import KubeApi
@@ -22,7 +24,6 @@ from finetune_loopback.processes import await_ready, free_ports, server
 from operator_bench.contender import Contender, Setting, establish, grant
 from operator_bench.errors import BenchError
 from operator_bench.kinds import Object
-from operator_bench.peer_source import module_folder, tuned_binary
 
 HOME = "kubeflow"
 PROGRAM = "training-operator"
@@ -45,7 +46,7 @@ def _body(name: str) -> Object:
 
 
 def _install(setting: Setting) -> None:
-    base = module_folder() / "manifests/base"
+    base = module_source(TOOLS[PROGRAM].folder, TRAINING_OPERATOR_UNLIMITED.module) / "manifests/base"
     for path in sorted((base / "crds").glob("kubeflow.org_*.yaml")):
         establish(setting.api, yaml.safe_load(path.read_text()))
     role = yaml.safe_load((base / "rbac/role.yaml").read_text())
@@ -66,7 +67,8 @@ def _webhooks(path: Path) -> Object:
 
 @contextlib.contextmanager
 def _start(setting: Setting, *, tuned: bool) -> Iterator["Popen[bytes]"]:
-    binary = tuned_binary() if tuned else binaries(PROGRAM) / PROGRAM
+    program = f"{PROGRAM}-tuned" if tuned else PROGRAM
+    binary = binaries(program) / program
     metrics, probes, webhook = free_ports(3)
     token = setting.api.token_for(HOME, PROGRAM)
     variables = [f"KUBECONFIG={setting.api.kubeconfig(PROGRAM, token=token)}", f"MY_POD_NAMESPACE={HOME}"]

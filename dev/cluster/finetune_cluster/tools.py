@@ -8,9 +8,11 @@ finds its tools built.
 import hashlib
 import shutil
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from .changed_source import Change, changed_source
 from .layout import SOURCES, Layout
 from .process import ClusterError, locked, run, step
 
@@ -22,13 +24,14 @@ PAUSE_VERSION = "3.10.1"
 
 @dataclass(frozen=True)
 class Tool:
-    """One program: its name, the module folder that pins it, its package, its linker flags and build tags."""
+    """One program: its name, the module folder that pins it, its package, linker flags, build tags and change."""
 
     name: str
     module: str
     package: str
     linker_flags: str = "-s -w"
     tags: str = ""
+    change: Change | None = None
 
     @property
     def folder(self) -> Path:
@@ -43,6 +46,30 @@ def _kubernetes(name: str) -> Tool:
         f"-X {version}.gitVersion={KUBERNETES_VERSION} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
     )
     return Tool(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", f"-s -w {stamps}")
+
+
+# kwok starts a watch that was closed anew at the beginning, not where it was: under load it plays the stages of
+# every pod twice and more, on objects seconds old, so that a pod that succeeded is Running again. So it is in 0.8.0.
+KWOK_GOES_ON = Change(
+    "sigs.k8s.io/kwok",
+    "pkg/utils/informer/event.go",
+    "if !o.EnableListPager || o.EnableStreamWatch {",
+    'if opts.ResourceVersion == "" && (!o.EnableListPager || o.EnableStreamWatch) {',
+)
+# No flag of this version raises the limit of 20 requests a second that its client library sets.
+TRAINING_OPERATOR_UNLIMITED = Change(
+    "github.com/kubeflow/training-operator",
+    "cmd/training-operator.v1/main.go",
+    "mgr, err := ctrl.NewManager(ctrl.GetConfigOrDie(), ctrl.Options{",
+    """restConfig := ctrl.GetConfigOrDie()
+	restConfig.QPS, restConfig.Burst = 1000, 2000
+	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{""",
+)
+
+
+def _training_operator(name: str, change: Change | None = None) -> Tool:
+    package = "github.com/kubeflow/training-operator/cmd/training-operator.v1"
+    return Tool(name, "training-operator", package, change=change)
 
 
 TOOLS = {
@@ -61,18 +88,17 @@ TOOLS = {
         Tool("pause", "pause", "."),
         _kubernetes("kubectl"),
         Tool("kind", "kind", "sigs.k8s.io/kind"),
-        Tool("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+        Tool("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", change=KWOK_GOES_ON),
         # Only rules are checked: without its fifty service discoveries promtool builds in a fraction of the time.
         Tool("promtool", "prometheus", "github.com/prometheus/prometheus/cmd/promtool", tags="remove_all_sd"),
-        Tool(
-            "training-operator", "training-operator", "github.com/kubeflow/training-operator/cmd/training-operator.v1"
-        ),
+        _training_operator("training-operator"),
+        _training_operator("training-operator-tuned", TRAINING_OPERATOR_UNLIMITED),
     )
 }
 # Built only where the machine lacks them, and kind only where a Docker engine answers.
 FROM_MACHINE = ("kubectl", "kind")
 # Built only when somebody asks for them by name: the cluster itself runs without them.
-ON_DEMAND = ("kind", "kwok", "promtool", "training-operator")
+ON_DEMAND = ("kind", "kwok", "promtool", "training-operator", "training-operator-tuned")
 NODE_TOOLS = (
     "etcd",
     "kube-apiserver",
@@ -89,7 +115,8 @@ NODE_TOOLS = (
 def key_of(tool: Tool) -> str:
     """Content key of a tool: hexadecimal digest of its module folder, package and flags."""
     tags = f"{tool.tags}\0" if tool.tags else ""
-    digest = hashlib.sha256(f"{tool.package}\0{tool.linker_flags}\0{tags}".encode())
+    change = f"{tool.change}\0" if tool.change else ""
+    digest = hashlib.sha256(f"{tool.package}\0{tool.linker_flags}\0{tags}{change}".encode())
     for path in sorted(tool.folder.iterdir()):
         digest.update(f"{path.name}\0".encode())
         digest.update(path.read_bytes())
@@ -149,7 +176,8 @@ def _build(layout: Layout, tool: Tool) -> None:
     layout.bin.mkdir(parents=True, exist_ok=True)
     fresh = layout.bin / f".{tool.name}.new"
     flags = ["-trimpath", "-buildvcs=false", "-ldflags", tool.linker_flags, "-tags", tool.tags, "-o", str(fresh)]
-    run(["go", "build", *flags, tool.package], cwd=tool.folder, env={"CGO_ENABLED": "0"})
+    with changed_source(tool.folder, tool.change) if tool.change else nullcontext(tool.folder) as folder:
+        run(["go", "build", *flags, tool.package], cwd=folder, env={"CGO_ENABLED": "0"})
     fresh.replace(layout.bin / tool.name)
     stamp = layout.bin / f".{tool.name}.key.new"
     stamp.write_text(key_of(tool))
