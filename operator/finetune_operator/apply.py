@@ -119,8 +119,7 @@ class Writer:
                 logger.warning(
                     "child refused", extra=_fields(job, child=name, code=error.status, error=error.message)
                 )
-                refused = RefusedWrite(kind=child["kind"], name=name, code=error.status, message=error.message)
-                return self._refusals.note(key, uid=job.uid, refused=refused)
+                return self._refusals.note(key, uid=job.uid, refused=_refused(child, error))
             self._refusals.clear(key, name=name)
             created |= kind_of(child) in (JOB, POD)  # what they need changes nothing in view
         return created
@@ -129,14 +128,12 @@ class Writer:
         """Ask whether pods would be taken; return whether the answer is to be shown and was not known."""
         key, is_new = Key(job.namespace, job.name), False
         for probe in probes:
-            name = probe["metadata"]["name"]
             try:
                 await self._kube.create(POD, probe, dry_run=True)
             except RefusedError as error:
-                refused = RefusedWrite(kind=POD.kind, name=name, code=error.status, message=error.message)
-                is_new |= self._refusals.note(key, uid=job.uid, refused=refused)
+                is_new |= self._refusals.note(key, uid=job.uid, refused=_refused(probe, error))
             else:
-                self._refusals.clear(key, name=name)
+                self._refusals.clear(key, name=probe["metadata"]["name"])
         return is_new
 
     async def _create(self, job: FineTuneJob, child: dict[str, Any]) -> None:
@@ -197,6 +194,11 @@ def _check_owner(job: FineTuneJob, found: dict[str, Any]) -> None:
         f"{what} exists and does not belong to this FineTuneJob; delete it or give the FineTuneJob another name",
         status=409,
     )
+
+
+def _refused(child: dict[str, Any], error: RefusedError) -> RefusedWrite:
+    name = child["metadata"]["name"]
+    return RefusedWrite(kind=child["kind"], name=name, code=error.status, message=error.message)
 
 
 def _node_lost(delete: Delete) -> Event:
