@@ -48,8 +48,8 @@ def _kubernetes(name: str) -> Tool:
     return Tool(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", f"-s -w {stamps}")
 
 
-# kwok starts a watch that was closed anew at the beginning, not where it was: under load it plays the stages of
-# every pod twice and more, on objects seconds old, so that a pod that succeeded is Running again. So it is in 0.8.0.
+# kwok starts a watch that was closed anew at resourceVersion 0, not where it was, and so reads every pod again: under
+# load it patched pods up to six times, also after they had succeeded, where two patches are due. 0.8.0 reads the same.
 KWOK_GOES_ON = Change(
     "sigs.k8s.io/kwok",
     "pkg/utils/informer/event.go",
