@@ -49,7 +49,7 @@ def _kubernetes(name: str) -> Tool:
 
 
 # kwok starts a watch that was closed anew at resourceVersion 0, not where it was, and so reads every pod again: under
-# load it patched pods up to six times, also after they had succeeded, where two patches are due. 0.8.0 reads the same.
+# load it patched pods up to six times, also after they had succeeded, where two patches are due. 0.8.0 is alike.
 KWOK_GOES_ON = Change(
     "sigs.k8s.io/kwok",
     "pkg/utils/informer/event.go",
