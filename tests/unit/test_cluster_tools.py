@@ -7,7 +7,17 @@ from finetune_cluster import tools
 from finetune_cluster.changed_source import Change
 from finetune_cluster.layout import Layout, layout_from_environment
 from finetune_cluster.process import ClusterError
-from finetune_cluster.tools import FROM_MACHINE, NODE_TOOLS, ON_DEMAND, TOOLS, Tool, is_fresh, key_of, wanted
+from finetune_cluster.tools import (
+    FROM_MACHINE,
+    NODE_TOOLS,
+    ON_DEMAND,
+    TOOLS,
+    TRAINING_OPERATOR_UNLIMITED,
+    Tool,
+    is_fresh,
+    key_of,
+    wanted,
+)
 
 
 def test_every_tool_is_pinned_by_a_module() -> None:
@@ -71,6 +81,13 @@ def test_a_change_finds_its_statement_or_stops_the_build() -> None:
     for source in ("a\nb", "limit = 20\nlimit = 20"):
         with pytest.raises(ClusterError, match="does not hold exactly once: limit = 20"):
             change.apply(source)
+
+
+def test_the_peers_limit_is_raised_or_the_build_stops() -> None:
+    change = TRAINING_OPERATOR_UNLIMITED
+    assert "restConfig.QPS, restConfig.Burst = 1000, 2000" in change.apply(f"a\n\t{change.stock}\nb")
+    with pytest.raises(ClusterError, match="does not hold exactly once"):
+        change.apply("func main() {}")
 
 
 def test_tool_is_fresh_only_with_binary_and_present_key(module: Path, tmp_path: Path) -> None:

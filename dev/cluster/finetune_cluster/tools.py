@@ -113,7 +113,7 @@ NODE_TOOLS = (
 
 
 def key_of(tool: Tool) -> str:
-    """Content key of a tool: hexadecimal digest of its module folder, package and flags."""
+    """Content key of a tool: hexadecimal digest of its module folder, package, flags and change."""
     tags = f"{tool.tags}\0" if tool.tags else ""
     change = f"{tool.change}\0" if tool.change else ""
     digest = hashlib.sha256(f"{tool.package}\0{tool.linker_flags}\0{tags}{change}".encode())
