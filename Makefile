@@ -83,7 +83,7 @@ test: venv ## every test but load: lint, then unit, chart, integration, e2e and 
 	@$(PY) -m pytest tests --durations=15
 
 bench-operator: venv ## scale beside a peer operator and plain Jobs: JOBS=1000 LIMITS=raised|default ARGS="--repeats 3"
-	@python3 dev/cluster binaries helm training-operator $(CONTROL_PLANE) > /dev/null
+	@python3 dev/cluster binaries helm training-operator training-operator-tuned $(CONTROL_PLANE) > /dev/null
 	@$(PY) benchmarks/operator --jobs $(or $(JOBS),1000) --limits $(or $(LIMITS),raised) $(ARGS)
 
 clean: ## remove what was built in this folder
