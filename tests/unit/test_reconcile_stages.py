@@ -237,6 +237,12 @@ def test_the_policy_that_silent_ranks_meet_by_is_created_again(now, spoken, kind
     assert plan.requeue_after == again
 
 
+def test_no_policy_is_created_for_ranks_that_have_ended():
+    on = replace(SETTINGS, network_policies=True)
+    plan = passed(child(), ended(0), ended(0, index=1), of=status(), now=45, settings=on)
+    assert (plan.children, plan.requeue_after) == ((), None)
+
+
 def test_silent_ranks_without_a_policy_are_not_looked_at_again():
     plan = passed(child(), running(), running(index=1), of=status(), now=45)
     assert (plan.children, plan.requeue_after) == ((), None)

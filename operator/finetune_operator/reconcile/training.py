@@ -11,7 +11,8 @@ def proceed(scene: Scene) -> Step:
     """Return the step once all pods run; from here the attempt never goes back to Starting.
 
     Ranks that cannot meet say nothing. The policy that lets them may have been deleted by somebody and is not
-    watched; as long as an attempt is silent it is created again every half minute.
+    watched; as long as an attempt is silent it is created again every half minute. Ranks that have ended need none,
+    and a Job may be marked as ended long after them: its controller has 20 requests a second for all Jobs.
     """
     silence = _seconds_of_silence(scene) if scene.observed.settings.network_policies else None
     lost = silence is not None and silence >= SETTLE_SECONDS
@@ -25,9 +26,10 @@ def proceed(scene: Scene) -> Step:
 
 
 def _seconds_of_silence(scene: Scene) -> float | None:
-    """Return for how long an attempt of several pods runs without a word, None once it has spoken."""
+    """Return for how long an attempt of several pods runs without a word, None once it has spoken or ended."""
     progress, began = scene.status.progress, scene.status.phase_time
-    if scene.num_pods == 1 or (progress is not None and progress.attempt == scene.attempt):
+    has_ended = all(pod.is_terminal for pod in scene.pods)
+    if scene.num_pods == 1 or has_ended or (progress is not None and progress.attempt == scene.attempt):
         return None
     if scene.status.phase is not Phase.RUNNING or began is None:
         return 0.0

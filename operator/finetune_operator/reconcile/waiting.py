@@ -53,15 +53,14 @@ def explain_wait(scene: Scene) -> Wait | None:
     waits = [pod_wait(pod, scene.spec.storage.s3) for pod in scene.pods if pod.phase == "Pending"]
     if waits:
         return min(waits, key=lambda wait: wait.gravity)
-    missing = scene.num_pods - len(scene.pods)
-    if missing > 0 and refused:
+    if len(scene.pods) >= scene.num_pods:
+        return None
+    if refused:
         return refusal_wait(refused[0])._replace(is_final=False)  # the Job controller tries on
-    if missing > 0:
-        return Wait(
-            None,
-            f"{missing} of {scene.num_pods} pods are not created yet; see kubectl describe job {scene.child_name}",
-        )
-    return None
+    # Without their number: it would be a write of the status for each pod that comes.
+    return Wait(
+        None, f"not all of {scene.num_pods} pods are created yet; see kubectl describe job {scene.child_name}"
+    )
 
 
 def deadline(scene: Scene) -> datetime:
