@@ -1,0 +1,35 @@
+"""`spec` of a FineTuneJob: what to tune, on what, how, where, and where the result goes; one module per block.
+
+Field names are those of the field's own libraries in camelCase. Every field has a bound, a default that works and
+a description; the CRD is generated from these classes (`finetune_api/crd.py`). Rules across fields are CEL (`rules`),
+so that the API server refuses a bad object at `kubectl apply` with a sentence that names the field and the mend.
+"""
+
+from finetune_api.spec.data import Data, DataSource, Split
+from finetune_api.spec.distributed import Distributed
+from finetune_api.spec.evaluation import Evaluation, Predictions
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import Lora, Method
+from finetune_api.spec.model import Model
+from finetune_api.spec.storage import Cache, Checkpoint, Output, S3Storage, Storage
+from finetune_api.spec.training import Optimizer, Training
+
+__all__ = [
+    "Cache",
+    "Checkpoint",
+    "Data",
+    "DataSource",
+    "Distributed",
+    "Evaluation",
+    "FineTuneJobSpec",
+    "Lora",
+    "Method",
+    "Model",
+    "Optimizer",
+    "Output",
+    "Predictions",
+    "S3Storage",
+    "Split",
+    "Storage",
+    "Training",
+]

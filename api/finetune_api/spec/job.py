@@ -1,0 +1,91 @@
+"""`spec` of a FineTuneJob as a whole."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from finetune_api.base import Record, Rule
+from finetune_api.pods import PodTemplate
+from finetune_api.spec.data import Data
+from finetune_api.spec.distributed import Distributed
+from finetune_api.spec.evaluation import Evaluation
+from finetune_api.spec.method import Method
+from finetune_api.spec.model import Model
+from finetune_api.spec.storage import Checkpoint, Output, Storage
+from finetune_api.spec.training import Training
+
+
+class FineTuneJobSpec(Record):
+    """Specification of a fine-tuning job."""
+
+    rules: ClassVar = (
+        Rule(
+            "!self.output.merge || self.method.type == 'lora'",
+            "spec.output.merge merges an adapter into the base model; it needs spec.method.type: lora",
+        ),
+        Rule(
+            "self.distributed.device != 'cpu'"
+            " || ((!has(self.podTemplate.resources.requests)"
+            " || !self.podTemplate.resources.requests.exists(k, k.startsWith('nvidia.com/')))"
+            " && (!has(self.podTemplate.resources.limits)"
+            " || !self.podTemplate.resources.limits.exists(k, k.startsWith('nvidia.com/'))))",
+            "spec.distributed.device: cpu takes no GPU; remove the nvidia.com resources from"
+            " spec.podTemplate.resources or set spec.distributed.device: gpu",
+        ),
+        Rule(
+            "self.distributed.device != 'gpu' || !has(self.podTemplate.resources.limits)"
+            " || !('nvidia.com/gpu' in self.podTemplate.resources.limits)"
+            " || string(self.podTemplate.resources.limits['nvidia.com/gpu'])"
+            " == string(self.distributed.processesPerNode)",
+            "spec.podTemplate.resources.limits['nvidia.com/gpu'] must equal spec.distributed.processesPerNode"
+            " (one process per GPU)",
+        ),
+        Rule(
+            "self.training.globalBatchSize % (self.distributed.numNodes * self.distributed.processesPerNode) == 0",
+            "spec.training.globalBatchSize must be a multiple of distributed.numNodes x distributed.processesPerNode:"
+            " every process takes the same share",
+        ),
+    )
+
+    model: Model = Field(description="The base model.")
+    objective: Literal["sft"] = Field(
+        default="sft", description="sft: supervised fine-tuning, loss on the assistant's answers alone."
+    )
+    method: Method = Field(default=Method(), description="How the model is adapted.")
+    data: Data = Field(description="Rows to train, validate and test on.")
+    training: Training = Field(description="Length, batch, learning rate, precision.")
+    distributed: Distributed = Field(default=Distributed(), description="Nodes, processes and sharding.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="When and on what the model is scored.")
+    checkpoint: Checkpoint = Field(description="Where and when the state of the run is committed.")
+    output: Output = Field(description="Where the result goes.")
+    storage: Storage = Field(default=Storage(), description="S3 and scratch space.")
+    pod_template: PodTemplate = Field(default=PodTemplate(), description="What a user may set on the pods.")
+    backoff_limit: int = Field(
+        default=3, ge=0, le=100, description="Failures that are retried; disruptions and stops never count."
+    )
+    pre_running_deadline_seconds: int = Field(
+        default=3600,
+        ge=1,
+        le=2_592_000,
+        description="Longest wait for the pods of a stage to run (scheduling, image pull); then the job fails."
+        " Time in a queue does not count.",
+    )
+    active_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=31_536_000,
+        description="Longest time from the start to the end of the job, without the time it was queued or suspended;"
+        " then it fails with its last checkpoint committed. Left out means no limit.",
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=315_360_000,
+        description="The FineTuneJob is deleted so many seconds after its end, with its pods and their logs; what is"
+        " in S3 stays. Left out means never.",
+    )
+    suspend: bool = Field(
+        default=False,
+        description="true stops the job: running pods commit a checkpoint and end; false lets it go on from there."
+        " While it is suspended every field of the spec may be changed.",
+    )

@@ -1,0 +1,63 @@
+"""`spec.training`: length, batch, learning rate, precision."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from finetune_api.base import Record, Rule
+from finetune_api.spec.auto import Auto
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Optimizer(Record):
+    """AdamW (https://arxiv.org/abs/1711.05101)."""
+
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay.")
+    betas: list[Decay] = Field(
+        default=[0.9, 0.999], min_length=2, max_length=2, description="Decay of the two moment estimates."
+    )
+    eps: float = Field(default=1e-8, gt=0, le=1, description="Term added to the denominator.")
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, le=1e6, description="Gradients are clipped to this norm; 0 turns clipping off."
+    )
+
+
+class Training(Record):
+    """The optimizer's side of the run."""
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.epochs) != has(self.maxSteps)",
+            "set exactly one of spec.training.epochs and spec.training.maxSteps",
+        ),
+    )
+
+    epochs: float | None = Field(default=None, gt=0, le=1000, description="Passes over the training rows.")
+    max_steps: int | None = Field(default=None, ge=1, le=100_000_000, description="Optimizer steps.")
+    global_batch_size: int = Field(
+        default=64,
+        ge=1,
+        le=65536,
+        description="Sequences per optimizer step over all processes: packed sequences when data.packing is on,"
+        " rows when it is off. Never changed by the number of processes.",
+    )
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = Field(
+        default="auto", description="Sequences per forward pass and process, or auto."
+    )
+    learning_rate: float = Field(default=2e-4, gt=0, le=10, description="Peak learning rate.")
+    scheduler: Literal["linear", "cosine", "constant"] = Field(
+        default="cosine", description="Course of the learning rate after the warm-up."
+    )
+    warmup: float = Field(
+        default=0.03,
+        ge=0,
+        le=1_000_000,
+        description="Warm-up: below 1 a share of the steps, from 1 a number of steps.",
+    )
+    optimizer: Optimizer = Field(default=Optimizer(), description="AdamW's settings.")
+    precision: Literal["bf16", "fp32"] = Field(default="bf16", description="Number format of the computation.")
+    activation_checkpointing: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Recompute activations in the backward pass to save memory."
+    )
+    seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of data order, dropout and adapters.")
