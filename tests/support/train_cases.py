@@ -187,17 +187,12 @@ class Series:
 def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
     """Train a case in plain PyTorch: one process, each row alone through transformers' own forward pass."""
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     from finetune_trainer.train.lr import LearningRate
 
     spec = FineTuneJobSpec.model_validate(spec_of(case))
     torch.manual_seed(spec.training.seed)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="eager")
-    if case.method == "lora":
-        config = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
-        model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    model = plain_model(tiny_model, spec_of(case)["method"])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decay = [parameter for parameter in trained if parameter.ndim > 1]
     rest = [parameter for parameter in trained if parameter.ndim <= 1]
@@ -220,6 +215,34 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
         series.losses.append(loss.item())
         series.grad_norms.append(norm.item())
     return series
+
+
+def plain_model(tiny_model: Path, method: dict[str, Any]) -> Any:
+    """Return the model of a method as its libraries' own documentation makes it."""
+    import torch
+    from peft import IA3Config, LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantization = None
+    if method["type"] == "qlora":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+        )
+        if method.get("quantization", {}).get("bits") == 8:
+            quantization = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_model, dtype=torch.float32, attn_implementation="eager", quantization_config=quantization
+    )
+    if method["type"] == "freeze":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name.startswith(("model.layers.1.", "model.norm"))
+    if method["type"] in ("lora", "qlora"):
+        options = {"use_dora": method.get("lora", {}).get("useDora", False)}
+        config = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear", **options)
+        model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    if method["type"] == "ia3":
+        model = get_peft_model(model, IA3Config(task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
+    return model.train()  # in evaluation mode, bitsandbytes computes 4 bits in bf16 on CPUs that have it
 
 
 def _row_loss(model: Any, tokens: Any, flags: Any) -> Any:

@@ -9,7 +9,7 @@ from finetune_api.spec.data import Data, DataSource, Split
 from finetune_api.spec.distributed import Distributed
 from finetune_api.spec.evaluation import Evaluation, Predictions
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import Lora, Method
+from finetune_api.spec.method import Freeze, Ia3, Lora, Method, Quantization
 from finetune_api.spec.model import Model
 from finetune_api.spec.storage import Cache, Checkpoint, Output, S3Storage, Storage
 from finetune_api.spec.training import Optimizer, Training
@@ -22,12 +22,15 @@ __all__ = [
     "Distributed",
     "Evaluation",
     "FineTuneJobSpec",
+    "Freeze",
+    "Ia3",
     "Lora",
     "Method",
     "Model",
     "Optimizer",
     "Output",
     "Predictions",
+    "Quantization",
     "S3Storage",
     "Split",
     "Storage",

@@ -20,8 +20,18 @@ class FineTuneJobSpec(Record):
 
     rules: ClassVar = (
         Rule(
-            "!self.output.merge || self.method.type == 'lora'",
-            "spec.output.merge merges an adapter into the base model; it needs spec.method.type: lora",
+            "!self.output.merge || self.method.type in ['lora', 'qlora', 'ia3']",
+            "spec.output.merge merges an adapter into the base model; it needs spec.method.type: lora, qlora or ia3",
+        ),
+        Rule(
+            "self.method.type != 'qlora' || self.distributed.zeroStage != 3",
+            "spec.method.type: qlora needs spec.distributed.zeroStage 0, 1, 2 or auto: a quantised base is not"
+            " sharded, so stage 3 saves nothing",
+        ),
+        Rule(
+            "self.distributed.zeroStage != 3 || !has(self.method.lora) || !self.method.lora.useDora",
+            "spec.method.lora.useDora needs spec.distributed.zeroStage 0, 1, 2 or auto: DoRA reads whole weights"
+            " where stage 3 has them in parts",
         ),
         Rule(
             "self.distributed.device != 'cpu'"

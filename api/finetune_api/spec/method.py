@@ -7,6 +7,7 @@ from pydantic import Field
 from finetune_api.base import Record, Rule
 
 ModuleName = Annotated[str, Field(min_length=1, max_length=253)]
+MethodType = Literal["full", "freeze", "lora", "qlora", "ia3"]
 
 
 class Lora(Record):
@@ -24,10 +25,55 @@ class Lora(Record):
     use_rslora: bool = Field(
         default=False, description="Scale by alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732)."
     )
+    use_dora: bool = Field(
+        default=False,
+        description="Train the length of each weight's columns apart from their direction"
+        " (https://arxiv.org/abs/2402.09353): closer to full training at small ranks, slower by a third or more.",
+    )
     modules_to_save: list[ModuleName] = Field(
         default=[],
         max_length=16,
         description="Modules trained in full beside the adapter, e.g. embed_tokens.",
+    )
+
+
+class Quantization(Record):
+    """How the frozen base model is stored (bitsandbytes, https://arxiv.org/abs/2305.14314)."""
+
+    bits: Literal[4, 8] = Field(
+        default=4, description="Bits per weight: 4 saves most memory; 8 (LLM.int8) is nearer to the model."
+    )
+    quant_type: Literal["nf4", "fp4"] = Field(
+        default="nf4", description="4-bit numbers: nf4 is made for weights that are normally distributed."
+    )
+    double_quant: bool = Field(
+        default=True, description="Also quantise the scales of 4-bit weights: 0.4 bits less per weight."
+    )
+
+
+class Freeze(Record):
+    """Which parts of the model are trained while the rest stays as it is."""
+
+    trainable_layers: int = Field(default=2, ge=0, le=1024, description="The last so many layers are trained.")
+    trainable_modules: list[ModuleName] = Field(
+        default=[],
+        max_length=64,
+        description="Modules trained beside them, by the end of their name: lm_head, embed_tokens, norm, 0.mlp.",
+    )
+
+
+class Ia3(Record):
+    """Learned factors of keys, values and feed-forward activations (https://arxiv.org/abs/2205.05638)."""
+
+    target_modules: list[ModuleName] = Field(
+        default=[],
+        max_length=64,
+        description="Modules whose output is scaled; empty: those that peft names for the model's architecture.",
+    )
+    feedforward_modules: list[ModuleName] = Field(
+        default=[],
+        max_length=64,
+        description="Those of targetModules whose input is scaled instead; peft names them if that is empty.",
     )
 
 
@@ -36,12 +82,60 @@ class Method(Record):
 
     rules: ClassVar = (
         Rule(
-            "self.type == 'lora' || !has(self.lora)",
-            "spec.method.lora belongs to type lora; remove the lora block or set spec.method.type: lora",
+            "self.type in ['lora', 'qlora'] || !has(self.lora)",
+            "spec.method.lora belongs to types lora and qlora; remove the lora block or set spec.method.type: lora",
+        ),
+        Rule(
+            "self.type == 'qlora' || !has(self.quantization)",
+            "spec.method.quantization belongs to type qlora; remove the block or set spec.method.type: qlora",
+        ),
+        Rule(
+            "!has(self.quantization) || self.quantization.bits == 4 || !has(self.lora) || !self.lora.useDora",
+            "spec.method.lora.useDora works on 4 bits, not on 8; set spec.method.quantization.bits: 4 or"
+            " remove useDora",
+        ),
+        Rule(
+            "self.type == 'freeze' || !has(self.freeze)",
+            "spec.method.freeze belongs to type freeze; remove the block or set spec.method.type: freeze",
+        ),
+        Rule(
+            "self.type == 'ia3' || !has(self.ia3)",
+            "spec.method.ia3 belongs to type ia3; remove the block or set spec.method.type: ia3",
         ),
     )
 
-    type: Literal["full", "lora"] = Field(
-        default="lora", description="full trains every weight; lora trains low-rank adapters."
+    type: MethodType = Field(
+        default="lora",
+        description="full trains every weight; freeze trains some layers; lora trains low-rank adapters; qlora does"
+        " so on a base of 4 or 8 bits; ia3 trains a few factors per layer.",
     )
-    lora: Lora | None = Field(default=None, description="Settings of type lora; left out means the defaults.")
+    lora: Lora | None = Field(default=None, description="Settings of lora and qlora; left out means the defaults.")
+    quantization: Quantization | None = Field(
+        default=None, description="Settings of qlora's base model; left out means nf4 with double quantisation."
+    )
+    freeze: Freeze | None = Field(default=None, description="Settings of freeze; left out means the last 2 layers.")
+    ia3: Ia3 | None = Field(default=None, description="Settings of ia3; left out means what peft names.")
+
+    @property
+    def can_shard_weights(self) -> bool:
+        """Whether ZeRO stage 3 can hold the weights in parts."""
+        return self.type != "qlora" and not (self.lora is not None and self.lora.use_dora)
+
+    def spelled_out(self) -> "Method":
+        """Return the method with every block of its type, the defaults of those left out written down."""
+        blocks: dict[str, Record] = {
+            "lora": self.lora or Lora(),
+            "quantization": self.quantization or Quantization(),
+            "freeze": self.freeze or Freeze(),
+            "ia3": self.ia3 or Ia3(),
+        }
+        return self.model_copy(update={name: blocks[name] for name in _BLOCKS[self.type]})
+
+
+_BLOCKS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "freeze": ("freeze",),
+    "lora": ("lora",),
+    "qlora": ("lora", "quantization"),
+    "ia3": ("ia3",),
+}

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Prepared
-from finetune_api.spec import FineTuneJobSpec, Lora, Method, Model, Training
+from finetune_api.spec import FineTuneJobSpec, Method, Model, Training
 from finetune_api.stage import StageInput
 from finetune_api.status import Plan
 from finetune_trainer import log
@@ -27,13 +27,10 @@ Settings = dict[str, Any]
 
 def settings_of(spec: FineTuneJobSpec) -> Settings:
     """Return all that a checkpoint depends on; what else a spec holds may change between attempts."""
-    method = spec.method
-    if method.type == "lora":
-        method = method.model_copy(update={"lora": method.lora or Lora()})
     return {
         "model": spec.model.to_wire(),
         "objective": spec.objective,
-        "method": method.to_wire(),
+        "method": spec.method.spelled_out().to_wire(),
         "training": spec.training.to_wire(),
         "data": {"packing": spec.data.packing, "maxLength": spec.data.max_length},
     }

@@ -9,10 +9,15 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from finetune_api.spec import Quantization
 from finetune_trainer import log
+from finetune_trainer.methods.freeze import TRAINED_TENSORS
+from finetune_trainer.methods.qlora import bitsandbytes_config, keep_layout
 
 LARGEST_SHARD = "4GB"
 
@@ -33,9 +38,41 @@ def assemble_model(weights: Path, *, tokenizer: Path, target: Path) -> None:
         shutil.copy(path, target)
 
 
-def merge(base: Path, adapter: Path, *, tokenizer: Path, target: Path) -> None:
-    """Make the folder of base and adapter merged."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", use_safetensors=True, local_files_only=True)
+def assemble_partial(base: Path, weights: Path, *, tokenizer: Path, target: Path) -> None:
+    """Make the folder of the base model with the tensors that were trained in the place of its own."""
+    model = load_model(base, None)
+    trained = load_file(weights / TRAINED_TENSORS)
+    outcome = model.load_state_dict(trained, strict=False)
+    if outcome.unexpected_keys:
+        raise ValueError(f"the base model has no place for {outcome.unexpected_keys[:3]}")
+    model.save_pretrained(target, max_shard_size=LARGEST_SHARD)
+    shutil.copytree(tokenizer, target, dirs_exist_ok=True)
+
+
+def load_model(directory: Path, quantization: Quantization | None) -> PreTrainedModel:
+    """Load a model as anyone would, in its own number format, or quantised as it was trained on."""
+    config = None if quantization is None else bitsandbytes_config(quantization, torch.bfloat16)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype="auto",
+        quantization_config=config,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    keep_layout(model)
+    return model.eval()
+
+
+def merge(base: Path, adapter: Path, *, quantization: Quantization | None, tokenizer: Path, target: Path) -> None:
+    """Make the folder of base and adapter merged.
+
+    An adapter that was trained beside a quantised base is added to what those few bits stand for: to the original
+    weights it does not belong.
+    """
+    model = load_model(base, quantization)
+    if quantization is not None:
+        model = model.dequantize()
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     merged.save_pretrained(target, max_shard_size=LARGEST_SHARD)
     shutil.copytree(tokenizer, target, dirs_exist_ok=True)

@@ -5,6 +5,7 @@ import json
 from finetune_api.run import Commit, Prepared, TrainResult
 from finetune_api.stage import StageInput
 from finetune_api.status import Scores
+from finetune_trainer.methods import method_of
 
 
 def render(
@@ -12,8 +13,8 @@ def render(
 ) -> str:
     """Return the card's Markdown."""
     spec, data, plan = job.spec, prepared.data, prepared.plan
-    lora = spec.method.type == "lora"
-    header = {"library_name": "peft" if lora else "transformers", "base_model": spec.model.uri, "tags": ["sft"]}
+    adapter = method_of(spec.method).result == "adapter"
+    header = {"library_name": "peft" if adapter else "transformers", "base_model": spec.model.uri, "tags": ["sft"]}
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
     sections = [
         f"---\n{front}\n---\n\n# {job.name}\n",
@@ -49,10 +50,10 @@ def render(
 
 
 def _method(job: StageInput) -> str:
-    if job.spec.method.type == "full":
-        return "full"
-    lora = job.spec.method.lora
-    return f"LoRA, rank {lora.rank}, alpha {lora.alpha:g}" if lora else "LoRA with the default settings"
+    method = job.spec.method.spelled_out()
+    blocks = {name: block for name, block in method.to_wire().items() if name != "type"}
+    settings = [f"{name} {json.dumps(value)}" for block in blocks.values() for name, value in block.items()]
+    return ", ".join([method.type, *settings])
 
 
 def _table(values: dict[str, object]) -> str:

@@ -13,11 +13,13 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from pydantic import Field
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from finetune_api.base import Record
+from finetune_api.spec import Quantization
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.export.answers import answer
+from finetune_trainer.export.assemble import load_model
 from finetune_trainer.export.questions import read_questions
 
 COMPARED_ROWS = 4
@@ -29,6 +31,7 @@ class Request(Record):
 
     base: str | None = Field(description="Folder of the base model; None: it is not needed.")
     adapter: str | None = Field(description="Folder of the adapter.")
+    quantization: Quantization | None = Field(default=None, description="How the base was quantised in training.")
     model: str | None = Field(description="Folder of the whole model.")
     prepared: str = Field(description="Folder of the prepared data.")
     questions: int = Field(description="Test rows to answer.")
@@ -62,7 +65,8 @@ class Examiner:
 
     def examine(self) -> Reply:
         """Return what was found."""
-        base = _load(self._request.base) if self._request.base else None
+        request = self._request
+        base = load_model(Path(request.base), request.quantization) if request.base else None
         answers = self._ask(base) if base is not None else []
         found = self._examine_adapter(base) if self._request.adapter else self._examine_model()
         return found.model_copy(update={"base_answers": answers})
@@ -70,7 +74,7 @@ class Examiner:
     def _examine_model(self) -> Reply:
         """Look at a model that was trained in full."""
         assert self._request.model is not None  # noqa: S101 - a result is an adapter or a model
-        model = _load(self._request.model)
+        model = load_model(Path(self._request.model), None)
         return self._reply(model, self._scores(model))
 
     def _examine_adapter(self, base: PreTrainedModel | None) -> Reply:
@@ -84,7 +88,7 @@ class Examiner:
         del tuned, base
         if self._request.model is None:
             return reply
-        merged = self._scores(_load(self._request.model))
+        merged = self._scores(load_model(Path(self._request.model), None))
         return reply.model_copy(update={"divergence": divergence(scores, merged)})
 
     def _reply(self, tuned: Any, scores: list[torch.Tensor]) -> Reply:
@@ -120,13 +124,6 @@ def divergence(reference: list[torch.Tensor], other: list[torch.Tensor]) -> floa
     pairs = zip(reference, other, strict=True)
     per_token = [(right.exp() * (right - left)).sum(dim=-1) for left, right in pairs]
     return float(torch.cat(per_token).mean())
-
-
-def _load(directory: str) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        directory, dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=False
-    )
-    return model.eval()
 
 
 def _fits(model: PeftModel, directory: Path) -> bool:

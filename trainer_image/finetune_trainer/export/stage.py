@@ -21,6 +21,7 @@ from finetune_trainer.export.fresh import Reply, Request
 from finetune_trainer.export.place import Place
 from finetune_trainer.export.questions import read_questions, turn_end
 from finetune_trainer.export.weights import check_adapter, check_model, fetch_weights, read_result
+from finetune_trainer.methods import method_of
 from finetune_trainer.prepare.tokenizer import special_tokens
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import Store
@@ -58,7 +59,8 @@ class _Export:
         self._store = store
         self._scratch = read_pod().work_dir / "export"
         self._target = self._scratch / "result"
-        self._is_lora = job.spec.method.type == "lora"
+        self._method = method_of(job.spec.method)
+        self._is_adapter = self._method.result == "adapter"
 
     def make(self, target: Place) -> OutputManifest:
         shutil.rmtree(self._scratch, ignore_errors=True)  # left by an earlier run outside Kubernetes
@@ -85,24 +87,28 @@ class _Export:
         result = read_result(store, layout)
         prepared = fetch_prepared(store, layout, self._scratch / "prepared")
         commit, weights = fetch_weights(store, layout, result, self._scratch / "commit")
-        (check_adapter if self._is_lora else check_model)(weights)
+        (check_adapter if self._is_adapter else check_model)(weights)
         base = fetch_model(
             store, job.spec.model.uri, prepared.record, self._scratch / "base", weights=self._needs_base()
         )
         return _Parts(prepared, base, weights, result, commit, _stop_tokens(prepared, base))
 
     def _needs_base(self) -> bool:
-        return self._is_lora or self._job.spec.evaluation.predictions.rows > 0
+        is_whole = self._job.spec.method.type == "full"
+        return not is_whole or self._job.spec.evaluation.predictions.rows > 0
 
     def _assemble(self, parts: _Parts) -> None:
         tokenizer, merged = parts.prepared.tokenizer, self._target / place.MERGED
-        if self._is_lora:
+        if self._is_adapter:
             adapter = self._target / place.ADAPTER
             uri = self._job.spec.model.uri
             assemble.assemble_adapter(parts.weights, tokenizer=tokenizer, base_uri=uri, target=adapter)
             if not self._job.spec.output.merge:
                 return
-            assemble.merge(parts.base, adapter, tokenizer=tokenizer, target=merged)
+            quantization = self._job.spec.method.spelled_out().quantization
+            assemble.merge(parts.base, adapter, quantization=quantization, tokenizer=tokenizer, target=merged)
+        elif self._job.spec.method.type == "freeze":
+            assemble.assemble_partial(parts.base, parts.weights, tokenizer=tokenizer, target=merged)
         else:
             assemble.assemble_model(parts.weights, tokenizer=tokenizer, target=merged)
         assemble.write_generation_config(merged, parts.base, stop_tokens=parts.stop_tokens)
@@ -112,7 +118,8 @@ class _Export:
         adapter, merged = self._target / place.ADAPTER, self._target / place.MERGED
         request = Request(
             base=str(parts.base) if self._needs_base() else None,
-            adapter=str(adapter) if self._is_lora else None,
+            adapter=str(adapter) if self._is_adapter else None,
+            quantization=self._job.spec.method.spelled_out().quantization,
             model=str(merged) if merged.exists() else None,
             prepared=str(parts.prepared.directory),
             questions=predictions.rows,

@@ -1,28 +1,38 @@
 """Methods: which parameters are trained, and under which names they stand in the files that others read.
 
-A commit's `weights/` folder holds what was trained in the form that transformers and peft load without DeepSpeed:
-an adapter, or the whole model.
+A commit's `weights/` folder holds what was trained in the form that transformers and peft read without DeepSpeed: an
+adapter, or the trained tensors of the model.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from finetune_api.spec import Method as MethodSpec
+from finetune_trainer.methods.freeze import Partial
 from finetune_trainer.methods.full import Full
+from finetune_trainer.methods.ia3 import Factors
 from finetune_trainer.methods.lora import LowRank
+from finetune_trainer.methods.qlora import QuantizedLowRank
+
+Result = Literal["adapter", "model"]
 
 
 class Method(Protocol):
     """A method."""
 
+    result: Result
+    """What is exported: an adapter beside the base model, or a whole model."""
     saves_frozen: bool
     """Whether parameters that are not trained belong into a checkpoint."""
+
+    def quantization(self, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+        """Return how the base model is quantised while it is loaded, computing in `dtype`; None: not at all."""
 
     def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
         """Return the model with its trained parameters. Raises StageFailure when the spec does not fit it."""
@@ -36,4 +46,12 @@ class Method(Protocol):
 
 def method_of(spec: MethodSpec) -> Method:
     """Return the method that a spec names."""
-    return Full() if spec.type == "full" else LowRank(spec.lora)
+    spec = spec.spelled_out()
+    if spec.type == "full":
+        return Full()
+    if spec.freeze is not None:
+        return Partial(spec.freeze)
+    if spec.ia3 is not None:
+        return Factors(spec.ia3)
+    assert spec.lora is not None  # noqa: S101 - spelled out for lora and qlora
+    return QuantizedLowRank(spec.lora, spec.quantization) if spec.quantization else LowRank(spec.lora)

@@ -2,17 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
 class Full:
     """Trains every weight."""
 
+    result: Literal["model"] = "model"
     saves_frozen = True
+
+    def quantization(self, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+        """Return None: what is trained keeps its numbers."""
+        return None
 
     def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
         """Return the model as it is: all its parameters are trained."""

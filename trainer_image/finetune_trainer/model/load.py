@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_api.exitcodes import ExitCode
@@ -19,8 +19,15 @@ from finetune_trainer.model import attention
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def load_base(directory: Path, plan: Plan, deepspeed_config: dict[str, Any], uri: str) -> PreTrainedModel:
-    """Load a model on the CPU, or sharded over the processes under ZeRO stage 3.
+def load_base(
+    directory: Path,
+    plan: Plan,
+    *,
+    deepspeed_config: dict[str, Any],
+    quantization: BitsAndBytesConfig | None,
+    uri: str,
+) -> PreTrainedModel:
+    """Load a model on the CPU, sharded over the processes under ZeRO stage 3, or quantised on this process's device.
 
     Raises StageFailure when transformers cannot make a causal language model of the folder; `uri` names it.
     """
@@ -33,6 +40,7 @@ def load_base(directory: Path, plan: Plan, deepspeed_config: dict[str, Any], uri
                 directory,
                 dtype=DTYPES[plan.precision],
                 attn_implementation=attention.IMPLEMENTATION,
+                quantization_config=quantization,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,

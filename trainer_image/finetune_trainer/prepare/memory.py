@@ -13,6 +13,8 @@ GIB = 1024**3
 _ADAM_BYTES = 12
 """Per trained parameter: fp32 master copy and two fp32 moments."""
 _FP32_BYTES = 4
+_SCALE_BITS = 0.5
+"""Per weight of 4 bits, without double quantisation."""
 _RUNTIME_BYTES = {"cpu": int(0.8 * GIB), "gpu": int(1.5 * GIB)}
 """A process before the model is there: interpreter, torch, DeepSpeed; on a GPU the CUDA context and NCCL."""
 _BUCKET_PARAMETERS = 500_000_000
@@ -36,6 +38,8 @@ class Layout:
     micro_batch_tokens: int
     """Tokens of the largest micro-batch."""
     activation_checkpointing: bool
+    quantized_bits: int = 4
+    """Bits of the base's numbers where it is quantised."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,18 @@ def estimate(shape: ModelShape, layout: Layout) -> Estimate:
 
     buckets = 2 * min(trained, _BUCKET_PARAMETERS) * width if layout.world_size > 1 else 0
     return Estimate(
-        weights=share(shape.total_parameters * width, 3),
+        weights=share((shape.total_parameters - shape.quantized_parameters) * width, 3) + _quantized(shape, layout),
         gradients=share(trained * width, 2) + buckets,
         optimizer=share(trained * _ADAM_BYTES, 1),
         activations=_activations(shape, layout, width),
         runtime=_RUNTIME_BYTES[layout.device],
     )
+
+
+def _quantized(shape: ModelShape, layout: Layout) -> int:
+    """Return the bytes of quantised weights with their scales: one per 64 weights of 4 bits (bitsandbytes)."""
+    bits = layout.quantized_bits + (_SCALE_BITS if layout.quantized_bits == 4 else 0)
+    return int(shape.quantized_parameters * bits / 8)
 
 
 def number_bytes(precision: str) -> int:

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from finetune_api.exitcodes import ExitCode
-from finetune_api.reasons import Reason
-from finetune_api.spec import Lora, Method
-from finetune_trainer.errors import StageFailure
+from finetune_api.spec import Method
+from finetune_trainer.methods import method_of
 from finetune_trainer.prepare.model_files import invalid_model
 
 
@@ -25,6 +22,8 @@ class ModelShape:
 
     total_parameters: int
     trainable_parameters: int
+    quantized_parameters: int
+    """Parameters of the base that are held in 4 or 8 bits."""
     layers: int
     hidden_size: int
     intermediate_size: int
@@ -53,12 +52,14 @@ def measure(config: Any, method: Method, uri: str) -> ModelShape:
         raise invalid_model(
             f"{uri}: no causal language model can be built from config.json: {_first_line(error)}"
         ) from error
-    if method.type == "lora":
-        model = _adapt(model, method.lora or Lora())
+    quantized = _linear_weights(model) if method.type == "qlora" else 0
+    with torch.device("meta"):
+        model = method_of(method).adapt(model)
     text = config.get_text_config()
     return ModelShape(
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        quantized_parameters=quantized,
         layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
@@ -67,20 +68,11 @@ def measure(config: Any, method: Method, uri: str) -> ModelShape:
     )
 
 
-def _adapt(model: Any, lora: Lora) -> Any:
-    targets: Any = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
-    config = LoraConfig(
-        r=lora.rank, target_modules=targets, modules_to_save=lora.modules_to_save or None, task_type="CAUSAL_LM"
-    )
-    try:
-        with torch.device("meta"):
-            return get_peft_model(model, config)
-    except ValueError as error:
-        raise StageFailure(
-            ExitCode.INVALID,
-            Reason.INVALID_SPEC,
-            f"spec.method.lora does not fit the model: {_first_line(error)}",
-        ) from error
+def _linear_weights(model: Any) -> int:
+    """Return the parameters that bitsandbytes quantises: the weights of linear layers, the head left out."""
+    head = model.get_output_embeddings()
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    return sum(module.weight.numel() for module in linear)
 
 
 def _first_line(error: BaseException) -> str:

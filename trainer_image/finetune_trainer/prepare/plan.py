@@ -74,6 +74,8 @@ def _budget(spec: FineTuneJobSpec, facts: Facts) -> int | None:
 def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
     """Yield what the spec allows, from the fastest to the most frugal."""
     world = spec.distributed.num_nodes * spec.distributed.processes_per_node
+    quantization = spec.method.spelled_out().quantization
+    quantized_bits = quantization.bits if quantization else 4
     for zero_stage in _zero_stages(spec, world):
         for checkpointing in _checkpointing(spec):
             for micro in _micro_batch_sizes(spec, facts, world):
@@ -84,6 +86,7 @@ def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
                     world_size=world,
                     micro_batch_tokens=micro * facts.sequence_tokens,
                     activation_checkpointing=checkpointing,
+                    quantized_bits=quantized_bits,
                 )
                 yield _Choice(layout, micro, estimate(facts.shape, layout))
 
@@ -92,7 +95,9 @@ def _zero_stages(spec: FineTuneJobSpec, world: int) -> list[int]:
     wanted = spec.distributed.zero_stage
     if wanted != "auto":
         return [wanted]
-    return [0] if world == 1 else [2, 3]
+    if world == 1:
+        return [0]
+    return [2, 3] if spec.method.can_shard_weights else [2]
 
 
 def _checkpointing(spec: FineTuneJobSpec) -> list[bool]:
@@ -151,7 +156,9 @@ def _advice(spec: FineTuneJobSpec, least: _Choice) -> str:
     advice = ["raise spec.podTemplate.resources.limits.memory"]
     if spec.method.type == "full":
         advice.append("set spec.method.type: lora")
-    if layout.world_size > 1 and layout.zero_stage < 3:
+    if spec.method.type == "lora":
+        advice.append("set spec.method.type: qlora")
+    if layout.world_size > 1 and layout.zero_stage < 3 and spec.method.can_shard_weights:
         advice.append("set spec.distributed.zeroStage: 3")
     if not layout.activation_checkpointing:
         advice.append("set spec.training.activationCheckpointing: on")

@@ -44,7 +44,9 @@ def build(
     config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
     # The same on all processes, so that their adapters begin alike.
     torch.manual_seed(spec.training.seed)
-    model = method.adapt(load_base(scratch.model, plan, config, spec.model.uri))
+    quantization = method.quantization(DTYPES[plan.precision])
+    base = load_base(scratch.model, plan, deepspeed_config=config, quantization=quantization, uri=spec.model.uri)
+    model = method.adapt(base)
     engine = start_engine(SupervisedLoss(model), plan, spec.training, config)
     backend = backend_for(process.device, DTYPES[plan.precision])
     gap = selfcheck.check(engine.module, process.device, backend)

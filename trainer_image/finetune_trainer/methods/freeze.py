@@ -1,0 +1,77 @@
+"""Method `freeze`: some layers are trained, the rest stays as it is; the result is a whole model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
+from finetune_api.spec import Freeze
+from finetune_trainer.errors import StageFailure
+
+TRAINED_TENSORS = "trained.safetensors"
+"""The trained tensors alone, under their names in the model: a checkpoint of two layers is no copy of the model."""
+
+
+class Partial:
+    """Trains the last layers and the modules that the spec names."""
+
+    result: Literal["model"] = "model"
+    saves_frozen = False
+
+    def __init__(self, settings: Freeze) -> None:
+        self._settings = settings
+
+    def quantization(self, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+        """Return None: the result is a whole model in its own numbers."""
+        return None
+
+    def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
+        """Leave only the wanted parameters to be trained. Raises StageFailure when a name is no module's."""
+        model.requires_grad_(False)
+        for module in self._trained_modules(model):
+            module.requires_grad_(True)
+        return model
+
+    def _trained_modules(self, model: PreTrainedModel) -> list[nn.Module]:
+        layers = decoder_layers(model)
+        if self._settings.trainable_layers > len(layers):
+            raise _misfit(f"trainableLayers is {self._settings.trainable_layers}, but the model has {len(layers)}")
+        named = [self._named(model, name) for name in self._settings.trainable_modules]
+        last = layers[len(layers) - self._settings.trainable_layers :]
+        if not last and not named:
+            raise _misfit("nothing is trained; set trainableLayers or trainableModules")
+        return [*last, *(module for modules in named for module in modules)]
+
+    def _named(self, model: PreTrainedModel, name: str) -> list[nn.Module]:
+        found = [module for path, module in model.named_modules() if path == name or path.endswith(f".{name}")]
+        if not found:
+            raise _misfit(f"no module of the model is called {name}")
+        return found
+
+    def file_keys(self, model: nn.Module) -> dict[str, str]:
+        """Return the trained parameters under their own names."""
+        return {name: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def write(self, model: nn.Module, weights: Mapping[str, torch.Tensor], directory: Path) -> None:
+        """Write the trained tensors; the export puts them into the base model."""
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(dict(weights), directory / TRAINED_TENSORS, metadata={"format": "pt"})
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the layers of a decoder: the only list of modules that has as many as the configuration says."""
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [module for module in model.get_decoder().modules() if isinstance(module, nn.ModuleList)]
+    return next(module for module in lists if len(module) == count)
+
+
+def _misfit(problem: str) -> StageFailure:
+    message = f"spec.method.freeze does not fit the model: {problem}"
+    return StageFailure(ExitCode.INVALID, Reason.INVALID_SPEC, message)
