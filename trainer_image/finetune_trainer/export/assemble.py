@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from finetune_api.spec import Quantization
 from finetune_trainer import log
@@ -51,10 +51,11 @@ def assemble_partial(base: Path, weights: Path, *, tokenizer: Path, target: Path
 
 def load_model(directory: Path, quantization: Quantization | None) -> PreTrainedModel:
     """Load a model as anyone would, in its own number format, or quantised as it was trained on."""
-    config = None if quantization is None else bitsandbytes_config(quantization, torch.bfloat16)
+    dtype = AutoConfig.from_pretrained(directory, local_files_only=True).dtype or torch.float32
+    config = None if quantization is None else bitsandbytes_config(quantization, dtype)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         directory,
-        dtype="auto",
+        dtype=dtype,
         quantization_config=config,
         use_safetensors=True,
         local_files_only=True,

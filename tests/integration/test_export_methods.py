@@ -1,0 +1,75 @@
+"""What each method's weights become in the export, against a real S3 server, loaded as a user would."""
+
+import pytest
+import torch
+from export_jobs import commit_weights, download, logits, rows
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from finetune_trainer.export import stage as export
+from finetune_trainer.export.assemble import load_model
+from finetune_trainer.methods import method_of
+from finetune_trainer.model import weights
+from finetune_trainer.prepare import stage as prepare
+
+ADAPTERS = {
+    "dora": {"type": "lora", "lora": {"useDora": True}},
+    "ia3": {"type": "ia3"},
+    "nf4": {"type": "qlora"},
+    "int8": {"type": "qlora", "quantization": {"bits": 8}},
+}
+IDS = list(range(3, 40))
+
+
+def trained(s3_job, tiny_model, tmp_path, method, **spec):
+    """Prepare a job, move its trained parameters away from where they began, and leave them as training does."""
+    s3_job.put_rows("rows/train.jsonl", rows(60))
+    job = s3_job.stage_input(method=method, **spec)
+    prepare.run(job, s3_job.store)
+    chosen = method_of(job.spec.method)
+    torch.manual_seed(1)
+    base = load_model(tiny_model, job.spec.method.spelled_out().quantization)
+    model = chosen.adapt(base)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    weights.save(model, chosen, tmp_path / "weights", keep=True)
+    commit_weights(s3_job, job, tmp_path / "weights")
+    return job, logits(model, IDS)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapter_and_merged_model_say_what_was_trained(s3_job, tiny_model, tmp_path, name):
+    output = {"uri": s3_job.uri("output/"), "merge": True}
+    job, told = trained(s3_job, tiny_model, tmp_path, ADAPTERS[name], output=output)
+    export.run(job, s3_job.store)
+    published = download(s3_job, tmp_path)
+    base = load_model(tiny_model, job.spec.method.spelled_out().quantization)
+    plain = logits(base, IDS)
+    tuned = logits(PeftModel.from_pretrained(base, published / "adapter"), IDS)
+    merged = logits(AutoModelForCausalLM.from_pretrained(published / "merged"), IDS)
+    assert torch.allclose(tuned, told, atol=1e-4)
+    # LLM.int8 also rounds what goes into a layer, which a merged model does not.
+    assert torch.allclose(tuned, merged, atol=0.1 if name == "int8" else 1e-3)
+    assert not torch.allclose(plain, tuned, atol=0.1)
+
+
+def test_an_adapter_of_few_bits_belongs_to_the_base_of_few_bits(s3_job, tiny_model, tmp_path):
+    """Merging into the original weights is what this must not do: it is further from what was trained."""
+    output = {"uri": s3_job.uri("output/"), "merge": True}
+    job, told = trained(s3_job, tiny_model, tmp_path, ADAPTERS["nf4"], output=output)
+    export.run(job, s3_job.store)
+    published = download(s3_job, tmp_path)
+    original = AutoModelForCausalLM.from_pretrained(tiny_model)
+    wrong = logits(PeftModel.from_pretrained(original, published / "adapter"), IDS)
+    merged = logits(AutoModelForCausalLM.from_pretrained(published / "merged"), IDS)
+    assert (merged - told).abs().mean() < (wrong - told).abs().mean() / 10
+
+
+def test_trained_layers_are_put_into_the_base_model(s3_job, tiny_model, tmp_path):
+    job, told = trained(s3_job, tiny_model, tmp_path, {"type": "freeze", "freeze": {"trainableLayers": 1}})
+    output = export.run(job, s3_job.store).output
+    published = download(s3_job, tmp_path)
+    assert (output.adapter_uri, output.merged_uri) == (None, s3_job.uri("output/merged/"))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(published / "merged"), IDS), told)

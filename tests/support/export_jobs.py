@@ -1,0 +1,70 @@
+"""What training leaves for the export stage, and what a user finds after it."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from finetune_api.run import Commit, OutputManifest, RunLayout, TrainResult
+from finetune_api.status import CheckpointRef, EvaluationResult, Progress, Scores
+from finetune_api.uris import parse_s3
+
+SCORES = Scores(loss=1.5, perplexity=4.48, token_accuracy=0.5, tokens=100)
+
+
+def rows(count: int) -> list[dict]:
+    return [
+        {
+            "id": number,
+            "messages": [
+                {"role": "user", "content": f"How do I reset password {number}?"},
+                {"role": "assistant", "content": f"Open page {number}."},
+            ],
+        }
+        for number in range(count)
+    ]
+
+
+def commit_weights(s3_job, job, weights: Path) -> None:
+    """Leave in S3 what the training stage leaves."""
+    layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
+    prefix = layout.shards(step=7, writer="a1-abcdefgh")
+    now = datetime.now(UTC)
+    commit = Commit(
+        writer="a1-abcdefgh",
+        attempt=1,
+        step=7,
+        world_size=1,
+        zero_stage=0,
+        consumed_sequences=28,
+        eval_loss=1.5,
+        time=now,
+        config_digest="0" * 64,
+        files=s3_job.store.upload_all(weights, prefix.child("rank-0/weights")),
+    )
+    s3_job.store.put(layout.commit(7), commit.model_dump_json(by_alias=True).encode())
+    result = TrainResult(
+        writer="a1-abcdefgh",
+        export_commit=layout.commit(7).key,
+        progress=Progress(step=7, total_steps=7),
+        last_checkpoint=CheckpointRef(uri=layout.commit(7).uri, step=7, time=now, size_bytes=commit.size_bytes),
+        evaluation=EvaluationResult(base=SCORES, tuned=SCORES),
+    )
+    s3_job.store.put(layout.train_result, result.model_dump_json(by_alias=True).encode())
+
+
+def download(s3_job, tmp_path: Path, beside: frozenset[str] | set[str] = frozenset()) -> Path:
+    """Return the published result in a folder, each file checked against the manifest; nothing else stands there."""
+    root = parse_s3(s3_job.uri("output/"))
+    manifest = OutputManifest.model_validate_json(s3_job.store.read(root.child("manifest.json")))
+    target = tmp_path / "published"
+    s3_job.store.download_all(manifest.files, bucket=root.bucket, directory=target, strip_prefix=root.key)
+    assert sorted(entry.key for entry in manifest.files) == sorted(
+        f"{s3_job.uid}/{key}" for key in set(s3_job.keys("output/")) - beside if key != "output/manifest.json"
+    )
+    return target
+
+
+def logits(model, ids: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.eval()(input_ids=torch.tensor([ids])).logits
