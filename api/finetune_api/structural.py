@@ -18,7 +18,7 @@ from finetune_api.base import Record, Rule
 RULES = "x-kubernetes-validations"
 INT_OR_STRING = "x-kubernetes-int-or-string"
 COPIED = (
-    *("description", "type", "format", "enum", "pattern", "minimum", "maximum"),
+    *("description", "type", "format", "enum", "pattern", "minimum", "maximum", "multipleOf"),
     *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
 )
 LIST_KEYS = {

@@ -59,6 +59,7 @@ RESERVED = ("finetune-operator.io/job", "app.kubernetes.io/managed-by", "batch.k
 KEY = {"name": "s3", "key": "token"}
 ENV, FROM = "spec.podTemplate.env[1]", "spec.podTemplate.env[1].valueFrom"
 VOLUME, MOUNT = "spec.podTemplate.volumes[0]", "spec.podTemplate.volumeMounts[0]"
+DORA, SIX = {"useDora": True}, {"bits": 6}
 LISTED = [{"uri": "s3://datasets/other.jsonl"}]
 UNKNOWN = {"name": "data", "mountPath": "/data"}
 CLOSED = [
@@ -74,6 +75,15 @@ CASES = [
     Case("may have at most 45 characters", "<nil>", minimal_job("j" * 46)),
     Case("letters, digits and hyphens alone", "<nil>", minimal_job("llama-3.1")),
     Case("lora block or set", "spec.method", minimal_job(method={"type": "full", "lora": {"rank": 8}})),
+    Case("set spec.method.type: qlora", "spec.method", minimal_job(method={"type": "lora", "quantization": {}})),
+    Case("set spec.method.type: freeze", "spec.method", minimal_job(method={"type": "full", "freeze": {}})),
+    Case("set spec.method.type: ia3", "spec.method", minimal_job(method={"type": "lora", "ia3": {}})),
+    Case(
+        "multiple of 4", "spec.method.quantization.bits", minimal_job(method={"type": "qlora", "quantization": SIX})
+    ),
+    Case("not on 8", "spec.method", minimal_job(method={"type": "qlora", "quantization": {"bits": 8}, "lora": DORA})),
+    Case("is not sharded", "spec", minimal_job(method={"type": "qlora"}, distributed={"zeroStage": 3})),
+    Case("reads whole weights", "spec", minimal_job(method={"lora": DORA}, distributed={"zeroStage": 3})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"seed": 1}})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"test": 0}})),
     Case("set split.test: 0", "spec.data", minimal_job(data={"test": LISTED, "split": {"validation": 0}})),
@@ -91,6 +101,7 @@ CASES = [
     Case("pods use no GPU", "spec.podTemplate", minimal_job(**pods(stageResources={"limits": {GPU: 1}}))),
     Case("pods use no GPU", "spec.podTemplate", minimal_job(**pods(stageResources={"requests": {"amd.com/gpu": 1}}))),
     Case("spec.output.merge merges", "spec", minimal_job(method={"type": "full"}, output={"merge": True})),
+    Case("spec.output.merge merges", "spec", minimal_job(method={"type": "freeze"}, output={"merge": True})),
     Case("cpu takes no GPU", "spec", minimal_job(**CPU, **pods(resources={"limits": {GPU: 1}}))),
     Case("cpu takes no GPU", "spec", minimal_job(**CPU, **pods(resources={"requests": {MIG: 1}}))),
     Case("one process per GPU", "spec", minimal_job(**pods(resources={"limits": {GPU: 8}}))),

@@ -107,7 +107,7 @@ def prepared():
 def later_release(prepared, monkeypatch):
     """Let the stages run with the spec of a later release, from now on."""
     monkeypatch.setattr(module, "Training", LaterTraining)
-    monkeypatch.setattr(module, "Lora", LaterLora)
+    monkeypatch.setattr("finetune_api.spec.method.Lora", LaterLora)
     return job_of().model_copy(update={"spec": LaterSpec.model_validate(SPEC)})
 
 

@@ -40,8 +40,12 @@ class Lora(Record):
 class Quantization(Record):
     """How the frozen base model is stored (bitsandbytes, https://arxiv.org/abs/2305.14314)."""
 
-    bits: Literal[4, 8] = Field(
-        default=4, description="Bits per weight: 4 saves most memory; 8 (LLM.int8) is nearer to the model."
+    bits: int = Field(
+        default=4,
+        ge=4,
+        le=8,
+        multiple_of=4,
+        description="Bits per weight: 4 saves most memory; 8 (LLM.int8) is nearer to the model.",
     )
     quant_type: Literal["nf4", "fp4"] = Field(
         default="nf4", description="4-bit numbers: nf4 is made for weights that are normally distributed."

@@ -6,7 +6,7 @@ adapter, or the trained tensors of the model.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from peft import PeftModel
@@ -19,8 +19,7 @@ from finetune_trainer.methods.full import Full
 from finetune_trainer.methods.ia3 import Factors
 from finetune_trainer.methods.lora import LowRank
 from finetune_trainer.methods.qlora import QuantizedLowRank
-
-Result = Literal["adapter", "model"]
+from finetune_trainer.methods.result import Result
 
 
 class Method(Protocol):

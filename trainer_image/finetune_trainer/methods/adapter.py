@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -14,6 +13,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods.result import Result
 
 _ADAPTER = "default"
 
@@ -21,7 +21,7 @@ _ADAPTER = "default"
 class Adapter:
     """Trains an adapter of peft; a subclass says which."""
 
-    result: Literal["adapter"] = "adapter"
+    result: Result = "adapter"
     saves_frozen = False
     block = ""
     """Where in the spec its settings stand."""

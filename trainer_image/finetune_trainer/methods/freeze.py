@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft import PeftModel
@@ -14,6 +13,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.spec import Freeze
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods.result import Result
 
 TRAINED_TENSORS = "trained.safetensors"
 """The trained tensors alone, under their names in the model: a checkpoint of two layers is no copy of the model."""
@@ -22,7 +22,7 @@ TRAINED_TENSORS = "trained.safetensors"
 class Partial:
     """Trains the last layers and the modules that the spec names."""
 
-    result: Literal["model"] = "model"
+    result: Result = "model"
     saves_frozen = False
 
     def __init__(self, settings: Freeze) -> None:

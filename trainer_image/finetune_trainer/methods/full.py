@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft import PeftModel
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from finetune_trainer.methods.result import Result
+
 
 class Full:
     """Trains every weight."""
 
-    result: Literal["model"] = "model"
+    result: Result = "model"
     saves_frozen = True
 
     def quantization(self, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -24,7 +24,7 @@ class QuantizedLowRank(LowRank):
 
     def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
         """Freeze the model and add adapters in the number format of the computation."""
-        from bitsandbytes.nn import Linear4bit, Linear8bitLt
+        from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
         keep_layout(model)
         for module in model.modules():

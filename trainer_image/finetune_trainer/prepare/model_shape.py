@@ -22,14 +22,14 @@ class ModelShape:
 
     total_parameters: int
     trainable_parameters: int
-    quantized_parameters: int
-    """Parameters of the base that are held in 4 or 8 bits."""
     layers: int
     hidden_size: int
     intermediate_size: int
     vocabulary: int
     max_positions: int | None
     """Longest row the model can place; None: it sets no bound."""
+    quantized_parameters: int = 0
+    """Parameters of the base that are held in 4 or 8 bits."""
 
 
 def read_config(directory: Path, uri: str) -> Any:

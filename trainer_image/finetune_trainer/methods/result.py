@@ -1,0 +1,6 @@
+"""What a method leaves for the export."""
+
+from typing import Literal
+
+Result = Literal["adapter", "model"]
+"""An adapter beside the base model, or a whole model."""
