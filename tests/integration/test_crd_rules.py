@@ -59,7 +59,7 @@ RESERVED = ("finetune-operator.io/job", "app.kubernetes.io/managed-by", "batch.k
 KEY = {"name": "s3", "key": "token"}
 ENV, FROM = "spec.podTemplate.env[1]", "spec.podTemplate.env[1].valueFrom"
 VOLUME, MOUNT = "spec.podTemplate.volumes[0]", "spec.podTemplate.volumeMounts[0]"
-DORA, SIX = {"useDora": True}, {"bits": 6}
+DORA = {"useDora": True}
 LISTED = [{"uri": "s3://datasets/other.jsonl"}]
 UNKNOWN = {"name": "data", "mountPath": "/data"}
 CLOSED = [
@@ -78,9 +78,6 @@ CASES = [
     Case("set spec.method.type: qlora", "spec.method", minimal_job(method={"type": "lora", "quantization": {}})),
     Case("set spec.method.type: freeze", "spec.method", minimal_job(method={"type": "full", "freeze": {}})),
     Case("set spec.method.type: ia3", "spec.method", minimal_job(method={"type": "lora", "ia3": {}})),
-    Case(
-        "multiple of 4", "spec.method.quantization.bits", minimal_job(method={"type": "qlora", "quantization": SIX})
-    ),
     Case("not on 8", "spec.method", minimal_job(method={"type": "qlora", "quantization": {"bits": 8}, "lora": DORA})),
     Case("is not sharded", "spec", minimal_job(method={"type": "qlora"}, distributed={"zeroStage": 3})),
     Case("reads whole weights", "spec", minimal_job(method={"lora": DORA}, distributed={"zeroStage": 3})),
@@ -230,6 +227,12 @@ def test_refused_with_the_sentence(crd_installed: KubeApi, case: Case) -> None:
         (case.field, message)
     ]
     assert refusal.value.status["details"]["causes"][0]["message"].endswith(message)
+
+
+def test_a_base_has_4_or_8_bits(crd_installed: KubeApi) -> None:
+    job = minimal_job(method={"type": "qlora", "quantization": {"bits": 6}})
+    with pytest.raises(ApiError, match=r"spec.method.quantization.bits in body should be a multiple of 4"):
+        crd_installed.request("POST", JOBS, body=job, dryRun="All")
 
 
 @pytest.mark.parametrize("job", ACCEPTED.values(), ids=ACCEPTED.keys())

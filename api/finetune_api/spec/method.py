@@ -28,7 +28,7 @@ class Lora(Record):
     use_dora: bool = Field(
         default=False,
         description="Train the length of each weight's columns apart from their direction"
-        " (https://arxiv.org/abs/2402.09353): closer to full training at small ranks, slower by a third or more.",
+        " (https://arxiv.org/abs/2402.09353): closer to full training at small ranks, but slower.",
     )
     modules_to_save: list[ModuleName] = Field(
         default=[],
