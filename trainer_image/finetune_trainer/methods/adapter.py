@@ -25,6 +25,8 @@ class Adapter:
     saves_frozen = False
     block = ""
     """Where in the spec its settings stand."""
+    advice = ""
+    """What else a user may do when they do not fit."""
 
     def config(self, model: PreTrainedModel) -> PeftConfig:
         """Return peft's settings for a model. Raises ValueError when there are none that fit it."""
@@ -43,7 +45,7 @@ class Adapter:
                 ExitCode.INVALID,
                 Reason.INVALID_SPEC,
                 f"{self.block} does not fit the model: {' '.join(str(error).split())[:300]}; module names of a model"
-                " are in its model.safetensors.index.json",
+                f" are in its model.safetensors.index.json{self.advice}",
             ) from error
 
     def file_keys(self, model: nn.Module) -> dict[str, str]:

@@ -10,7 +10,8 @@ from finetune_trainer.methods.adapter import Adapter
 class LowRank(Adapter):
     """Trains two low-rank matrices beside each weight."""
 
-    block = 'spec.method.lora (targetModules: ["all-linear"] fits every model)'
+    block = "spec.method.lora"
+    advice = ', and targetModules: ["all-linear"] fits every model'
 
     def __init__(self, settings: Lora) -> None:
         self._settings = settings
