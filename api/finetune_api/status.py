@@ -75,6 +75,9 @@ class Progress(Record):
     total_steps: int = Field(default=0, description="Optimizer steps of the whole run.")
     epoch: float = Field(default=0.0, description="Passes over the data done.")
     percent: int = Field(default=0, description="Share of the steps done, in percent.")
+    stopped_early: bool | None = Field(
+        default=None, description="True: evaluation.earlyStopping ended the training before totalSteps."
+    )
     percent_text: str = Field(
         default_factory=lambda data: f"{data['percent']}%", description="percent, for people: 41%."
     )

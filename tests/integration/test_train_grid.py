@@ -32,6 +32,8 @@ def grid(world_size):
             for stage in BF16_RESUMED
         ]
         cases += [Case(f"bf16-full-{stage}", "full", stage, 2, precision="bf16") for stage in STAGES]
+        patience = {"everySteps": 1, "earlyStopping": {"patience": 1, "minDelta": 100}}
+        cases += [Case("early", "lora", 2, 2, resume_at=2, spec={"evaluation": patience})]
     return cases
 
 
@@ -98,6 +100,13 @@ def test_resumed_run_is_the_same_run_bit_by_bit(told, root, name):
     ours, theirs = (weights_of(root / name / part, 4) for part in ("resumed", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(ours[key].equal(theirs[key]) for key in theirs)
+
+
+def test_training_ends_early_and_a_resumed_run_knows_it(told, root):
+    assert [step["step"] for step in told["early"]["steps"]] == [1, 2]
+    assert told["early"]["stoppedEarly"] == 2
+    assert (root / "early/whole/00000002/rank-0/weights/adapter_model.safetensors").exists()
+    assert told["early"]["resumed"] == []
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -57,6 +57,7 @@ class Recorder:
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
+        self.early: int | None = None
 
     def begin(self, done: int, eval_loss: float | None, last: Any, best: Any) -> None:
         pass
@@ -66,6 +67,9 @@ class Recorder:
 
     def evaluation(self, done: int, eval_loss: float, best_eval_loss: float) -> None:
         self.evaluations.append({"step": done, "evalLoss": eval_loss})
+
+    def stopped_early(self, done: int) -> None:
+        self.early = done
 
     def commits(self, last: Any, best: Any) -> None:
         pass
@@ -98,7 +102,7 @@ def main() -> None:
     for case in cases:
         folder = Path(case["folder"])
         whole = train(build(case, process), case, folder / "whole", None)
-        told = {"steps": whole.steps, "evaluations": whole.evaluations}
+        told = {"steps": whole.steps, "evaluations": whole.evaluations, "stoppedEarly": whole.early}
         gc.collect()
         if case.get("resumeAt"):
             source = folder / "whole" / f"{case['resumeAt']:08d}"

@@ -7,7 +7,7 @@ so that the API server refuses a bad object at `kubectl apply` with a sentence t
 
 from finetune_api.spec.data import Data, DataSource, Split
 from finetune_api.spec.distributed import Distributed
-from finetune_api.spec.evaluation import Evaluation, Predictions
+from finetune_api.spec.evaluation import EarlyStopping, Evaluation, Predictions
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import Freeze, Ia3, Lora, Method, Quantization
 from finetune_api.spec.model import Model
@@ -20,6 +20,7 @@ __all__ = [
     "Data",
     "DataSource",
     "Distributed",
+    "EarlyStopping",
     "Evaluation",
     "FineTuneJobSpec",
     "Freeze",

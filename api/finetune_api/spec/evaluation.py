@@ -1,8 +1,10 @@
 """`spec.evaluation`: when and on what the model is scored."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
-from finetune_api.base import Record
+from finetune_api.base import Record, Rule
 
 
 class Predictions(Record):
@@ -12,14 +14,38 @@ class Predictions(Record):
     max_new_tokens: int = Field(default=128, ge=1, le=8192, description="Longest answer in tokens.")
 
 
+class EarlyStopping(Record):
+    """When training ends before its last step."""
+
+    patience: int = Field(
+        default=3,
+        ge=1,
+        le=1000,
+        description="Training ends after so many evaluations in a row without a gain; the best is exported.",
+    )
+    min_delta: float = Field(
+        default=0.0, ge=0, le=100, description="What the validation loss must fall by to count as a gain."
+    )
+
+
 class Evaluation(Record):
     """When and on what the model is scored."""
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.earlyStopping) || self.everySteps > 0",
+            "spec.evaluation.earlyStopping needs evaluations to look at; set spec.evaluation.everySteps",
+        ),
+    )
 
     every_steps: int = Field(
         default=100,
         ge=0,
         le=1_000_000,
         description="Evaluate on the validation rows every so many steps, and at the end; 0 only at the end.",
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="End training once the validation loss falls no more; left out means never."
     )
     baseline: bool = Field(default=True, description="Also score the base model on the test rows, before training.")
     predictions: Predictions = Field(

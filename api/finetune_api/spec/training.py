@@ -46,8 +46,19 @@ class Training(Record):
         default="auto", description="Sequences per forward pass and process, or auto."
     )
     learning_rate: float = Field(default=2e-4, gt=0, le=10, description="Peak learning rate.")
-    scheduler: Literal["linear", "cosine", "constant"] = Field(
-        default="cosine", description="Course of the learning rate after the warm-up."
+    scheduler: Literal["linear", "cosine", "constant", "wsd"] = Field(
+        default="cosine",
+        description="Course of the learning rate after the warm-up; wsd stays at the peak and falls over the last"
+        " steps alone (decay).",
+    )
+    decay: float = Field(
+        default=0.1,
+        ge=0,
+        le=1_000_000,
+        description="Steps at the end over which wsd falls: below 1 a share of the steps, from 1 a number of steps.",
+    )
+    min_learning_rate_ratio: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the peak that the learning rate falls to; not for constant."
     )
     warmup: float = Field(
         default=0.03,

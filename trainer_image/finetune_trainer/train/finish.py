@@ -20,12 +20,12 @@ from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.state import WEIGHTS, is_weights
 
 
-def final_commits(run: Run, saver: Saver, store: Store) -> list[Commit]:
-    """Return this run's commits, the last step's among them; every process must call it."""
+def final_commits(run: Run, saver: Saver, store: Store, *, done: int) -> list[Commit]:
+    """Return this run's commits, that of its last step among them; every process must call it."""
 
     def read() -> list[Commit]:
         commits = commits_of(run, store)
-        if not any(commit.step == run.data.schedule.total_steps for commit in commits):
+        if not any(commit.step == done for commit in commits):
             raise StageFailure(
                 ExitCode.STORAGE,
                 Reason.STORAGE_FAILED,
@@ -36,11 +36,13 @@ def final_commits(run: Run, saver: Saver, store: Store) -> list[Commit]:
     return on_rank_zero(run.process, read)
 
 
-def tuned_scores(run: Run, store: Store, commits: list[Commit], scratch: Path) -> tuple[Commit, Scores | None]:
+def tuned_scores(
+    run: Run, store: Store, commits: list[Commit], *, done: int, scratch: Path
+) -> tuple[Commit, Scores | None]:
     """Return the commit to export and its scores on the test rows; every process must call it."""
     chosen = export_commit(commits)
     assert chosen is not None  # noqa: S101 - the last step is committed
-    if chosen.step != run.data.schedule.total_steps:
+    if chosen.step != done:
         with run.watchdog.during("while it loads the best weights", slow=True):
             _load_weights(run, store, chosen, scratch)
     return chosen, test_scores(run, "while it scores the tuned model")

@@ -15,6 +15,7 @@ from finetune_trainer.checkpoint import CommitMeta
 from finetune_trainer.data.batches import MicroBatch
 from finetune_trainer.errors import StopRequested
 from finetune_trainer.train.cadence import commit_due, evaluates
+from finetune_trainer.train.early_stopping import is_over, scored
 from finetune_trainer.train.ending import diverged, stopped
 from finetune_trainer.train.engine import optimizer_step, scaled
 from finetune_trainer.train.evaluation import evaluate
@@ -56,21 +57,23 @@ class Loop:
             self._train()
 
     def _train(self) -> None:
-        total = self._run.data.schedule.total_steps
-        while self.done < total:
+        total, evaluation = self._run.data.schedule.total_steps, self._run.spec.evaluation
+        while self.done < total and not is_over(self.state, evaluation.early_stopping):
             self._step()
-            scored = evaluates(self.done, total_steps=total, every_steps=self._run.spec.evaluation.every_steps)
-            outcomes = self._outcomes(flush=scored)
+            is_scored = evaluates(self.done, total_steps=total, every_steps=evaluation.every_steps)
+            outcomes = self._outcomes(flush=is_scored)
             if any(outcome.votes.stop for outcome in outcomes):
                 self._end_early()
-            improved = self._evaluate() if scored else False
+            improved = self._evaluate() if is_scored else False
             due = any(outcome.votes.due and outcome.done > self._saver.saved for outcome in outcomes)
-            if self.done == total:
+            if self.done == total or is_over(self.state, evaluation.early_stopping):
                 self._settle()
                 self._save()
                 self._settle()
             elif due or improved:
                 self._save_unless_busy()
+        if self.done < total and self._reporter is not None:
+            self._reporter.stopped_early(self.done)
         self._tell_commits()
 
     def _step(self) -> None:
@@ -143,7 +146,7 @@ class Loop:
         if scores is None:
             return False
         self._evaluated_at = self.done
-        self.state = RunState(baseline=self.state.baseline, eval_loss=scores.loss)
+        self.state = scored(self.state, scores.loss, self._run.spec.evaluation.early_stopping)
         improved = self._best is None or scores.loss < self._best
         self._best = scores.loss if improved else self._best
         if self._reporter is not None:

@@ -99,6 +99,12 @@ class Reporter:
         self._series.append(line)
         self._post(urgent=True)
 
+    def stopped_early(self, done: int) -> None:
+        """Tell that training ends after `done` steps because the validation loss falls no more."""
+        self._fields |= {"step": done, "stopped_early": True, "estimated_remaining_seconds": 0}
+        log.info("stopped-early", step=done, totalSteps=self._schedule.total_steps)
+        self._post(urgent=True)
+
     def commits(self, last: CheckpointRef | None, best: CheckpointRef | None) -> None:
         """Tell new commits."""
         self._checkpoints = {"last_checkpoint": last, "best_checkpoint": best}

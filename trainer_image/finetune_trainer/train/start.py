@@ -22,6 +22,7 @@ from finetune_trainer.objectives.sft import SupervisedLoss
 from finetune_trainer.storage import Store
 from finetune_trainer.train import processes
 from finetune_trainer.train.cadence import evaluates
+from finetune_trainer.train.early_stopping import scored
 from finetune_trainer.train.engine import deepspeed_config, start_engine
 from finetune_trainer.train.evaluation import evaluate
 from finetune_trainer.train.processes import Process
@@ -105,7 +106,7 @@ def score_resumed(run: Run, saver: Saver, reporter: Reporter | None, store: Stor
     if reporter is not None:
         best = saver.best.eval_loss if saver.best else None
         reporter.evaluation(last.step, scores.loss, best or scores.loss)
-    return state.model_copy(update={"eval_loss": scores.loss})
+    return scored(state, scores.loss, settings.early_stopping)
 
 
 def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:

@@ -34,6 +34,8 @@ class RunState(Record):
 
     baseline: Scores | None = Field(default=None, description="Scores of the base model on the test rows.")
     eval_loss: float | None = Field(default=None, description="Newest validation loss.")
+    lowest_eval_loss: float | None = Field(default=None, description="Validation loss at the last gain.")
+    evaluations_without_gain: int = Field(default=0, description="Evaluations in a row that were no gain.")
 
 
 def save_state(engine: Engine, method: Method, process: Process, run: RunState, directory: Path) -> None:

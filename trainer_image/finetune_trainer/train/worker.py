@@ -97,10 +97,11 @@ def _run(
     run: Run, saver: Saver, reporter: Reporter | None, store: Store, scratch: Scratch, writer: str
 ) -> TrainResult:
     state = _begin(run, saver, reporter, store, scratch)
-    Loop(run, saver, reporter, state).train()
+    loop = Loop(run, saver, reporter, state)
+    loop.train()
     with run.watchdog.during("while it reads its commits", slow=True):
-        commits = finish.final_commits(run, saver, store)
-    chosen, tuned = finish.tuned_scores(run, store, commits, scratch.best)
+        commits = finish.final_commits(run, saver, store, done=loop.done)
+    chosen, tuned = finish.tuned_scores(run, store, commits, done=loop.done, scratch=scratch.best)
     scores = EvaluationResult(base=state.baseline, tuned=tuned)
     log.info("scored", exportedStep=chosen.step, **scores.to_wire())
 
