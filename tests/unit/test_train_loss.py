@@ -7,8 +7,9 @@ from finetune_trainer.data.batches import MicroBatch
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.model import attention, selfcheck
 from finetune_trainer.objectives import sft
-from finetune_trainer.train.engine import decay_groups, scaled
+from finetune_trainer.train.engine import scaled
 from finetune_trainer.train.inputs import inputs_of
+from finetune_trainer.train.optimizers import decay_groups
 
 CPU = torch.device("cpu")
 LENGTHS = [9, 4, 30, 1, 12]

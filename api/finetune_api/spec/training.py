@@ -13,6 +13,11 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class Optimizer(Record):
     """AdamW (https://arxiv.org/abs/1711.05101)."""
 
+    name: Literal["adamw", "adamw8bit", "pagedAdamw8bit", "pagedAdamw32bit"] = Field(
+        default="adamw",
+        description="adamw keeps its state in 32 bits; 8-bit states take a quarter of the memory; paged ones are"
+        " moved to the host's memory when the GPU's is short.",
+    )
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay.")
     betas: list[Decay] = Field(
         default=[0.9, 0.999], min_length=2, max_length=2, description="Decay of the two moment estimates."

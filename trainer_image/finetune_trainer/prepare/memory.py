@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from finetune_trainer.prepare.model_shape import ModelShape
 
 GIB = 1024**3
-_ADAM_BYTES = 12
-"""Per trained parameter: fp32 master copy and two fp32 moments."""
+OPTIMIZER_BYTES = {"adamw": 12, "pagedAdamw32bit": 12, "adamw8bit": 6, "pagedAdamw8bit": 6}
+"""Per trained parameter: fp32 master copy and two moments. Paged ones are counted as if they stayed."""
 _FP32_BYTES = 4
 _SCALE_BITS = 0.5
 """Per weight of 4 bits, without double quantisation."""
@@ -38,6 +38,8 @@ class Layout:
     micro_batch_tokens: int
     """Tokens of the largest micro-batch."""
     activation_checkpointing: bool
+    optimizer_bytes: int = OPTIMIZER_BYTES["adamw"]
+    """Bytes of the optimizer per trained parameter."""
     quantized_bits: int = 4
     """Bits of the base's numbers where it is quantised."""
 
@@ -73,7 +75,7 @@ def estimate(shape: ModelShape, layout: Layout) -> Estimate:
     return Estimate(
         weights=share((shape.total_parameters - shape.quantized_parameters) * width, 3) + _quantized(shape, layout),
         gradients=share(trained * width, 2) + buckets,
-        optimizer=share(trained * _ADAM_BYTES, 1),
+        optimizer=share(trained * layout.optimizer_bytes, 1),
         activations=_activations(shape, layout, width),
         runtime=_RUNTIME_BYTES[layout.device],
     )

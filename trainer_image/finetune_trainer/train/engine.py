@@ -1,16 +1,15 @@
 """DeepSpeed's configuration and engine, and the one rule of loss scaling."""
 
 import sys
-from collections.abc import Iterable
 from contextlib import redirect_stdout
 from typing import Any, Protocol, cast
 
 import torch
-from torch import nn
 
 from finetune_api.spec import Training
 from finetune_api.status import Plan
 from finetune_trainer.objectives.sft import Inputs, SupervisedLoss
+from finetune_trainer.train.optimizers import make_optimizer
 
 _LARGEST_BUCKET = 200_000_000
 """Elements per reduction bucket; DeepSpeed allocates buffers of this size."""
@@ -66,18 +65,15 @@ def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size
         "gradient_clipping": 0.0 if _is_plain(plan) else training.optimizer.max_grad_norm,
         "bf16": {"enabled": plan.precision == "bf16"},
         "zero_optimization": zero,
+        # DeepSpeed knows torch's optimizers by name; those of bitsandbytes are tried by our own tests.
+        "zero_allow_untested_optimizer": True,
         "wall_clock_breakdown": False,
     }
 
 
 def start_engine(loss: SupervisedLoss, plan: Plan, training: Training, config: dict[str, Any]) -> Engine:
     """Return the engine; every process must call it."""
-    settings = training.optimizer
-    groups = decay_groups(loss.parameters(), settings.weight_decay)
-    # The learning rate is set in every step.
-    optimizer = torch.optim.AdamW(
-        groups, lr=0.0, betas=(settings.betas[0], settings.betas[1]), eps=settings.eps, fused=True
-    )
+    optimizer = make_optimizer(loss.parameters(), training.optimizer)
     with redirect_stdout(sys.stderr):
         import deepspeed
 
@@ -86,17 +82,6 @@ def start_engine(loss: SupervisedLoss, plan: Plan, training: Training, config: d
     # step, and by the bias correction make the next ones too small.
     optimizer.state.clear()
     return cast(Engine, engine)
-
-
-def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trained parameters in groups: matrices decay, vectors (norms, biases) do not."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    # A parameter sharded by ZeRO stage 3 is flat; DeepSpeed keeps its shape.
-    matrices = [parameter for parameter in trained if len(getattr(parameter, "ds_shape", parameter.shape)) > 1]
-    held = {id(parameter) for parameter in matrices}
-    vectors = [parameter for parameter in trained if id(parameter) not in held]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
 
 
 def scaled(cross_entropy_sum: torch.Tensor, supervised_tokens: int, world_size: int) -> torch.Tensor:
