@@ -54,6 +54,13 @@ class SplitReport(Record):
     sequences: int = Field(default=0, description="Sequences after packing.")
 
 
+class PiiCount(Record):
+    """Personal data of one kind."""
+
+    kind: str = Field(description="Kind, as in spec.data.pii.kinds.")
+    places: int = Field(description="Places in the rows.")
+
+
 class DataReport(Record):
     """The data after preparation."""
 
@@ -62,6 +69,9 @@ class DataReport(Record):
     validation: SplitReport = Field(description="Validation rows.")
     test: SplitReport = Field(description="Test rows.")
     dropped_too_long: int = Field(default=0, description="Rows longer than maxLength.")
+    dropped_pii: int = Field(default=0, description="Rows left out for their personal data.")
+    pii_rows: int = Field(default=0, description="Rows in which personal data was found.")
+    pii: list[PiiCount] = Field(default=[], description="Personal data that was found, by kind.")
     supervised_share: float = Field(default=0.0, description="Share of training tokens with loss.")
     padding_share: float = Field(default=0.0, description="Share of padding in the training batches.")
     digest: str = Field(description="SHA-256 over the prepared rows.")

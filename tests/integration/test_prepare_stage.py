@@ -142,6 +142,44 @@ def test_rows_of_a_given_test_list_are_not_trained_on(s3_job, tmp_path, capsys):
     assert "training-rows-left-out" in capsys.readouterr().out
 
 
+def secret_rows(count: int) -> list[dict]:
+    """Return rows of which every second one names its customer."""
+    named = [f" I am anna{number}@example.com." if number % 2 else "" for number in range(count)]
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"How do I reset password {number}?{named[number]}"},
+                {"role": "assistant", "content": f"Open page {number}."},
+            ],
+            "owner": f"owner{number}@example.com" if number % 2 else "",
+        }
+        for number in range(count)
+    ]
+
+
+def test_personal_data_reaches_neither_cache_nor_predictions_nor_log(s3_job, tmp_path, capsys):
+    s3_job.put_rows("rows/train.jsonl", secret_rows(60))
+    plain = run(s3_job.stage_input(checkpoint={"uri": s3_job.uri("plain/")}), s3_job.store).data
+    capsys.readouterr()
+    job = s3_job.stage_input(data={**base_data(s3_job), "pii": {"action": "mask"}})
+    data = run(job, s3_job.store).data
+    assert [(count.kind, count.places) for count in data.pii] == [("email", 60)]
+    assert (data.pii_rows, data.dropped_pii, plain.pii) == (30, 0, [])
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    everything = [text for split in SPLITS for text in texts(prepared, split)]
+    everything += [prepared.test_rows.read_text(), capsys.readouterr().out]
+    assert not any("@example.com" in text for text in everything)
+    assert sum("I am <EMAIL_1>." in text for text in everything[:60]) == 30
+    # Masking moves no row to another split.
+    assert [getattr(data, split).rows for split in SPLITS] == [getattr(plain, split).rows for split in SPLITS]
+
+
+def test_rows_with_personal_data_can_be_left_out(s3_job):
+    s3_job.put_rows("rows/train.jsonl", secret_rows(60))
+    data = run(s3_job.stage_input(data={**base_data(s3_job), "pii": {"action": "drop"}}), s3_job.store).data
+    assert (data.dropped_pii, sum(getattr(data, split).rows for split in SPLITS)) == (30, 30)
+
+
 def test_rows_stay_in_their_split_when_others_are_added(s3_job, tmp_path):
     s3_job.put_rows("rows/train.jsonl", rows(60))
     first = s3_job.stage_input()

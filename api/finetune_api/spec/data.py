@@ -31,6 +31,31 @@ class Split(Record):
     seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of the hash.")
 
 
+PiiKind = Literal["email", "iban", "cardNumber", "fiscalCode", "vatNumber", "ipAddress", "phone"]
+
+
+class Pii(Record):
+    """Personal data in the rows: found by form and check digits, before anything is trained on."""
+
+    action: Literal["none", "report", "mask", "drop"] = Field(
+        default="none",
+        description="report counts it in status.data; mask puts placeholders like <EMAIL_1> in its place; drop leaves"
+        " out the rows that hold any.",
+    )
+    kinds: list[PiiKind] = Field(
+        default=["email", "iban", "cardNumber", "fiscalCode", "vatNumber", "ipAddress", "phone"],
+        min_length=1,
+        max_length=7,
+        description="What is looked for. fiscalCode and a vatNumber without its country are Italian.",
+    )
+    region: str = Field(
+        default="",
+        pattern=r"^([A-Z]{2})?$",
+        max_length=2,
+        description="Country of phone numbers that are written without one, e.g. IT; empty: such are not found.",
+    )
+
+
 class Data(Record):
     """Rows to train, validate and test on."""
 
@@ -64,6 +89,7 @@ class Data(Record):
         le=1048576,
         description="Longest row in tokens; longer rows are dropped and counted.",
     )
+    pii: Pii = Field(default=Pii(), description="What is done about personal data in the rows.")
     packing: bool = Field(
         default=True,
         description="Put several rows into one sequence of maxLength tokens; rows never see one another.",

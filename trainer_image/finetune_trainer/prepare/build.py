@@ -20,6 +20,7 @@ from finetune_trainer import log
 from finetune_trainer.data.cache import SPLITS, CacheWriter, SplitName
 from finetune_trainer.prepare.encode import Encoded, Encoder
 from finetune_trainer.prepare.formats import Example, Format, canonical, other_columns, parse, to_columns
+from finetune_trainer.prepare.pii.policy import Privacy
 from finetune_trainer.prepare.problems import Place, Problems, RowError
 from finetune_trainer.prepare.readers import Row
 from finetune_trainer.prepare.split import Shares, assign
@@ -52,11 +53,14 @@ class Counts:
 class CacheBuilder:
     """Builds the caches of all splits below a folder; a context manager that closes the files."""
 
-    def __init__(self, directory: Path, encoder: Encoder, *, form: Format, shares: Shares, row_limit: int) -> None:
+    def __init__(
+        self, directory: Path, encoder: Encoder, *, form: Format, shares: Shares, privacy: Privacy, row_limit: int
+    ) -> None:
         self._directory = directory
         self._encoder = encoder
         self.form: Format = form
         self._shares = shares
+        self.privacy = privacy
         self._row_limit = row_limit
         self._held_out: set[bytes] = set()
         self._files = ExitStack()
@@ -100,7 +104,13 @@ class CacheBuilder:
             elif sha256(normal).digest() in self._held_out:
                 self.counts.in_held_out += 1
                 continue
-            yield _Checked(row.place, split if given else assign(normal, self._shares), example, row.columns)
+            columns = self.privacy.apply(row.columns)
+            if columns is None:
+                continue
+            if columns is not row.columns:
+                example = parse(columns, self.form)
+            # By the row as it was read: where it goes does not depend on what is done about personal data.
+            yield _Checked(row.place, split if given else assign(normal, self._shares), example, columns)
 
     def _store(self, batch: list[_Checked]) -> None:
         for row, encoded in zip(batch, self._encoder.encode([row.example for row in batch]), strict=True):

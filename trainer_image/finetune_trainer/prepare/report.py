@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from finetune_api.run import FileEntry
 from finetune_api.spec import Data
-from finetune_api.status import DataReport, SplitReport
+from finetune_api.status import DataReport, PiiCount, SplitReport
 from finetune_trainer.data.cache import SPLITS, SplitName, cache_files
 from finetune_trainer.prepare.build import CacheBuilder
 from finetune_trainer.prepare.model_files import invalid_model
@@ -42,20 +42,24 @@ def _nothing_left(builder: CacheBuilder, data: Data, shape: ModelShape) -> str:
     held = {split: writer.rows for split, writer in builder.writers.items()}
     return (
         f"no training rows are left of {counts.read}: {held['validation']} went to validation, {held['test']} to"
-        f" test, {counts.in_held_out} stand in those lists word for word; add rows or lower spec.data.split"
+        f" test, {counts.in_held_out} stand in those lists word for word, {builder.privacy.counts.dropped} hold"
+        " personal data; add rows, lower spec.data.split or set spec.data.pii.action: mask"
     )
 
 
 def report(builder: CacheBuilder, *, sequences: int, digest: str) -> DataReport:
     """Return the report; `sequences` counts those of an epoch of training."""
     splits = {split: _split_report(builder, split) for split in SPLITS}
-    train = splits["train"]
+    train, pii = splits["train"], builder.privacy.counts
     return DataReport(
         format=builder.form,
         train=train.model_copy(update={"sequences": sequences}),
         validation=splits["validation"],
         test=splits["test"],
         dropped_too_long=sum(builder.counts.too_long.values()),
+        dropped_pii=pii.dropped,
+        pii_rows=pii.rows,
+        pii=[PiiCount(kind=kind, places=places) for kind, places in sorted(pii.places.items())],
         supervised_share=round(train.supervised_tokens / train.tokens, 4),
         padding_share=0.0,  # batches are concatenated rows; there is nothing to pad
         digest=digest,

@@ -24,6 +24,7 @@ from finetune_trainer.prepare.encode import build_encoder
 from finetune_trainer.prepare.lists import RowLists
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
+from finetune_trainer.prepare.pii.policy import Privacy
 from finetune_trainer.prepare.plan import Facts, resolve
 from finetune_trainer.prepare.preview import log_preview
 from finetune_trainer.prepare.probe import probe
@@ -91,7 +92,12 @@ def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: Model
     log.info("format", format=form)
     row_limit = min(data.max_length, shape.max_positions or data.max_length)
     with CacheBuilder(
-        result, build_encoder(tokenizer, form), form=form, shares=shares_of(data), row_limit=row_limit
+        result,
+        build_encoder(tokenizer, form),
+        form=form,
+        shares=shares_of(data),
+        privacy=Privacy(data.pii),
+        row_limit=row_limit,
     ) as builder:
         for split, rows in lists.rows():
             builder.add(rows, split, given=split != "train")
