@@ -1,11 +1,13 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from finetune_api.reasons import Reason
 from finetune_trainer.data.batches import MicroBatch
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.model import attention, selfcheck
+from finetune_trainer.objectives import head as heads
 from finetune_trainer.objectives import sft
 from finetune_trainer.train.engine import scaled
 from finetune_trainer.train.inputs import inputs_of
@@ -13,6 +15,18 @@ from finetune_trainer.train.optimizers import decay_groups
 
 CPU = torch.device("cpu")
 LENGTHS = [9, 4, 30, 1, 12]
+
+
+class LargestLogits(TorchDispatchMode):
+    """Notes the most rows of any tensor as wide as the vocabulary, but for the 64 of the head's own matrix."""
+
+    rows = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.ndim == 2 and made.shape[1] == 512 and len(made) != 64:
+            self.rows = max(self.rows, made.shape[0])
+        return made
 
 
 def load(tiny_model):
@@ -72,10 +86,33 @@ def test_loss_is_the_summed_cross_entropy_of_the_supervised_tokens_alone(tiny_mo
     assert correct == (logits.argmax(-1) == packed.labels).sum()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tokens", [1000, 5])
+def test_gradients_made_on_the_way_forward_are_those_of_autograd(monkeypatch, dtype, trained, bias, tokens):
+    monkeypatch.setattr(heads, "TILE_BYTES", 4 * 97 * tokens)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 97, bias=bias, dtype=dtype).requires_grad_(trained)
+    hidden = torch.randn(23, 16, dtype=dtype, requires_grad=True)
+    labels = torch.randint(97, (23,))
+    wanted = torch.nn.functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
+    (wanted * 0.37).backward()
+    expected = [hidden.grad, *(parameter.grad for parameter in head.parameters())]
+    hidden.grad = None
+    head.zero_grad()
+    got = heads.score(head, hidden, labels, count_correct=True)
+    (got.loss * 0.37).backward()
+    gap = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
+    torch.testing.assert_close(got.loss, wanted, **gap)
+    torch.testing.assert_close([hidden.grad, *(parameter.grad for parameter in head.parameters())], expected, **gap)
+    assert got.correct == (head(hidden).argmax(-1) == labels).sum()
+
+
 def test_tiles_change_neither_loss_nor_gradients(tiny_model, monkeypatch):
     results = []
     for tokens in (1000, 5):
-        monkeypatch.setattr(sft, "TILE_BYTES", 4 * 512 * tokens)
+        monkeypatch.setattr(heads, "TILE_BYTES", 4 * 512 * tokens)
         loss = load(tiny_model)
         value, _ = loss(inputs(LENGTHS))
         value.backward()
@@ -83,13 +120,33 @@ def test_tiles_change_neither_loss_nor_gradients(tiny_model, monkeypatch):
     torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
 
 
-def test_no_batch_of_logits_is_larger_than_a_tile(tiny_model, monkeypatch):
-    monkeypatch.setattr(sft, "TILE_BYTES", 4 * 512 * 5)
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_no_batch_of_logits_is_larger_than_a_tile(tiny_model, monkeypatch, is_plain):
+    monkeypatch.setattr(heads, "TILE_BYTES", 4 * 512 * 5)
+    monkeypatch.setattr(sft, "is_one_matrix", lambda head: is_plain)
     loss = load(tiny_model)
-    seen = []
-    loss.causal_lm.lm_head.register_forward_hook(lambda module, args, output: seen.append(len(output)))
-    loss(inputs(LENGTHS))[0].backward()
-    assert max(seen) == 5
+    with LargestLogits() as seen:
+        loss(inputs(LENGTHS))[0].backward()
+    assert seen.rows == 5
+
+
+def test_both_ways_to_score_are_equal(tiny_model, monkeypatch):
+    monkeypatch.setattr(heads, "TILE_BYTES", 4 * 512 * 7)
+    results = []
+    for is_plain in (True, False):
+        monkeypatch.setattr(sft, "is_one_matrix", lambda head, plain=is_plain: plain)
+        loss = load(tiny_model)
+        value, correct = loss(inputs(LENGTHS), count_correct=True)
+        value.backward()
+        results.append([value, correct, *(parameter.grad for parameter in loss.parameters())])
+    torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
+
+
+def test_scoring_without_gradients_keeps_none(tiny_model):
+    loss = load(tiny_model)
+    with torch.no_grad():
+        value, _ = loss(inputs(LENGTHS))
+    assert not value.requires_grad
 
 
 def test_idle_batch_has_loss_zero_and_reaches_every_parameter(tiny_model):

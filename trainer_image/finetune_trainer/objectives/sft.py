@@ -10,14 +10,10 @@ from dataclasses import dataclass
 import torch
 from peft import PeftModel
 from torch import nn
-from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from finetune_trainer.model.attention import Documents
-
-TILE_BYTES = 512 * 2**20
-"""Most memory of one tile's logits in fp32. Tiles of thousands of tokens keep the matrix product efficient."""
+from finetune_trainer.objectives.head import is_one_matrix, score, score_by_module
 
 
 @dataclass(frozen=True)
@@ -48,16 +44,8 @@ class SupervisedLoss(nn.Module):
         head = self.causal_lm.get_output_embeddings()
         if not len(hidden):
             return head(hidden).float().sum(), inputs.labels.sum()
-        tile = max(1, TILE_BYTES // (4 * self.causal_lm.config.get_text_config().vocab_size))
-        pairs = list(zip(torch.split(hidden, tile), torch.split(inputs.labels, tile), strict=True))
-        recompute = len(pairs) > 1 and torch.is_grad_enabled()
-        losses, correct = [], []
-        for states, labels in pairs:
-            arguments = (head, states, labels, count_correct)
-            loss, right = checkpoint(_score, *arguments, use_reentrant=False) if recompute else _score(*arguments)
-            losses.append(loss)
-            correct.append(right)
-        return torch.stack(losses).sum(), torch.stack(correct).sum()
+        score_with = score if is_one_matrix(head) else score_by_module
+        return score_with(head, hidden, inputs.labels, count_correct=count_correct)
 
     def hidden_states(self, inputs: Inputs) -> torch.Tensor:
         """Return the last hidden states, [T, hidden size]."""
@@ -74,11 +62,3 @@ class SupervisedLoss(nn.Module):
     def causal_lm(self) -> PreTrainedModel:
         """The transformers model, whether or not adapters wrap it."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-
-
-def _score(
-    head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, count_correct: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = head(hidden).float()
-    correct = (logits.argmax(-1) == labels).sum() if count_correct else torch.zeros_like(labels[0])
-    return cross_entropy(logits, labels, reduction="sum"), correct

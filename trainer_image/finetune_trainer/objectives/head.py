@@ -1,0 +1,136 @@
+"""The head and its cross-entropy over tiles of tokens, with the gradient made on the way forward.
+
+The logits of a tile are the largest tensor of a step. Automatic differentiation would keep them, or compute them a
+second time on the way back; but the gradient of a cross-entropy is known as soon as the logits are
+(softmax - one-hot), so each tile is finished at once: what is kept is as large as the hidden states. This is what
+https://arxiv.org/abs/2410.10989 does in a kernel (fused linear cross-entropy), here in PyTorch's own operations and
+with tiles of many tokens, which keep the matrix products efficient.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, linear
+from torch.utils.checkpoint import checkpoint
+
+TILE_BYTES = 512 * 2**20
+"""Most memory of one tile's logits in fp32."""
+
+
+class Scored(NamedTuple):
+    """Sum of the cross-entropies (fp32), and how many tokens were predicted right (int64; 0 unless counted)."""
+
+    loss: torch.Tensor
+    correct: torch.Tensor
+
+
+def score(head: nn.Linear, hidden: torch.Tensor, labels: torch.Tensor, *, count_correct: bool) -> Scored:
+    """Score hidden states [N, hidden size] against labels, int64 [N]."""
+    weight, bias = head.weight, head.bias
+    if not torch.is_grad_enabled():  # autograd asks for gradients of parameters all the same
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
+    return Scored(*_TiledCrossEntropy.apply(hidden, weight, bias, labels, tile_tokens(head), count_correct))
+
+
+def score_by_module(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, *, count_correct: bool) -> Scored:
+    """Score with a head that is more than one matrix in the memory of this process, computing each tile twice.
+
+    It may bear an adapter, or be sharded and put together only while the module runs.
+    """
+    tile = tile_tokens(head)
+    pairs = list(zip(torch.split(hidden, tile), torch.split(labels, tile), strict=True))
+    if len(pairs) == 1 or not torch.is_grad_enabled():
+        scored = [_score(head, *pair, count_correct) for pair in pairs]
+    else:
+        scored = [checkpoint(_score, head, *pair, count_correct, use_reentrant=False) for pair in pairs]
+    losses, correct = zip(*scored, strict=True)
+    return Scored(torch.stack(losses).sum(), torch.stack(correct).sum())
+
+
+def tile_tokens(head: Any) -> int:
+    """Return how many tokens' logits exist at one time."""
+    return max(1, TILE_BYTES // (4 * head.out_features))
+
+
+def is_one_matrix(head: nn.Module) -> bool:
+    """Whether a head is a plain linear layer that this process holds whole."""
+    return type(head) is nn.Linear and not hasattr(head.weight, "ds_id")
+
+
+def _score(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, count_correct: bool) -> Scored:
+    logits = head(hidden).float()
+    correct = (logits.argmax(-1) == labels).sum() if count_correct else labels.new_zeros(())
+    return Scored(cross_entropy(logits, labels, reduction="sum"), correct)
+
+
+class _TiledCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+        tile: int,
+        count_correct: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        needs = ctx.needs_input_grad
+        grads = _Gradients(
+            hidden=torch.empty_like(hidden) if needs[0] else None,
+            weight=torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None,
+            bias=torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[2] else None,
+        )
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        correct = labels.new_zeros(())
+        for start in range(0, len(hidden), tile):
+            span = slice(start, start + tile)
+            logits = linear(hidden[span], weight, bias).float()
+            if count_correct:
+                correct += (logits.argmax(-1) == labels[span]).sum()
+            loss += _to_gradient(logits, labels[span])
+            if any(needs[:3]):
+                grads.add(span, logits.to(hidden.dtype), hidden[span], weight)
+        ctx.save_for_backward(*(grads.hidden, grads.weight, grads.bias))
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, bias = ctx.saved_tensors
+        scale, dtypes = outputs[0], ctx.dtypes
+        return (
+            None if hidden is None else hidden * scale.to(hidden.dtype),
+            None if weight is None else (weight * scale).to(dtypes[0]),
+            None if bias is None else (bias * scale).to(dtypes[1]),
+            None,
+            None,
+            None,
+        )
+
+
+class _Gradients(NamedTuple):
+    """Gradients of the sum of the cross-entropies; those of the head are summed in fp32."""
+
+    hidden: torch.Tensor | None
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+
+    def add(self, span: slice, logits: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor) -> None:
+        """Add a tile, given the gradient of its logits [N, vocabulary]."""
+        if self.hidden is not None:
+            torch.mm(logits, weight, out=self.hidden[span])
+        if self.weight is not None:
+            self.weight.add_(logits.T @ hidden)
+        if self.bias is not None:
+            self.bias.add_(logits.sum(0))
+
+
+def _to_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the cross-entropies, and leave their gradient where the logits were."""
+    normaliser = torch.logsumexp(logits, -1, keepdim=True)
+    loss = (normaliser - logits.gather(1, labels[:, None])).sum()
+    logits.sub_(normaliser).exp_()
+    logits.scatter_add_(1, labels[:, None], torch.full_like(normaliser, -1.0))
+    return loss
