@@ -57,8 +57,8 @@ class SplitReport(Record):
 class PiiCount(Record):
     """Personal data of one kind."""
 
-    kind: str = Field(description="Kind, as in spec.data.pii.kinds.")
-    places: int = Field(description="Places in the rows.")
+    kind: str = Field(default="", description="Kind, as in spec.data.pii.kinds.")
+    places: int = Field(default=0, description="Places in the rows.")
 
 
 class DataReport(Record):

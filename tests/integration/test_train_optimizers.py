@@ -13,7 +13,7 @@ RUNS = [(name, stage, precision) for name in NAMES for stage in STAGES[name] for
 
 def case(name, stage, precision):
     training = {"maxSteps": 6, "globalBatchSize": 6, "learningRate": 5e-3, "warmup": 2, "precision": precision}
-    spec = {"training": {**training, "optimizer": {"name": name, "weightDecay": 0.01, "maxGradNorm": 0.5}}}
+    spec = {"training": {**training, "optimizer": {"type": name, "weightDecay": 0.01, "maxGradNorm": 0.5}}}
     return Case(f"{name}-{stage}-{precision}", "full", stage, 2, precision=precision, steps=6, resume_at=3, spec=spec)
 
 

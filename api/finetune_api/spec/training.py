@@ -13,7 +13,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class Optimizer(Record):
     """AdamW (https://arxiv.org/abs/1711.05101)."""
 
-    name: Literal["adamw", "adamw8bit", "pagedAdamw8bit", "pagedAdamw32bit"] = Field(
+    type: Literal["adamw", "adamw8bit", "pagedAdamw8bit", "pagedAdamw32bit"] = Field(
         default="adamw",
         description="adamw keeps its state in 32 bits; 8-bit states take a quarter of the memory; paged ones are"
         " moved to the host's memory when the GPU's is short.",

@@ -86,7 +86,7 @@ def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
                     world_size=world,
                     micro_batch_tokens=micro * facts.sequence_tokens,
                     activation_checkpointing=checkpointing,
-                    optimizer_bytes=OPTIMIZER_BYTES[spec.training.optimizer.name],
+                    optimizer_bytes=OPTIMIZER_BYTES[spec.training.optimizer.type],
                     quantized_bits=quantized_bits,
                 )
                 yield _Choice(layout, micro, estimate(facts.shape, layout))

@@ -17,7 +17,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> t
     """Return the optimizer of the trained parameters; the loop sets the learning rate in every step."""
     groups = decay_groups(parameters, settings.weight_decay)
     options: dict[str, Any] = {"lr": 0.0, "betas": (settings.betas[0], settings.betas[1]), "eps": settings.eps}
-    if settings.name == "adamw":
+    if settings.type == "adamw":
         return torch.optim.AdamW(groups, fused=True, **options)
     from bitsandbytes import optim
 
@@ -26,7 +26,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> t
         "pagedAdamw8bit": optim.PagedAdamW8bit,
         "pagedAdamw32bit": optim.PagedAdamW32bit,
     }
-    optimizer: torch.optim.Optimizer = kinds[settings.name](groups, **options)
+    optimizer: torch.optim.Optimizer = kinds[settings.type](groups, **options)
     return optimizer
 
 
