@@ -7,7 +7,7 @@ https://arxiv.org/abs/2410.10989 does in a kernel (fused linear cross-entropy), 
 with tiles of many tokens, which keep the matrix products efficient.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import nn
@@ -27,18 +27,21 @@ class Scored(NamedTuple):
 
 def score(head: nn.Linear, hidden: torch.Tensor, labels: torch.Tensor, *, count_correct: bool) -> Scored:
     """Score hidden states [N, hidden size] against labels, int64 [N]."""
-    weight, bias = head.weight, head.bias
+    matrix: list[torch.Tensor | None] = [head.weight, head.bias]
     if not torch.is_grad_enabled():  # autograd asks for gradients of parameters all the same
-        weight, bias = weight.detach(), None if bias is None else bias.detach()
-    return Scored(*_TiledCrossEntropy.apply(hidden, weight, bias, labels, tile_tokens(head), count_correct))
+        matrix = [None if tensor is None else tensor.detach() for tensor in matrix]
+    tile = _tile_tokens(head.out_features)
+    return Scored(*_TiledCrossEntropy.apply(hidden, *matrix, labels, tile, count_correct))
 
 
-def score_by_module(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, *, count_correct: bool) -> Scored:
+def score_by_module(
+    head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, *, vocabulary: int, count_correct: bool
+) -> Scored:
     """Score with a head that is more than one matrix in the memory of this process, computing each tile twice.
 
     It may bear an adapter, or be sharded and put together only while the module runs.
     """
-    tile = tile_tokens(head)
+    tile = _tile_tokens(vocabulary)
     pairs = list(zip(torch.split(hidden, tile), torch.split(labels, tile), strict=True))
     if len(pairs) == 1 or not torch.is_grad_enabled():
         scored = [_score(head, *pair, count_correct) for pair in pairs]
@@ -48,12 +51,12 @@ def score_by_module(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor,
     return Scored(torch.stack(losses).sum(), torch.stack(correct).sum())
 
 
-def tile_tokens(head: Any) -> int:
+def _tile_tokens(vocabulary: int) -> int:
     """Return how many tokens' logits exist at one time."""
-    return max(1, TILE_BYTES // (4 * head.out_features))
+    return max(1, TILE_BYTES // (4 * vocabulary))
 
 
-def is_one_matrix(head: nn.Module) -> bool:
+def is_one_matrix(head: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a head is a plain linear layer that this process holds whole."""
     return type(head) is nn.Linear and not hasattr(head.weight, "ds_id")
 

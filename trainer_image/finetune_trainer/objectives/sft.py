@@ -44,8 +44,10 @@ class SupervisedLoss(nn.Module):
         head = self.causal_lm.get_output_embeddings()
         if not len(hidden):
             return head(hidden).float().sum(), inputs.labels.sum()
-        score_with = score if is_one_matrix(head) else score_by_module
-        return score_with(head, hidden, inputs.labels, count_correct=count_correct)
+        if is_one_matrix(head):
+            return score(head, hidden, inputs.labels, count_correct=count_correct)
+        vocabulary = self.causal_lm.config.get_text_config().vocab_size
+        return score_by_module(head, hidden, inputs.labels, vocabulary=vocabulary, count_correct=count_correct)
 
     def hidden_states(self, inputs: Inputs) -> torch.Tensor:
         """Return the last hidden states, [T, hidden size]."""
