@@ -63,7 +63,14 @@ def test_defaults_of_the_server_are_those_of_the_models(crd_installed: KubeApi) 
     assert FineTuneJobSpec.model_validate(stored["spec"]) == FineTuneJobSpec.model_validate(asked["spec"])
     assert stored["spec"]["method"] == {
         "type": "lora",
-        "lora": {"rank": 4, "alpha": 32, "dropout": 0, "targetModules": ["all-linear"], "useRslora": False},
+        "lora": {
+            "rank": 4,
+            "alpha": 32,
+            "dropout": 0,
+            "targetModules": ["all-linear"],
+            "useRslora": False,
+            "useDora": False,
+        },
     }
     assert stored["spec"]["training"]["globalBatchSize"] == 64
     assert stored["spec"]["training"]["optimizer"]["betas"] == [0.9, 0.999]
@@ -96,7 +103,7 @@ def test_unknown_field_is_refused_by_name(crd_installed: KubeApi, changes: dict[
     [
         ({"model": {"uri": "http://x"}}, "spec.model.uri in body should match '^s3://"),
         ({"training": {"epochs": 0}}, "spec.training.epochs in body should be greater than 0"),
-        ({"training": {"scheduler": "wsd"}}, 'supported values: "linear", "cosine", "constant"'),
+        ({"training": {"scheduler": "step"}}, 'supported values: "linear", "cosine", "constant", "wsd"'),
         ({"objective": "dpo"}, 'supported values: "sft"'),
         ({"model": {"uri": None}}, "spec.model.uri: Required value"),
         ({"podTemplate": {"resources": {"limits": {"memory": "3 GB"}}}}, "should match '^[0-9]+"),
