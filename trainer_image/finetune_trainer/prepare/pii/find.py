@@ -27,12 +27,19 @@ class Finder:
         """Return all places, in the order of the text; of those that overlap, the longest."""
         if not _may_hold_any(text):
             return []
+        taken: list[Found] = []
+        while places := self._places(_without(taken, text)):
+            taken += places
+        return sorted(taken, key=lambda place: place.start)
+
+    def _places(self, text: str) -> list[Found]:
+        """Return the longest; what they covered may hide others, which are found once these are gone."""
         places = [place for kind in self._kinds for place in self._candidates(kind, text)]
         taken: list[Found] = []
         for place in sorted(places, key=lambda place: place.start - place.end):
             if all(place.end <= other.start or other.end <= place.start for other in taken):
                 taken.append(place)
-        return sorted(taken, key=lambda place: place.start)
+        return taken
 
     def _candidates(self, kind: Kind, text: str) -> Iterator[Found]:
         position = 0
@@ -41,6 +48,13 @@ class Finder:
             if end:
                 yield Found(kind.name, match.start(), end)
             position = end or _after_first_word(match)
+
+
+def _without(places: list[Found], text: str) -> str:
+    """Return the text, as long as before, with something like a placeholder in each of the places."""
+    for place in places:
+        text = f"{text[: place.start]}<{'x' * (place.end - place.start - 2)}>{text[place.end :]}"
+    return text
 
 
 def _may_hold_any(text: str) -> bool:

@@ -94,20 +94,32 @@ _DATE = re.compile(r"\d{1,2}[-/. ]\d{1,2}[-/. ](?:\d\d){1,2}|\d{4}[-/.]\d{1,2}[-
 
 
 def _phone(match: re.Match[str], region: str) -> int:
-    """Check against the country's numbering plan; a bare run of digits also needs a word that says what it is."""
+    """Try shorter and shorter, a group of digits at a time: numbers that follow look like a part of it."""
     text = match[0]
+    while len(text) >= 7:
+        if _is_phone(text, match, region):
+            return match.start() + len(text)
+        text = _LAST_GROUP.sub("", text)
+    return 0
+
+
+_LAST_GROUP = re.compile(r"(?:[^\d]+|^)\d+$")
+
+
+def _is_phone(text: str, match: re.Match[str], region: str) -> bool:
+    """Check against the country's numbering plan; a bare run of digits also needs a word that says what it is."""
     is_international = text.startswith(("+", "00"))
     is_bare = text.isdigit() and not is_international
     if _DATE.fullmatch(text):
-        return 0
+        return False
     if is_bare and not _PHONE_WORD.search(match.string, max(0, match.start() - 20), match.start()):
-        return 0
+        return False
     number: Any = re.sub(r"^00", "+", text)
     try:
         parsed = phonenumbers.parse(number, None if is_international else region)
     except phonenumbers.NumberParseException:
-        return 0
-    return match.end() if phonenumbers.is_valid_number(parsed) else 0
+        return False
+    return phonenumbers.is_valid_number(parsed)
 
 
 _FORMS: dict[str, tuple[str, Verify]] = {
