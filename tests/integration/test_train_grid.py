@@ -34,11 +34,20 @@ def grid(world_size):
         cases += [Case(f"bf16-full-{stage}", "full", stage, 2, precision="bf16") for stage in STAGES]
         patience = {"everySteps": 1, "earlyStopping": {"patience": 1, "minDelta": 100}}
         cases += [Case("early", "lora", 2, 2, resume_at=2, spec={"evaluation": patience})]
+        cases += [Case(f"regularised-{stage}", "full", stage, 2, resume_at=2, spec=REGULARISED) for stage in (2, 3)]
     return cases
 
 
 ODD = (("full", 0), ("full", 3), ("lora", 2))
 BF16_RESUMED = (0, 2, 3)
+REGULARISED = {
+    "training": {
+        "neftuneNoiseAlpha": 5,
+        "labelSmoothing": 0.1,
+        "layerwiseLearningRateDecay": 0.7,
+        "deterministic": True,
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +99,10 @@ def weights_of(folder: Path, step: int):
 
 
 RESUMED = [f"{method}-{stage}-w{world}" for method in METHODS for stage in STAGES for world in (1, 2)]
+RESUMED += [f"bf16-dropout-{stage}" for stage in BF16_RESUMED] + ["regularised-2", "regularised-3"]
 
 
-@pytest.mark.parametrize("name", RESUMED + [f"bf16-dropout-{stage}" for stage in BF16_RESUMED])
+@pytest.mark.parametrize("name", RESUMED)
 def test_resumed_run_is_the_same_run_bit_by_bit(told, root, name):
     whole, resumed = told[name]["steps"][2:], told[name]["resumed"]
     for field in ("step", "loss", "grad_norm", "learning_rate"):

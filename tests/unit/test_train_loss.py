@@ -11,7 +11,8 @@ from finetune_trainer.objectives import head as heads
 from finetune_trainer.objectives import sft
 from finetune_trainer.train.engine import scaled
 from finetune_trainer.train.inputs import inputs_of
-from finetune_trainer.train.optimizers import decay_groups
+from finetune_trainer.train.optimizers import parameter_groups
+from finetune_trainer.train.rates import layer_rates
 
 CPU = torch.device("cpu")
 LENGTHS = [9, 4, 30, 1, 12]
@@ -29,10 +30,10 @@ class LargestLogits(TorchDispatchMode):
         return made
 
 
-def load(tiny_model):
+def load(tiny_model, **options):
     attention.register()
     model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation=attention.IMPLEMENTATION)
-    return sft.SupervisedLoss(model)
+    return sft.SupervisedLoss(model, **options)
 
 
 def batch(lengths, supervised_from=2):
@@ -90,18 +91,23 @@ def test_loss_is_the_summed_cross_entropy_of_the_supervised_tokens_alone(tiny_mo
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("tokens", [1000, 5])
-def test_gradients_made_on_the_way_forward_are_those_of_autograd(monkeypatch, dtype, trained, bias, tokens):
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_gradients_made_on_the_way_forward_are_those_of_autograd(
+    monkeypatch, *, dtype, trained, bias, tokens, smoothing
+):
     monkeypatch.setattr(heads, "TILE_BYTES", 4 * 97 * tokens)
     torch.manual_seed(0)
     head = torch.nn.Linear(16, 97, bias=bias, dtype=dtype).requires_grad_(trained)
     hidden = torch.randn(23, 16, dtype=dtype, requires_grad=True)
     labels = torch.randint(97, (23,))
-    wanted = torch.nn.functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
+    wanted = torch.nn.functional.cross_entropy(
+        head(hidden).float(), labels, reduction="sum", label_smoothing=smoothing
+    )
     (wanted * 0.37).backward()
     expected = [hidden.grad, *(parameter.grad for parameter in head.parameters())]
     hidden.grad = None
     head.zero_grad()
-    got = heads.score(head, hidden, labels, count_correct=True)
+    got = heads.score(head, hidden, labels, heads.Scoring(count_correct=True, label_smoothing=smoothing))
     (got.loss * 0.37).backward()
     gap = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
     torch.testing.assert_close(got.loss, wanted, **gap)
@@ -230,8 +236,46 @@ def test_selfcheck_refuses_a_model_that_scales_its_logits(tiny_model):
 def test_vectors_do_not_decay_and_frozen_parameters_are_left_out(tiny_model):
     model = load(tiny_model).causal_lm
     model.model.embed_tokens.weight.requires_grad = False
-    matrices, vectors = decay_groups(model.parameters(), 0.1)
+    matrices, vectors = parameter_groups(model.parameters(), 0.1, {})
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
     assert all(parameter.ndim == 2 for parameter in matrices["params"])
     assert all(parameter.ndim == 1 for parameter in vectors["params"])
     assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters())) - 1
+
+
+def test_a_layer_learns_at_a_share_of_the_rate_of_the_one_above_it(tiny_model):
+    model = load(tiny_model).causal_lm
+    rates = layer_rates(model, 0.5)
+    last = model.config.num_hidden_layers - 1
+    assert rates[model.model.layers[last].mlp.up_proj.weight] == 0.5
+    assert rates[model.model.layers[0].input_layernorm.weight] == 0.5 ** (last + 1)
+    assert rates[model.model.embed_tokens.weight] == 0.5 ** (last + 2)
+    assert model.model.norm.weight not in rates
+    groups = parameter_groups(model.parameters(), 0.1, rates)
+    found = {id(parameter): group["rate"] for group in groups for parameter in group["params"]}
+    assert all(found[id(parameter)] == rates.get(parameter, 1.0) for parameter in model.parameters())
+
+
+def test_noise_is_as_large_as_the_length_of_the_document_says_and_evaluations_have_none(tiny_model):
+    loss = load(tiny_model, noise_alpha=5.0)
+    seen = []
+    loss.causal_lm.get_input_embeddings().register_forward_hook(lambda *call: seen.append(call[-1]))
+    packed = inputs(LENGTHS)
+    for training in (False, True):
+        loss.train(training)
+        loss(packed)
+    noise = (seen[1] - seen[0])[0].split(LENGTHS)
+    width = seen[0].shape[-1]
+    for length, part in zip(LENGTHS, noise, strict=True):
+        bound = 5.0 / (length * width) ** 0.5
+        assert 0.8 * bound < part.abs().max() <= bound * 1.001
+
+
+def test_smoothed_labels_are_trained_on_and_not_evaluated_with(tiny_model):
+    plain, smoothed = load(tiny_model).eval(), load(tiny_model, label_smoothing=0.1).eval()
+    packed = inputs(LENGTHS)
+    torch.testing.assert_close(smoothed(packed), plain(packed))
+    smoothed.train()
+    logits = smoothed.causal_lm.lm_head(smoothed.hidden_states(packed)[packed.supervised_positions])
+    wanted = torch.nn.functional.cross_entropy(logits, packed.labels, reduction="sum", label_smoothing=0.1)
+    torch.testing.assert_close(smoothed(packed)[0], wanted)

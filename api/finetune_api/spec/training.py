@@ -71,9 +71,33 @@ class Training(Record):
         le=1_000_000,
         description="Warm-up: below 1 a share of the steps, from 1 a number of steps.",
     )
+    layerwise_learning_rate_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Each layer learns at so much of the rate of the layer above it, the embeddings at the least"
+        " (https://arxiv.org/abs/1801.06146); 1: all learn alike.",
+    )
     optimizer: Optimizer = Field(default=Optimizer(), description="AdamW's settings.")
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the target that is spread over the whole vocabulary (https://arxiv.org/abs/1512.00567);"
+        " the reported training loss holds it, evaluations do not.",
+    )
+    neftune_noise_alpha: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="Noise on the embeddings while training (https://arxiv.org/abs/2310.05914), 5 to 15; 0: none.",
+    )
     precision: Literal["bf16", "fp32"] = Field(default="bf16", description="Number format of the computation.")
     activation_checkpointing: Literal["auto", "on", "off"] = Field(
         default="auto", description="Recompute activations in the backward pass to save memory."
     )
     seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of data order, dropout and adapters.")
+    deterministic: bool = Field(
+        default=False,
+        description="Take only operations that give the same bits every time on the same device; slower on GPUs.",
+    )

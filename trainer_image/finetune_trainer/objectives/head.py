@@ -7,6 +7,7 @@ https://arxiv.org/abs/2410.10989 does in a kernel (fused linear cross-entropy), 
 with tiles of many tokens, which keep the matrix products efficient.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -25,17 +26,26 @@ class Scored(NamedTuple):
     correct: torch.Tensor
 
 
-def score(head: nn.Linear, hidden: torch.Tensor, labels: torch.Tensor, *, count_correct: bool) -> Scored:
+@dataclass(frozen=True)
+class Scoring:
+    """How predictions are scored."""
+
+    count_correct: bool = False
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over the vocabulary (https://arxiv.org/abs/1512.00567)."""
+
+
+def score(head: nn.Linear, hidden: torch.Tensor, labels: torch.Tensor, scoring: Scoring) -> Scored:
     """Score hidden states [N, hidden size] against labels, int64 [N]."""
     matrix: list[torch.Tensor | None] = [head.weight, head.bias]
     if not torch.is_grad_enabled():  # autograd asks for gradients of parameters all the same
         matrix = [None if tensor is None else tensor.detach() for tensor in matrix]
     tile = _tile_tokens(head.out_features)
-    return Scored(*_TiledCrossEntropy.apply(hidden, *matrix, labels, tile, count_correct))
+    return Scored(*_TiledCrossEntropy.apply(hidden, *matrix, labels, tile, scoring))
 
 
 def score_by_module(
-    head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, *, vocabulary: int, count_correct: bool
+    head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, scoring: Scoring, *, vocabulary: int
 ) -> Scored:
     """Score with a head that is more than one matrix in the memory of this process, computing each tile twice.
 
@@ -44,9 +54,9 @@ def score_by_module(
     tile = _tile_tokens(vocabulary)
     pairs = list(zip(torch.split(hidden, tile), torch.split(labels, tile), strict=True))
     if len(pairs) == 1 or not torch.is_grad_enabled():
-        scored = [_score(head, *pair, count_correct) for pair in pairs]
+        scored = [_score(head, *pair, scoring) for pair in pairs]
     else:
-        scored = [checkpoint(_score, head, *pair, count_correct, use_reentrant=False) for pair in pairs]
+        scored = [checkpoint(_score, head, *pair, scoring, use_reentrant=False) for pair in pairs]
     losses, correct = zip(*scored, strict=True)
     return Scored(torch.stack(losses).sum(), torch.stack(correct).sum())
 
@@ -61,10 +71,11 @@ def is_one_matrix(head: nn.Module) -> TypeGuard[nn.Linear]:
     return type(head) is nn.Linear and not hasattr(head.weight, "ds_id")
 
 
-def _score(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, count_correct: bool) -> Scored:
+def _score(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, scoring: Scoring) -> Scored:
     logits = head(hidden).float()
-    correct = (logits.argmax(-1) == labels).sum() if count_correct else labels.new_zeros(())
-    return Scored(cross_entropy(logits, labels, reduction="sum"), correct)
+    correct = (logits.argmax(-1) == labels).sum() if scoring.count_correct else labels.new_zeros(())
+    loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=scoring.label_smoothing)
+    return Scored(loss, correct)
 
 
 class _TiledCrossEntropy(torch.autograd.Function):
@@ -76,7 +87,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
         bias: torch.Tensor | None,
         labels: torch.Tensor,
         tile: int,
-        count_correct: bool,
+        scoring: Scoring,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         needs = ctx.needs_input_grad
         grads = _Gradients(
@@ -89,9 +100,9 @@ class _TiledCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), tile):
             span = slice(start, start + tile)
             logits = linear(hidden[span], weight, bias).float()
-            if count_correct:
+            if scoring.count_correct:
                 correct += (logits.argmax(-1) == labels[span]).sum()
-            loss += _to_gradient(logits, labels[span])
+            loss += _to_gradient(logits, labels[span], scoring.label_smoothing)
             if any(needs[:3]):
                 grads.add(span, logits.to(hidden.dtype), hidden[span], weight)
         ctx.save_for_backward(*(grads.hidden, grads.weight, grads.bias))
@@ -130,10 +141,15 @@ class _Gradients(NamedTuple):
             self.bias.add_(logits.sum(0))
 
 
-def _to_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _to_gradient(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
     """Return the sum of the cross-entropies, and leave their gradient where the logits were."""
     normaliser = torch.logsumexp(logits, -1, keepdim=True)
-    loss = (normaliser - logits.gather(1, labels[:, None])).sum()
+    targets = (1 - smoothing) * logits.gather(1, labels[:, None])
+    if smoothing:
+        targets += smoothing * logits.mean(-1, keepdim=True)
+    loss = (normaliser - targets).sum()
     logits.sub_(normaliser).exp_()
-    logits.scatter_add_(1, labels[:, None], torch.full_like(normaliser, -1.0))
+    if smoothing:
+        logits.sub_(smoothing / logits.shape[1])
+    logits.scatter_add_(1, labels[:, None], torch.full_like(normaliser, smoothing - 1))
     return loss

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune_trainer.model.attention import Documents
-from finetune_trainer.objectives.head import is_one_matrix, score, score_by_module
+from finetune_trainer.objectives.head import Scoring, is_one_matrix, score, score_by_module
+from finetune_trainer.objectives.noise import EmbeddingNoise
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class Inputs:
 class SupervisedLoss(nn.Module):
     """A causal language model with its loss."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, label_smoothing: float = 0.0, noise_alpha: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self._label_smoothing = label_smoothing
+        self._noise = EmbeddingNoise(self.causal_lm.get_input_embeddings(), noise_alpha)
 
     def forward(self, inputs: Inputs, *, count_correct: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum of the cross-entropies, and how many tokens were predicted right (0 unless counted).
@@ -40,14 +43,16 @@ class SupervisedLoss(nn.Module):
         With nothing supervised the sum is 0 with a graph, so that the process still takes part in every
         collective of the backward pass.
         """
-        hidden = self.hidden_states(inputs)[inputs.supervised_positions]
+        with self._noise.on(inputs.documents if self.training else None):
+            hidden = self.hidden_states(inputs)[inputs.supervised_positions]
         head = self.causal_lm.get_output_embeddings()
         if not len(hidden):
             return head(hidden).float().sum(), inputs.labels.sum()
+        scoring = Scoring(count_correct, self._label_smoothing if self.training else 0.0)
         if is_one_matrix(head):
-            return score(head, hidden, inputs.labels, count_correct=count_correct)
+            return score(head, hidden, inputs.labels, scoring)
         vocabulary = self.causal_lm.config.get_text_config().vocab_size
-        return score_by_module(head, hidden, inputs.labels, vocabulary=vocabulary, count_correct=count_correct)
+        return score_by_module(head, hidden, inputs.labels, scoring, vocabulary=vocabulary)
 
     def hidden_states(self, inputs: Inputs) -> torch.Tensor:
         """Return the last hidden states, [T, hidden size]."""

@@ -9,7 +9,8 @@ import torch
 from finetune_api.spec import Training
 from finetune_api.status import Plan
 from finetune_trainer.objectives.sft import Inputs, SupervisedLoss
-from finetune_trainer.train.optimizers import make_optimizer
+from finetune_trainer.train.optimizers import make_optimizer, set_learning_rate
+from finetune_trainer.train.rates import layer_rates
 
 _LARGEST_BUCKET = 200_000_000
 """Elements per reduction bucket; DeepSpeed allocates buffers of this size."""
@@ -73,7 +74,8 @@ def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size
 
 def start_engine(loss: SupervisedLoss, plan: Plan, training: Training, config: dict[str, Any]) -> Engine:
     """Return the engine; every process must call it."""
-    optimizer = make_optimizer(loss.parameters(), training.optimizer)
+    rates = layer_rates(loss.causal_lm, training.layerwise_learning_rate_decay)
+    optimizer = make_optimizer(loss.parameters(), training.optimizer, rates)
     with redirect_stdout(sys.stderr):
         import deepspeed
 
@@ -95,8 +97,7 @@ def scaled(cross_entropy_sum: torch.Tensor, supervised_tokens: int, world_size: 
 
 def optimizer_step(engine: Engine, plan: Plan, training: Training, learning_rate: float) -> float | torch.Tensor:
     """Clip, update the weights, and return the gradient norm before clipping; it is negative or NaN if not finite."""
-    for group in engine.optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(engine.optimizer, learning_rate)
     if not _is_plain(plan):
         engine.step()
         norm = engine.get_global_grad_norm()

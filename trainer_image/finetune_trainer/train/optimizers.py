@@ -4,7 +4,8 @@
 stand in memory that CUDA moves to the host while a step needs the room (https://arxiv.org/abs/2305.14314).
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +13,15 @@ from torch import nn
 
 from finetune_api.spec import Optimizer
 
+RATE = "rate"
+"""Key of a parameter group: its share of the run's learning rate, which the loop sets in every step."""
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """Return the optimizer of the trained parameters; the loop sets the learning rate in every step."""
-    groups = decay_groups(parameters, settings.weight_decay)
+Rates = Mapping[nn.Parameter, float]
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer, rates: Rates) -> torch.optim.Optimizer:
+    """Return the optimizer of the trained parameters, those named in `rates` at a share of the learning rate."""
+    groups = parameter_groups(parameters, settings.weight_decay, rates)
     options: dict[str, Any] = {"lr": 0.0, "betas": (settings.betas[0], settings.betas[1]), "eps": settings.eps}
     if settings.type == "adamw":
         return torch.optim.AdamW(groups, fused=True, **options)
@@ -30,12 +36,21 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> t
     return optimizer
 
 
-def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float, rates: Rates) -> list[dict[str, Any]]:
     """Return the trained parameters in groups: matrices decay, vectors (norms, biases) do not."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    # A parameter sharded by ZeRO stage 3 is flat; DeepSpeed keeps its shape.
-    matrices = [parameter for parameter in trained if len(getattr(parameter, "ds_shape", parameter.shape)) > 1]
-    held = {id(parameter) for parameter in matrices}
-    vectors = [parameter for parameter in trained if id(parameter) not in held]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for parameter in parameters:
+        if parameter.requires_grad:
+            # A parameter sharded by ZeRO stage 3 is flat; DeepSpeed keeps its shape.
+            is_matrix = len(getattr(parameter, "ds_shape", parameter.shape)) > 1
+            groups[weight_decay if is_matrix else 0.0, rates.get(parameter, 1.0)].append(parameter)
+    return [
+        {"params": members, "weight_decay": decay, RATE: rate}
+        for (decay, rate), members in sorted(groups.items(), key=lambda group: group[0], reverse=True)
+    ]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of a step."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group[RATE]

@@ -57,6 +57,16 @@ def join(device: str, timeout: timedelta) -> Process:
     )
 
 
+def be_deterministic() -> None:
+    """Refuse operations whose result depends on the order in which threads end.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+
+
 def seed(value: int, process: Process) -> None:
     """Seed this process's random numbers, which are its own: dropout differs between the processes."""
     torch.manual_seed(value + process.rank)

@@ -43,12 +43,17 @@ def build(
     method = method_of(spec.method)
     width = AutoConfig.from_pretrained(scratch.model, local_files_only=True).get_text_config().hidden_size
     config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
+    if spec.training.deterministic:
+        processes.be_deterministic()
     # The same on all processes, so that their adapters begin alike.
     torch.manual_seed(spec.training.seed)
     quantization = method.quantization(DTYPES[plan.precision])
     base = load_base(scratch.model, plan, deepspeed_config=config, quantization=quantization, uri=spec.model.uri)
     model = method.adapt(base)
-    engine = start_engine(SupervisedLoss(model), plan, spec.training, config)
+    loss = SupervisedLoss(
+        model, label_smoothing=spec.training.label_smoothing, noise_alpha=spec.training.neftune_noise_alpha
+    )
+    engine = start_engine(loss, plan, spec.training, config)
     backend = backend_for(process.device, DTYPES[plan.precision])
     gap = selfcheck.check(engine.module, process.device, backend)
     engine.train()
