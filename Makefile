@@ -12,7 +12,7 @@ PYTHON_DIRS := api operator trainer_image cli dev tests benchmarks
 
 CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler kwok
 
-.PHONY: help quickstart venv cluster cluster-down images generate requirements lint lint-code test test-unit test-chart test-integration test-e2e chaos bench-operator clean
+.PHONY: help quickstart venv cluster cluster-down images generate requirements lint lint-code test test-unit test-chart test-integration test-exact test-e2e chaos bench-operator clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -69,6 +69,9 @@ test-chart: venv ## helm lint, rendered manifests, kubeconform, alert rules
 test-integration: venv ## real API server, real S3 server, real trainer processes: minutes
 	@python3 dev/cluster binaries helm $(CONTROL_PLANE) kubectl > /dev/null
 	@$(PY) -m pytest -q tests/integration
+
+test-exact: venv ## the whole grids: steps divided, runs interrupted, runs moved to other processes; tens of minutes
+	@EXACT=whole $(PY) -m pytest -q tests/integration/test_exactness.py
 
 test-e2e: venv cluster images ## the product on the local cluster
 	@$(PY) -m pytest -q tests/e2e

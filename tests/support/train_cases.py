@@ -38,6 +38,8 @@ class Case:
     checkpointing: bool = False
     steps: int = 4
     resume_at: int = 0
+    resume_from: str = ""
+    """Another case, whose checkpoint of that step is resumed; empty: the case's own."""
     spec: dict[str, Any] = field(default_factory=dict)
 
 
@@ -117,6 +119,7 @@ def wire(case: Case, work: Path, folder: Path) -> dict[str, Any]:
         "work": str(work),
         "folder": str(folder),
         "resumeAt": case.resume_at,
+        "resumeFrom": case.resume_from,
     }
 
 
@@ -124,8 +127,9 @@ def run_cases(tiny_model: Path, root: Path, cases: Sequence[Case]) -> dict[str, 
     """Run cases of one world size in one set of processes; return what rank 0 was told in each."""
     world_size = cases[0].world_size
     work = root / f"work-{world_size}"
-    copytree(tiny_model, work / "model")
-    write_cache(work / "prepared" / "cache")
+    if not work.exists():
+        copytree(tiny_model, work / "model")
+        write_cache(work / "prepared" / "cache")
     told = [wire(case, work, root / case.name) for case in cases]
     (work / "cases.json").write_text(json.dumps(told))
     run_processes([sys.executable, str(GRID), str(work / "cases.json")], world_size)

@@ -10,7 +10,7 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from shutil import move
+from shutil import copytree, move
 from typing import Any
 
 import torch.distributed as dist
@@ -23,6 +23,7 @@ from finetune_trainer.train.processes import Process, join
 from finetune_trainer.train.run import Run
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
+from finetune_trainer.train.start import reshard
 from finetune_trainer.train.state import RunState, join_shards, load_state
 from finetune_trainer.train.stopping import StopSignal
 from finetune_trainer.train.watchdog import Watchdog
@@ -81,19 +82,45 @@ def build(case: dict[str, Any], process: Process) -> Run:
     return start.build(job, process, prepared, scratch, Watchdog(process.rank, Path("/dev/null")), StopSignal())
 
 
-def train(run: Run, case: dict[str, Any], folder: Path, resume_from: Path | None) -> Recorder:
+def train(
+    run: Run, case: dict[str, Any], folder: Path, resume_from: Path | None, *, resharded: bool = False
+) -> Recorder:
     work = Path(case["work"])
     saver = Saver(LocalWriter(folder), run.engine, run.method, run.process, work / "staged" / folder.name)
     state = RunState()
     if resume_from is not None:
         if run.process.local_rank == 0:
             join_shards(resume_from)
+            if resharded:
+                reshard(run, resume_from)
         dist.barrier()
-        state = load_state(run.engine, run.method, run.process, resume_from)
+        state = load_state(run.engine, run.plan, run.method, run.process, resume_from, resharded=resharded)
         saver.resume(int(resume_from.name), [], run.layout)
     recorder = Recorder()
     Loop(run, saver, recorder, state).train()
     return recorder
+
+
+def whole_and_resumed(case: dict[str, Any], process: Process) -> dict[str, Any]:
+    """Run a case to its end, and again from the checkpoint of a step, if it names one."""
+    folder = Path(case["folder"])
+    whole = train(build(case, process), case, folder / "whole", None)
+    told = {"steps": whole.steps, "evaluations": whole.evaluations, "stoppedEarly": whole.early}
+    gc.collect()
+    if case["resumeAt"]:
+        source = folder / "whole" / f"{case['resumeAt']:08d}"
+        told["resumed"] = train(build(case, process), case, folder / "resumed", source).steps
+    return told
+
+
+def resharded(case: dict[str, Any], process: Process) -> dict[str, Any]:
+    """Go on from a checkpoint of another case, that other processes or another stage wrote."""
+    folder = Path(case["folder"])
+    source = folder / "from" / f"{case['resumeAt']:08d}"
+    if process.rank == 0:
+        copytree(folder.parent / case["resumeFrom"] / "whole" / source.name, source)
+    dist.barrier()
+    return {"resumed": train(build(case, process), case, folder / "resumed", source, resharded=True).steps}
 
 
 def main() -> None:
@@ -101,14 +128,8 @@ def main() -> None:
     process = join("cpu", timedelta(minutes=10))
     for case in cases:
         folder = Path(case["folder"])
-        whole = train(build(case, process), case, folder / "whole", None)
-        told = {"steps": whole.steps, "evaluations": whole.evaluations, "stoppedEarly": whole.early}
+        told = resharded(case, process) if case["resumeFrom"] else whole_and_resumed(case, process)
         gc.collect()
-        if case.get("resumeAt"):
-            source = folder / "whole" / f"{case['resumeAt']:08d}"
-            resumed = train(build(case, process), case, folder / "resumed", source)
-            told["resumed"] = resumed.steps
-            gc.collect()
         (folder / f"rank-{process.rank}.json").write_text(json.dumps(told))
         dist.barrier()
     sys.stdout.flush()

@@ -63,7 +63,7 @@ def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         # At stage 0 in fp32 DeepSpeed tells no norm, so that case is clipped in `optimizer_step`.
-        "gradient_clipping": 0.0 if _is_plain(plan) else training.optimizer.max_grad_norm,
+        "gradient_clipping": 0.0 if is_plain(plan) else training.optimizer.max_grad_norm,
         "bf16": {"enabled": plan.precision == "bf16"},
         "zero_optimization": zero,
         # DeepSpeed knows torch's optimizers by name; those of bitsandbytes are tried by our own tests.
@@ -86,6 +86,11 @@ def start_engine(loss: SupervisedLoss, plan: Plan, training: Training, config: d
     return cast(Engine, engine)
 
 
+def expect_universal(engine: Engine, expected: bool) -> None:
+    """Say whether the next checkpoint that is loaded has the universal form: known only once it is found."""
+    cast(Any, engine)._config.load_universal_checkpoint = expected
+
+
 def scaled(cross_entropy_sum: torch.Tensor, supervised_tokens: int, world_size: int) -> torch.Tensor:
     """Return the loss to differentiate, given the supervised tokens of the whole step over all processes.
 
@@ -98,7 +103,7 @@ def scaled(cross_entropy_sum: torch.Tensor, supervised_tokens: int, world_size: 
 def optimizer_step(engine: Engine, plan: Plan, training: Training, learning_rate: float) -> float | torch.Tensor:
     """Clip, update the weights, and return the gradient norm before clipping; it is negative or NaN if not finite."""
     set_learning_rate(engine.optimizer, learning_rate)
-    if not _is_plain(plan):
+    if not is_plain(plan):
         engine.step()
         norm = engine.get_global_grad_norm()
         return float("nan") if norm is None else norm
@@ -109,5 +114,6 @@ def optimizer_step(engine: Engine, plan: Plan, training: Training, learning_rate
     return norm
 
 
-def _is_plain(plan: Plan) -> bool:
+def is_plain(plan: Plan) -> bool:
+    """Whether DeepSpeed leaves model and optimizer as they are: whole and in one number format."""
     return plan.zero_stage == 0 and plan.precision == "fp32"

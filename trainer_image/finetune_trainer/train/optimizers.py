@@ -41,13 +41,26 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float, ra
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for parameter in parameters:
         if parameter.requires_grad:
-            # A parameter sharded by ZeRO stage 3 is flat; DeepSpeed keeps its shape.
-            is_matrix = len(getattr(parameter, "ds_shape", parameter.shape)) > 1
+            is_matrix = len(whole_shape(parameter)) > 1
             groups[weight_decay if is_matrix else 0.0, rates.get(parameter, 1.0)].append(parameter)
     return [
         {"params": members, "weight_decay": decay, RATE: rate}
         for (decay, rate), members in sorted(groups.items(), key=lambda group: group[0], reverse=True)
     ]
+
+
+def shapes_in_groups(module: nn.Module, settings: Optimizer, rates: Rates) -> dict[str, torch.Size]:
+    """Return the shapes of the trained parameters by name, in the order of the optimizer's groups."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    groups = parameter_groups(module.parameters(), settings.weight_decay, rates)
+    members = [parameter for group in groups for parameter in group["params"]]
+    return {names[parameter]: whole_shape(parameter) for parameter in members}
+
+
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """Return the shape of a parameter; one that ZeRO stage 3 shards is flat, and DeepSpeed keeps its shape."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

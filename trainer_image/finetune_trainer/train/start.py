@@ -25,12 +25,15 @@ from finetune_trainer.train.cadence import evaluates
 from finetune_trainer.train.early_stopping import scored
 from finetune_trainer.train.engine import deepspeed_config, start_engine
 from finetune_trainer.train.evaluation import evaluate
+from finetune_trainer.train.optimizers import shapes_in_groups
 from finetune_trainer.train.processes import Process
+from finetune_trainer.train.rates import layer_rates
 from finetune_trainer.train.report import Reporter
+from finetune_trainer.train.reshard import can_reshard, to_universal
 from finetune_trainer.train.run import Run, RunData, commits_of
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
-from finetune_trainer.train.state import RunState, join_shards, load_state, wanted
+from finetune_trainer.train.state import RunState, join_shards, load_state, trusted, wanted
 from finetune_trainer.train.stopping import StopSignal
 from finetune_trainer.train.watchdog import Watchdog
 
@@ -80,9 +83,10 @@ def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | No
         processes.on_rank_zero(run.process, lambda: _forget(store, run.layout))
         return None
     while commit := processes.on_rank_zero(run.process, lambda: find_commit(store, run.layout, run.config_digest)):
-        _require_same_shape(run, commit)
+        _require_resumable(run, commit)
         if _fetch(run, store, commit, scratch):
-            state = load_state(run.engine, run.method, run.process, scratch)
+            resharded = not _has_our_layout(run, commit)
+            state = load_state(run.engine, run.plan, run.method, run.process, scratch, resharded=resharded)
             commits = processes.on_rank_zero(run.process, lambda: commits_of(run, store))
             saver.resume(commit.step, commits, run.layout)
             log.info("resumed", step=commit.step, commit=run.layout.commit(commit.step).uri)
@@ -115,25 +119,44 @@ def score_resumed(run: Run, saver: Saver, reporter: Reporter | None, store: Stor
 
 
 def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:
-    """Fetch a commit once per pod; return whether all pods got it whole."""
-    whole = True
+    """Fetch a commit once per pod, in the layout of this run; return whether all pods got it whole."""
+    whole, resharded = True, not _has_our_layout(run, commit)
     if run.process.local_rank == 0:
         rmtree(directory, ignore_errors=True)
-        whole = fetch_commit(store, run.layout, commit, directory, lambda name: wanted(name, run.process))
+
+        def is_wanted(name: str) -> bool:
+            return wanted(name, run.process, resharded=resharded)
+
+        whole = fetch_commit(store, run.layout, commit, directory, is_wanted)
         if whole:
             join_shards(directory)
+        if whole and resharded:
+            reshard(run, directory)
     return processes.everywhere(whole, run.process)
 
 
-def _require_same_shape(run: Run, commit: Commit) -> None:
-    """Refuse a commit of another number of processes; the spec that fixes it cannot be changed while a job runs."""
-    ours = run.plan.zero_stage, run.process.world_size
-    if (commit.zero_stage, commit.world_size) != ours:
+def reshard(run: Run, directory: Path) -> None:
+    """Bring a fetched commit of all ranks into the form that every layout can be cut from; once per pod."""
+    training, loss = run.spec.training, run.engine.module
+    rates = layer_rates(loss.causal_lm, training.layerwise_learning_rate_decay)
+    with trusted():
+        to_universal(directory, shapes_in_groups(loss, training.optimizer, rates))
+
+
+def _has_our_layout(run: Run, commit: Commit) -> bool:
+    return (commit.zero_stage, commit.world_size) == (run.plan.zero_stage, run.process.world_size)
+
+
+def _require_resumable(run: Run, commit: Commit) -> None:
+    """Refuse a commit that this run cannot go on from."""
+    if not _has_our_layout(run, commit) and not can_reshard(run.spec.training.optimizer):
         raise StageFailure(
             ExitCode.INVALID,
             Reason.INVALID_SPEC,
             f"{run.layout.commit(commit.step).uri} was written by {commit.world_size} processes at ZeRO stage"
-            f" {commit.zero_stage}, this run has {ours[1]} at stage {ours[0]}; create a new job instead",
+            f" {commit.zero_stage}, this attempt has {run.process.world_size} at stage {run.plan.zero_stage}, and the"
+            f" state of optimizer {run.spec.training.optimizer.type} cannot be divided anew; set spec.distributed as"
+            " it was, or create a new job",
         )
     if commit.consumed_sequences != run.data.schedule.cursor(commit.step):
         raise StageFailure(

@@ -9,6 +9,8 @@ The data cursor and the step stand in the commit; the learning rate is a functio
 """
 
 import copyreg
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
@@ -16,15 +18,14 @@ import torch
 from pydantic import Field
 
 from finetune_api.base import Record
-from finetune_api.status import Scores
+from finetune_api.status import Plan, Scores
 from finetune_trainer.methods import Method
 from finetune_trainer.model import weights
-from finetune_trainer.train.engine import Engine
+from finetune_trainer.train.engine import Engine, expect_universal, is_plain
 from finetune_trainer.train.processes import Process
+from finetune_trainer.train.reshard import ENGINE, SHARDS, UNIVERSAL, load_whole
 
 WEIGHTS = "weights"
-_ENGINE = "engine"
-_TAG = "state"
 _RANDOM = "random.pt"
 _RUN = "run.json"
 
@@ -46,7 +47,7 @@ def save_state(engine: Engine, method: Method, process: Process, run: RunState, 
     # Python 3.11.0 to 3.11.3 pickle an enum as a call of getattr, which nothing that loads tensors alone may allow.
     copyreg.pickle(ZeroStageEnum, _by_value)
     engine.save_checkpoint(
-        str(directory / _ENGINE), tag=_TAG, save_latest=False, exclude_frozen_parameters=not method.saves_frozen
+        str(directory / ENGINE), tag=SHARDS, save_latest=False, exclude_frozen_parameters=not method.saves_frozen
     )
     torch.save(_random(process), directory / _RANDOM)
     weights.save(engine.module.model, method, directory / WEIGHTS, keep=process.rank == 0)
@@ -54,10 +55,13 @@ def save_state(engine: Engine, method: Method, process: Process, run: RunState, 
         (directory / _RUN).write_text(run.model_dump_json(by_alias=True))
 
 
-def wanted(name: str, process: Process) -> bool:
-    """Whether this pod needs a file of a commit to go on: those of its own ranks, and what rank 0 holds for all."""
+def wanted(name: str, process: Process, *, resharded: bool) -> bool:
+    """Whether this pod needs a file of a commit to go on.
+
+    Those of its own ranks, and what rank 0 holds for all; to cut the shards anew, those of all ranks.
+    """
     rank, _, path = name.removeprefix("rank-").partition("/")
-    return (int(rank) == 0 or int(rank) in process.pod_ranks) and not path.startswith(f"{WEIGHTS}/")
+    return (resharded or int(rank) == 0 or int(rank) in process.pod_ranks) and not path.startswith(f"{WEIGHTS}/")
 
 
 def is_weights(name: str) -> bool:
@@ -67,31 +71,63 @@ def is_weights(name: str) -> bool:
 
 def join_shards(directory: Path) -> None:
     """Bring the shards of all fetched ranks together, where DeepSpeed looks for them; once per pod."""
-    target = directory / _ENGINE / _TAG
+    target = directory / ENGINE / SHARDS
     target.mkdir(parents=True)
-    for shard in directory.glob(f"rank-*/{_ENGINE}/{_TAG}/*"):
+    for shard in directory.glob(f"rank-*/{ENGINE}/{SHARDS}/*"):
         (target / shard.name).hardlink_to(shard)
 
 
-def load_state(engine: Engine, method: Method, process: Process, directory: Path) -> RunState:
-    """Restore this process from a fetched commit; every process must call it."""
+def load_state(
+    engine: Engine, plan: Plan, method: Method, process: Process, directory: Path, *, resharded: bool
+) -> RunState:
+    """Restore this process from a fetched commit, or from its universal form; every process must call it."""
+    if resharded and is_plain(plan):
+        load_whole(engine.module, engine.optimizer, directory)
+    else:
+        _load_engine(engine, method, directory, resharded=resharded)
+    _restore_random(process, directory / f"rank-{process.rank}" / _RANDOM)
+    return RunState.model_validate_json((directory / "rank-0" / _RUN).read_text())
+
+
+@contextmanager
+def trusted() -> Iterator[None]:
+    """While this lasts, torch unpickles the few classes of DeepSpeed that its shards hold beside tensors.
+
+    Unpickling runs what a file says, so the launcher has torch load tensors alone (FORCE_WEIGHTS_ONLY).
+    """
     # DeepSpeed is slow to import and prints meanwhile: it is left to `processes.join` to do that first.
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    # Unpickling runs what a file says. The launcher has torch load tensors alone (FORCE_WEIGHTS_ONLY); these few
-    # classes of DeepSpeed are all that its shards hold beside them.
     with torch.serialization.safe_globals([ZeroStageEnum, LossScaler, fragment_address]):
+        yield
+
+
+def _load_engine(engine: Engine, method: Method, directory: Path, *, resharded: bool) -> None:
+    expect_universal(engine, resharded)
+    with trusted():
         # A checkpoint without the frozen weights lacks most of the model's keys.
-        path, _ = engine.load_checkpoint(str(directory / _ENGINE), tag=_TAG, load_module_strict=method.saves_frozen)
+        path, _ = engine.load_checkpoint(
+            str(directory / ENGINE),
+            tag=UNIVERSAL if resharded else SHARDS,
+            load_module_strict=method.saves_frozen,
+        )
     if path is None:
         raise ValueError(f"{directory} holds no DeepSpeed checkpoint")
-    random = torch.load(directory / f"rank-{process.rank}" / _RANDOM, weights_only=True)
+    for state in engine.optimizer.state.values():
+        # DeepSpeed's loader of the universal form gives all groups one tensor, which each would count up.
+        state["step"] = state["step"].clone()
+
+
+def _restore_random(process: Process, path: Path) -> None:
+    """Go on with this rank's random numbers; a rank that the checkpoint does not have keeps those of its seed."""
+    if not path.exists():
+        return
+    random = torch.load(path, weights_only=True)
     torch.set_rng_state(random["cpu"])
     if "cuda" in random:
         torch.cuda.set_rng_state(random["cuda"], process.device)
-    return RunState.model_validate_json((directory / "rank-0" / _RUN).read_text())
 
 
 def _by_value(member: Enum) -> tuple[type[Enum], tuple[object]]:

@@ -1,0 +1,135 @@
+"""A checkpoint for other processes, or another ZeRO stage, than wrote it.
+
+DeepSpeed's shards fit the number of processes and the stage alone that made them. They are put together into its
+universal form (https://arxiv.org/abs/2406.18820), whole tensors by parameter, from which any layout is cut:
+
+    engine/universal/mp_rank_00_model_states.pt     what is not sharded
+    engine/universal/zero/<parameter>/fp32.pt       weight; beside it exp_avg.pt, exp_avg_sq.pt and step.pt
+    engine/universal/zero/optimizer_state.pt        what belongs to no parameter
+
+Stage 0 in fp32 has no shards and no loader of that form: both ends are written here.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune_api.spec import Optimizer
+
+SHARDS, UNIVERSAL = "state", "universal"
+"""Tags of DeepSpeed's checkpoints: folders below ENGINE."""
+ENGINE = "engine"
+_MODEL_STATES = "mp_rank_00_model_states.pt"
+_MODEL_STATES_OF_STAGE_3 = f"zero_pp_rank_0_{_MODEL_STATES}"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOST_GROUPS = 10_000
+"""DeepSpeed reads as many entries as there are parameter groups."""
+
+
+def can_reshard(optimizer: Optimizer) -> bool:
+    """Whether the optimizer's state can be cut anew: 8-bit states are scaled in blocks of the old shards."""
+    return optimizer.type == "adamw"
+
+
+def to_universal(directory: Path, shapes: Mapping[str, torch.Size]) -> None:
+    """Put the shards of all ranks together, which stand in `engine/state`; once per pod.
+
+    `shapes` are those of the trained parameters by name, in the order of the optimizer's groups.
+    """
+    source, target = directory / ENGINE / SHARDS, directory / ENGINE / UNIVERSAL
+    whole = source / _MODEL_STATES
+    if whole.exists() and (states := _load(whole))["optimizer"]:
+        _split(states, list(shapes), target)
+    else:
+        _convert(source, target)
+    _complete(target, shapes)
+
+
+def _convert(source: Path, target: Path) -> None:
+    with redirect_stdout(sys.stderr):
+        from deepspeed.checkpoint import ds_to_universal
+
+        ds_to_universal.main(
+            Namespace(
+                input_folder=str(source),
+                output_folder=str(target),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
+
+
+def _split(states: dict[str, Any], names: Sequence[str], target: Path) -> None:
+    """Write the state of stage 0 in fp32, where each process has all, by parameter."""
+    for name, state in zip(names, states["optimizer"]["state"].values(), strict=True):
+        folder = target / "zero" / name
+        folder.mkdir(parents=True)
+        torch.save({"param": states["module"][name]}, folder / "fp32.pt")
+        for moment in _MOMENTS:
+            torch.save({"param": state[moment]}, folder / f"{moment}.pt")
+        torch.save(state["step"], folder / "step.pt")
+    torch.save({**states, "optimizer": None}, target / _MODEL_STATES)
+
+
+def _complete(target: Path, shapes: Mapping[str, torch.Size]) -> None:
+    """Make one form of what DeepSpeed writes, which differs between stage 3 and the others.
+
+    No settings of groups are kept: they are this run's own, and the loader of stage 3 would give all groups those of
+    the first, so that norms would decay like matrices.
+    """
+    import deepspeed
+
+    path = target / "zero" / "optimizer_state.pt"
+    known = next(iter(target.glob("zero/*/step.pt")), None)
+    # Stage 3 keeps the step with the common state, the others beside each parameter.
+    step = _load(known) if known else _load(path)["optimizer_state_dict"]["state"][0]["step"]
+    torch.save(
+        {
+            "ds_version": deepspeed.__version__,
+            "param_groups": [{}] * _MOST_GROUPS,
+            "optimizer_state_dict": {"state": {0: {"step": step}}, "param_groups": [{"params": []}]},
+        },
+        path,
+    )
+    for name, shape in shapes.items():
+        torch.save(step, path.parent / name / "step.pt")
+        for part in ("fp32", *_MOMENTS):
+            _give_shape(path.parent / name / f"{part}.pt", shape)
+    names = (_MODEL_STATES, _MODEL_STATES_OF_STAGE_3)
+    written, missing = names if (target / _MODEL_STATES).exists() else names[::-1]
+    copyfile(target / written, target / missing)
+
+
+def _give_shape(path: Path, shape: torch.Size) -> None:
+    """Stage 3 writes a bare flat tensor."""
+    value = _load(path)
+    if isinstance(value, torch.Tensor):
+        torch.save({"param": value.view(shape)}, path)
+
+
+def load_whole(module: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
+    """Load the universal form where DeepSpeed cannot: at stage 0 in fp32."""
+    zero = directory / ENGINE / UNIVERSAL / "zero"
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            folder = zero / names[parameter]
+            with torch.no_grad():
+                parameter.copy_(_load(folder / "fp32.pt")["param"].view_as(parameter))
+            moments = {key: _load(folder / f"{key}.pt")["param"].view_as(parameter) for key in _MOMENTS}
+            state = {key: moment.to(parameter.device, torch.float32) for key, moment in moments.items()}
+            optimizer.state[parameter] = {**state, "step": _load(folder / "step.pt").float()}
+
+
+def _load(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
