@@ -1,0 +1,5 @@
+"""What can go wrong with a run."""
+
+
+class BenchError(Exception):
+    """A run cannot be finished or counted; the message says why."""

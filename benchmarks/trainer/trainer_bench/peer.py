@@ -1,0 +1,116 @@
+"""The contenders `trl_default` and `trl_packed`: TRL's SFTTrainer on the same encoded rows.
+
+    trl_default  its own defaults: batches of eight padded rows, activations computed twice
+    trl_packed   the fastest that it can do here: packed rows, activations kept (the product keeps them too), the
+                 document mask with torch's own attention; its flash attention wants a GPU
+
+Both use the fused head that TRL has by default, and the number format, optimizer and learning rate of the others.
+"""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from trainer_bench.heldout import held_out_loss
+from trainer_bench.rows import rows_of
+from trainer_bench.task import ALPHA, MAX_GRAD_NORM, MAX_LENGTH, RANK, SEED, SEQUENCES_PER_STEP, Task
+from trainer_bench.turns import Turns
+
+IGNORED = -100
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class TurnCallback(TrainerCallback):  # type: ignore[misc]
+    """Takes a turn for each pass over the rows."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        """Wait for the turn."""
+        self._turns.begin()
+
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
+        """End it."""
+        self._turns.end()
+
+
+def main_default(task: Task, turns: Turns) -> None:
+    """Train with TRL's defaults."""
+    _train(task, turns, {})
+
+
+def main_packed(task: Task, turns: Turns) -> None:
+    """Train as fast as TRL can."""
+    options = {"packing": True, "per_device_train_batch_size": SEQUENCES_PER_STEP, "gradient_checkpointing": False}
+    _train(task, turns, options)
+
+
+def _train(task: Task, turns: Turns, options: dict[str, Any]) -> None:
+    config = SFTConfig(
+        output_dir=str(task.scratch.root / "trl"),
+        max_length=MAX_LENGTH,
+        num_train_epochs=task.repeats,
+        learning_rate=task.learning_rate,
+        lr_scheduler_type="constant",
+        max_grad_norm=MAX_GRAD_NORM,
+        bf16=task.precision == "bf16",
+        seed=SEED,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **options,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(task.scratch.model)
+    trainer = SFTTrainer(
+        model=_model(task),
+        args=config,
+        train_dataset=_dataset(task),
+        processing_class=tokenizer,
+        peft_config=_adapter(task),
+        callbacks=[TurnCallback(turns)],
+    )
+    trainer.train()
+    steps, model = trainer.state.global_step, trainer.model
+    turns.finish(held_out_loss=_score(model, task), optimizer_steps=steps)
+
+
+def _score(model: Any, task: Task) -> float:
+    # TRL has replaced the model's forward by one without logits.
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    vars(base).pop("forward", None)
+    return held_out_loss(base, task)
+
+
+def _model(task: Task) -> Any:
+    """Return the model; TRL trains weights of 32 bits also where it computes in 16."""
+    quantization = None
+    if task.method == "qlora":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=DTYPES[task.precision],
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        task.scratch.model, dtype=torch.float32, quantization_config=quantization, attn_implementation="sdpa"
+    )
+
+
+def _adapter(task: Task) -> LoraConfig | None:
+    if task.method == "full":
+        return None
+    return LoraConfig(
+        task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear"
+    )
+
+
+def _dataset(task: Task) -> Any:
+    rows = rows_of(task.cache, "train")
+    labels = [[token if flag else IGNORED for token, flag in zip(*row, strict=True)] for row in rows]
+    return Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": labels})
