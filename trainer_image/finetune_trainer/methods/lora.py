@@ -1,10 +1,11 @@
 """Method `lora`: low-rank adapters beside frozen weights (https://arxiv.org/abs/2106.09685), made by peft."""
 
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel
 
 from finetune_api.spec import Lora
 from finetune_trainer.methods.adapter import Adapter
+from finetune_trainer.methods.lora_forward import add_in_one_pass
 
 
 class LowRank(Adapter):
@@ -30,3 +31,9 @@ class LowRank(Adapter):
             use_dora=settings.use_dora,
             modules_to_save=settings.modules_to_save or None,
         )
+
+    def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
+        """Freeze the model and add adapters in its own number format."""
+        adapted = super().adapt(model)
+        add_in_one_pass(adapted)
+        return adapted
