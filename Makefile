@@ -12,7 +12,7 @@ PYTHON_DIRS := api operator trainer_image cli dev tests benchmarks
 
 CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler kwok
 
-.PHONY: help quickstart venv cluster cluster-down images generate requirements lint lint-code test test-unit test-chart test-integration test-exact test-e2e chaos bench-operator clean
+.PHONY: help quickstart venv cluster cluster-down images generate requirements lint lint-code test test-unit test-chart test-integration test-exact test-e2e chaos bench-operator bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -88,6 +88,9 @@ test: venv ## every test but load: lint, then unit, chart, integration, e2e and 
 bench-operator: venv ## scale beside a peer operator and plain Jobs: JOBS=1000 LIMITS=raised|default ARGS="--repeats 3"
 	@python3 dev/cluster binaries helm training-operator training-operator-tuned $(CONTROL_PLANE) > /dev/null
 	@$(PY) benchmarks/operator --jobs $(or $(JOBS),1000) --limits $(or $(LIMITS),raised) $(ARGS)
+
+bench-trainer: venv ## speed, memory and losses of training beside TRL and plain PyTorch: ARGS="--methods lora --repeats 5"
+	@$(PY) benchmarks/trainer $(ARGS)
 
 clean: ## remove what was built in this folder
 	@rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ from trainer_bench.task import Task
 from trainer_bench.turns import Turns
 
 ROLES = {
+    "rows": "trainer_bench.rows:main",
     "ours": "trainer_bench.ours:main",
     "trl_packed": "trainer_bench.peer:main_packed",
     "trl_default": "trainer_bench.peer:main_default",

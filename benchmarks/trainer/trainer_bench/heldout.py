@@ -9,7 +9,7 @@ from trainer_bench.task import Task
 
 
 def row_loss(model: Any, ids: list[int], flags: list[bool]) -> tuple[torch.Tensor, int]:
-    """Return the summed cross-entropy of a row's supervised tokens, and their number: transformers' own forward pass."""
+    """Return the summed cross-entropy of a row's supervised tokens in transformers' own pass, and their number."""
     tokens = torch.tensor(ids, device=model.device)
     supervised = torch.tensor(flags, device=model.device)[1:]
     logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1]

@@ -77,12 +77,10 @@ class TurnReporter(Reporter):
         super().step(done, loss=loss, **values)
         self.losses.append(loss)
         if done % self._task.steps == 0:
-            self._pass_over(is_last=done == self._task.steps * self._task.repeats)
+            self._pass_over()
 
-    def _pass_over(self, *, is_last: bool) -> None:
-        self._turns.end()
-        if not is_last:
-            self._turns.begin()
+    def _pass_over(self) -> None:
+        self._turns.next()
 
 
 def main(task: Task, turns: Turns) -> None:

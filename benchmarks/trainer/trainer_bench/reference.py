@@ -25,7 +25,7 @@ def main(task: Task, turns: Turns) -> None:
     base_loss = held_out_loss(model, task)
     turns.begin()
     losses = _train(model, task)
-    turns.end()
+    turns.next()
     turns.finish(losses=losses, base_held_out_loss=base_loss, held_out_loss=held_out_loss(model, task))
 
 
@@ -51,7 +51,7 @@ def _train(model: Any, task: Task) -> list[float]:
         total = 0.0
         for row in step:
             loss, _ = row_loss(model, *rows[row])
-            (loss / tokens).backward()
+            torch.autograd.backward(loss / tokens)
             total += float(loss)
         torch.nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
         optimizer.step()
@@ -64,9 +64,7 @@ def _order(task: Task) -> list[list[int]]:
     """Return the rows of each step."""
     cache = TokenCache.open(task.cache, "train")
     batches = TrainingBatches(cache, max_length=MAX_LENGTH, packing=True, seed=SEED)
-    steps = schedule(
-        batches.num_sequences, epochs=None, max_steps=task.steps, global_batch_size=SEQUENCES_PER_STEP
-    )
+    steps = schedule(batches.num_sequences, epochs=None, max_steps=task.steps, global_batch_size=SEQUENCES_PER_STEP)
     return [
         [int(row) for rows in batches.sequences(steps, step) for row in rows] for step in range(steps.total_steps)
     ]

@@ -6,7 +6,7 @@ Python's own documentation, cut by tokens: the answer goes on where the question
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
 from statistics import NormalDist
@@ -19,6 +19,7 @@ from finetune_trainer.data.cache import SPLITS, CacheWriter, TokenCache
 from finetune_trainer.data.packing import plan
 from trainer_bench.errors import BenchError
 from trainer_bench.task import MAX_LENGTH, ROWS_PER_STEP, SEED, SEQUENCES_PER_STEP, Task
+from trainer_bench.turns import Turns
 
 SIGMA = 1.0
 SHORTEST = 24
@@ -100,6 +101,15 @@ def padded_cells(ordered: NDArray[np.int64]) -> float:
     random = np.random.default_rng(0)
     longest = [np.sort(random.choice(ordered, size, replace=False))[-1] for _ in range(4000)]
     return float(np.mean(longest)) * len(ordered)
+
+
+def main(task: Task, turns: Turns) -> None:
+    """Write the rows of a task and say what they look like."""
+    from transformers import AutoTokenizer
+
+    turns.begin()
+    write_rows(task, AutoTokenizer.from_pretrained(task.scratch.model))
+    turns.finish(**asdict(shape_of(TokenCache.open(task.cache, "train"))))
 
 
 def _prose(tokenizer: Any) -> list[int]:

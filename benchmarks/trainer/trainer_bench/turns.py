@@ -22,22 +22,26 @@ class Turns:
         self._began = (0.0, 0.0)
 
     def begin(self) -> None:
-        """Say that this contender is ready, wait for its turn, and start the clocks."""
-        self.tell(event="ready")
+        """Say that this contender is ready, wait until it may go on, and start the clocks."""
+        self._tell(event="ready")
         if sys.stdin.readline() != "go\n":  # the campaign has ended
             os._exit(1)
         self._began = (time.perf_counter(), time.process_time())
 
-    def end(self, **readings: Any) -> None:
-        """Stop the clocks and tell them, with the greatest memory so far."""
+    def next(self) -> None:
+        """Stop the clocks, tell them with the greatest memory so far, and wait for the next turn.
+
+        After the last one too: what follows it must not disturb the others.
+        """
         wall, cpu = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
-        self.tell(event="turn", wall_s=wall, cpu_s=cpu, peak_mb=peak_mb(), **readings)
+        self._tell(event="turn", wall_s=wall, cpu_s=cpu, peak_mb=peak_mb())
+        self.begin()
 
     def finish(self, **readings: Any) -> None:
         """Tell what is known at the end."""
-        self.tell(event="end", **readings)
+        self._tell(event="end", **readings)
 
-    def tell(self, **message: Any) -> None:
+    def _tell(self, **message: Any) -> None:
         """Write one line."""
         self._out.write(json.dumps(message) + "\n")
         self._out.flush()

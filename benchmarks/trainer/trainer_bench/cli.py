@@ -1,0 +1,72 @@
+"""The command line: `make bench-trainer`, or `python benchmarks/trainer --help`."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from quickstart.model import build_model
+from quickstart.steps import StepError
+from trainer_bench.campaign import Campaign, Settings, scratch
+from trainer_bench.errors import BenchError
+from trainer_bench.figures import result_line
+from trainer_bench.report import write_report
+from trainer_bench.task import METHODS, MethodName
+
+HERE = Path(__file__).resolve().parents[1]
+RESULTS = HERE / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the readings, end in one line of JSON; return the exit code."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        if options.report:
+            write_report(HERE / "README.md", RESULTS)
+            return 0
+        return _measure(options)
+    except (BenchError, StepError) as error:
+        sys.stderr.write(f"bench-trainer: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _end(*_: object) -> NoReturn:
+    """Leave every `with`, so that all that was started ends."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _measure(options: argparse.Namespace) -> int:
+    settings = Settings(options.methods, options.precision, options.steps, options.repeats, options.threads)
+    file: Path = options.out or RESULTS / f"{options.precision}.json"
+    with scratch() as root:
+        document = Campaign(settings, build_model(), root).run()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(document, indent=1) + "\n")
+    print(json.dumps(result_line(document)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench-trainer", description=__doc__)
+    parser.add_argument("--steps", type=int, default=2, help="optimizer steps per pass, of 8 rows each (2)")
+    parser.add_argument("--repeats", type=int, default=3, help="passes over the rows per contender, in turns (3)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="number format (fp32)")
+    parser.add_argument("--methods", type=_names, default=list(METHODS), help=",".join(METHODS))
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each contender (all cores)")
+    parser.add_argument("--out", type=Path, help="file of the readings (results/<precision>.json)")
+    parser.add_argument("--report", action="store_true", help="measure nothing: write the README from results/")
+    return parser
+
+
+def _names(text: str) -> list[MethodName]:
+    names = [method for method in METHODS if method in text.split(",")]
+    if len(names) != len(text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text}: the methods are {', '.join(METHODS)}")
+    return names

@@ -1,0 +1,87 @@
+"""The tables of the README, made from the file of a campaign so that no figure is copied by hand."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from trainer_bench.errors import BenchError
+from trainer_bench.figures import result_line
+
+BEGIN, END = "<!-- tables: made from results/ by --report -->", "<!-- end of tables -->"
+TARGETS = {
+    "lora_ratio_vs_trl_packed": "at least 1.7",
+    "lora_ratio_vs_trl_default": "at least 5",
+    "full_ratio_vs_trl_packed": "at least 1.5",
+    "qlora_ratio_vs_trl_packed": "",
+    "peak_memory_ratio": "at most 1",
+    "loop_overhead_pct": "below 3",
+    "loss_gap": "below 0.001",
+}
+COLUMNS = ("supervised_tokens_per_s", "tokens_per_s", "wall_s", "cpu_s", "peak_mb", "held_out_loss")
+
+
+def tables(folder: Path) -> str:
+    """Return the README's tables of every campaign in a folder."""
+    documents = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return "\n\n".join(part for document in documents for part in _parts(document)) or "No run is stored yet."
+
+
+def with_tables(text: str, made: str) -> str:
+    """Return the README's text with these tables between its marks. Raises BenchError when it lacks them."""
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise BenchError(f"the README lacks the lines {BEGIN} and {END}")
+    return pattern.sub(lambda _: f"{BEGIN}\n{made}\n{END}", text)
+
+
+def write_report(readme: Path, folder: Path) -> None:
+    """Write the tables into the README."""
+    readme.write_text(with_tables(readme.read_text(), tables(folder)))
+
+
+def _parts(document: dict[str, Any]) -> list[str]:
+    line = result_line(document)
+    return [_title(line), _headline(line), _contenders(line)]
+
+
+def _title(line: dict[str, Any]) -> str:
+    settings, machine, rows = line["settings"], line["machine"], line["rows"]
+    busy = "" if line["calm"] else " Other programs took more than a tenth of the CPU in some turns."
+    return (
+        f"**{settings['precision']}**, commit {line['commit']}: {settings['repeats']} passes of {settings['steps']}"
+        f" steps each over {rows['rows']} rows ({rows['tokens']:,} tokens, {rows['supervised_tokens']:,} of them"
+        f" supervised; {rows['shortest']} to {rows['longest']} tokens a row, median {rows['median']};"
+        f" {100 * rows['padding_share']:.0f} % padding in batches of eight), {settings['threads']} threads of"
+        f" {machine['cpu']}, torch {machine['torch']}, transformers {machine['transformers']}, TRL {machine['trl']}."
+        f"{busy}"
+    )
+
+
+def _headline(line: dict[str, Any]) -> str:
+    lines = ["| figure | value | by CPU seconds | target |", "| --- | ---: | ---: | ---: |"]
+    for name, target in TARGETS.items():
+        cpu = line.get(f"{name}_cpu")
+        lines.append(f"| `{name}` | {_spread(line, name)} | {_number(cpu)} | {target} |")
+    return "\n".join(lines)
+
+
+def _contenders(line: dict[str, Any]) -> str:
+    lines = [f"| method | contender | {' | '.join(f'`{name}`' for name in COLUMNS)} |"]
+    lines.append(f"| --- | --- |{' ---: |' * len(COLUMNS)}")
+    for method, found in line["contenders"].items():
+        for who, figures in found.items():
+            cells = " | ".join(_number(figures[name]) for name in COLUMNS)
+            lines.append(f"| {method} | {who} | {cells} |")
+    return "\n".join(lines)
+
+
+def _spread(line: dict[str, Any], name: str) -> str:
+    middle, spread = _number(line[name]), line["spread"].get(name)
+    return middle if spread is None else f"{middle} ({_number(spread[0])} to {_number(spread[1])})"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
