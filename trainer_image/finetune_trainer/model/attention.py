@@ -33,14 +33,15 @@ that, a kernel call of its own costs more than the padding."""
 class Documents:
     """Boundaries of D documents in T tokens, and how the sdpa backend lays them out.
 
-    blocks[i] holds the token of each cell of a block, int64 [documents, length]; restore, int64 [T], the cell of
-    each token in all blocks one after the other.
+    blocks[i] is the shape of a block, (documents, length); cells, int64 [C], holds the token of each cell of all
+    blocks one after the other; restore, int64 [T], the cell of each token.
     """
 
     backend: Backend
     cu_seqlens: torch.Tensor
     max_seqlen: int
-    blocks: tuple[torch.Tensor, ...]
+    blocks: tuple[tuple[int, int], ...]
+    cells: torch.Tensor
     restore: torch.Tensor
 
 
@@ -54,18 +55,17 @@ def documents(cu_seqlens: torch.Tensor, device: torch.device, backend: Backend) 
     bounds = cu_seqlens.numpy().astype(np.int64)
     lengths = np.diff(bounds)
     blocks = [] if backend == "varlen" else [_cells(bounds, members) for members in group(lengths.tolist())]
+    cells = np.concatenate([block.ravel() for block in blocks]) if blocks else np.empty(0, np.int64)
     restore = np.empty(int(bounds[-1]) if blocks else 0, np.int64)
-    start = 0
-    for cells in blocks:
-        # Written from the last cell to the first: a padding cell repeats the document's last token, whose own
-        # cell stands before it and must win.
-        restore[cells.ravel()[::-1]] = np.arange(start, start + cells.size)[::-1]
-        start += cells.size
+    # Written from the last cell to the first: a padding cell repeats the document's last token, whose own cell stands
+    # before it and must win.
+    restore[cells[::-1]] = np.arange(cells.size)[::-1]
     return Documents(
         backend=backend,
         cu_seqlens=cu_seqlens.to(device, non_blocking=True),
         max_seqlen=int(lengths.max()),
-        blocks=tuple(torch.from_numpy(cells).to(device, non_blocking=True) for cells in blocks),
+        blocks=tuple((block.shape[0], block.shape[1]) for block in blocks),
+        cells=torch.from_numpy(cells).to(device, non_blocking=True),
         restore=torch.from_numpy(restore).to(device, non_blocking=True),
     )
 
@@ -154,13 +154,13 @@ def _blocks(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Documents, how: _Manner
 ) -> torch.Tensor:
     attended = []
-    for cells in layout.blocks:
-        mask = None if how.window is None else _band(cells.shape[1], how.window, query.device)
+    sizes = [documents * length for documents, length in layout.blocks]
+    spread = [torch.split(_spread(states, layout), sizes) for states in (query, key, value)]
+    for shape, *states in zip(layout.blocks, *spread, strict=True):
+        mask = None if how.window is None else _band(shape[1], how.window, query.device)
         output = scaled_dot_product_attention(
-            # [tokens, heads, size] -> [documents, heads, length, size]
-            query[cells].transpose(1, 2),
-            key[cells].transpose(1, 2),
-            value[cells].transpose(1, 2),
+            # [cells, heads, size] -> [documents, heads, length, size]
+            *(part.unflatten(0, shape).transpose(1, 2) for part in states),
             attn_mask=mask,
             is_causal=mask is None,
             dropout_p=how.dropout,
@@ -168,7 +168,53 @@ def _blocks(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         attended.append(output.transpose(1, 2).flatten(0, 1))
-    return torch.cat(attended)[layout.restore]
+    return _restore(torch.cat(attended), layout)
+
+
+def _spread(states: torch.Tensor, layout: Documents) -> torch.Tensor:
+    """Return the state of each cell's token, [T, heads, size] -> [C, heads, size]."""
+    spread: torch.Tensor = _Spread.apply(states, layout.cells, layout.restore)
+    return spread
+
+
+def _restore(cells: torch.Tensor, layout: Documents) -> torch.Tensor:
+    """Return the state of each token's cell, [C, heads, size] -> [T, heads, size]."""
+    restored: torch.Tensor = _Restore.apply(cells, layout.restore)
+    return restored
+
+
+class _Spread(torch.autograd.Function):
+    """Gathers cells. The gradient of a padding cell is zero, so that a token's is its own cell's.
+
+    No query of a real token sees a padding cell, and what padding cells attend to is thrown away. Indexing would sum
+    them up all the same: a scatter with a sum, which takes several times as long as a gather.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, cells: torch.Tensor, restore: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(restore)
+        return states.index_select(0, cells)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (restore,) = ctx.saved_tensors
+        return outputs[0].index_select(0, restore), None, None
+
+
+class _Restore(torch.autograd.Function):
+    """Gathers tokens; each has a cell of its own, so that the gradient is put there and nothing is summed up."""
+
+    @staticmethod
+    def forward(ctx: Any, cells: torch.Tensor, restore: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(restore)
+        ctx.size = len(cells)
+        return cells.index_select(0, restore)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (restore,) = ctx.saved_tensors
+        grad = outputs[0]
+        return grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, restore, grad), None
 
 
 def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
