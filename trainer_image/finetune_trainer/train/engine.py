@@ -21,6 +21,7 @@ class Engine(Protocol):
 
     module: SupervisedLoss
     optimizer: torch.optim.Optimizer
+    enable_backward_allreduce: bool
 
     def __call__(self, inputs: Inputs, *, count_correct: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the module."""
@@ -83,6 +84,9 @@ def start_engine(loss: SupervisedLoss, plan: Plan, training: Training, config: d
     # At stage 0 in bf16 DeepSpeed allocates Adam's state by a step without gradients. It would count as the first
     # step, and by the bias correction make the next ones too small.
     optimizer.state.clear()
+    if plan.world_size == 1 and plan.zero_stage == 0:
+        # Nobody to sum up with: DeepSpeed would copy every gradient into a buffer and back all the same.
+        engine.enable_backward_allreduce = False
     return cast(Engine, engine)
 
 
