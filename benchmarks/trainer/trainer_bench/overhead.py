@@ -26,19 +26,23 @@ class PairingReporter(TurnReporter):
         self._bare = BareStep(run)
         self.pairs: list[tuple[float, float]] = []
         """Seconds of the loop's step and of the bare one."""
-        self._began = 0.0
+        self.cpu_pairs: list[tuple[float, float]] = []
+        """The same in CPU seconds."""
+        self._began = (0.0, 0.0)
 
     def begin(self, done: int, *others: Any) -> None:
-        """Start the clock of the first step."""
+        """Start the clocks of the first step."""
         super().begin(done, *others)
-        self._began = time.perf_counter()
+        self._began = _clocks()
 
     def step(self, done: int, *, loss: float, **values: Any) -> None:
         """Tell a step, and do it again without the loop."""
         super().step(done, loss=loss, **values)
-        looped = time.perf_counter() - self._began
-        self.pairs.append((looped, self._bare(done - 1)))
-        self._began = time.perf_counter()
+        wall, cpu = _since(self._began)
+        bare_wall, bare_cpu = self._bare(done - 1)
+        self.pairs.append((wall, bare_wall))
+        self.cpu_pairs.append((cpu, bare_cpu))
+        self._began = _clocks()
 
     def _pass_over(self) -> None:
         """Go on: nobody else takes turns."""
@@ -53,22 +57,31 @@ class BareStep:
         self._trained = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._trained, lr=0.0, fused=True)
 
-    def __call__(self, step: int) -> float:
-        """Do a step of the run; return the seconds it took, without the making of its batches."""
+    def __call__(self, step: int) -> tuple[float, float]:
+        """Do a step of the run; return the seconds and CPU seconds it took, without the making of its batches."""
         run, data = self._run, self._run.data
         batches = data.batches.step_batches(
             data.schedule, step, rank=0, world_size=1, micro_batch_size=run.plan.micro_batch_size
         )
         inputs = [inputs_of(batch, run.process.device, run.backend) for batch in batches]
         tokens = data.batches.supervised_tokens(data.schedule, step)
-        start = time.perf_counter()
+        start = _clocks()
         for one in inputs:
             loss, _ = self._module(one)
             (loss / tokens).backward()
         torch.nn.utils.clip_grad_norm_(self._trained, MAX_GRAD_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return time.perf_counter() - start
+        return _since(start)
+
+
+def _clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _since(start: tuple[float, float]) -> tuple[float, float]:
+    wall, cpu = _clocks()
+    return wall - start[0], cpu - start[1]
 
 
 def main(task: Task, turns: Turns) -> None:
@@ -76,4 +89,4 @@ def main(task: Task, turns: Turns) -> None:
     run = build(task)
     reporter = PairingReporter(run, task, turns)
     train(run, task, reporter)
-    turns.finish(pairs=reporter.pairs)
+    turns.finish(pairs=reporter.pairs, cpu_pairs=reporter.cpu_pairs)

@@ -19,7 +19,7 @@ from trainer_bench.turns import Turns
 
 
 def main(task: Task, turns: Turns) -> None:
-    """Train one pass."""
+    """Train all passes, as one turn."""
     torch.manual_seed(SEED)
     model = _model(task).train()
     base_loss = held_out_loss(model, task)
@@ -64,7 +64,8 @@ def _order(task: Task) -> list[list[int]]:
     """Return the rows of each step."""
     cache = TokenCache.open(task.cache, "train")
     batches = TrainingBatches(cache, max_length=MAX_LENGTH, packing=True, seed=SEED)
-    steps = schedule(batches.num_sequences, epochs=None, max_steps=task.steps, global_batch_size=SEQUENCES_PER_STEP)
+    total = task.steps * task.repeats
+    steps = schedule(batches.num_sequences, epochs=None, max_steps=total, global_batch_size=SEQUENCES_PER_STEP)
     return [
         [int(row) for rows in batches.sequences(steps, step) for row in rows] for step in range(steps.total_steps)
     ]

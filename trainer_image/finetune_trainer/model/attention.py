@@ -156,11 +156,13 @@ def _blocks(
     attended = []
     sizes = [documents * length for documents, length in layout.blocks]
     spread = [torch.split(_spread(states, layout), sizes) for states in (query, key, value)]
-    for shape, *states in zip(layout.blocks, *spread, strict=True):
+    for shape, queries, keys, values in zip(layout.blocks, *spread, strict=True):
         mask = None if how.window is None else _band(shape[1], how.window, query.device)
         output = scaled_dot_product_attention(
             # [cells, heads, size] -> [documents, heads, length, size]
-            *(part.unflatten(0, shape).transpose(1, 2) for part in states),
+            queries.unflatten(0, shape).transpose(1, 2),
+            keys.unflatten(0, shape).transpose(1, 2),
+            values.unflatten(0, shape).transpose(1, 2),
             attn_mask=mask,
             is_causal=mask is None,
             dropout_p=how.dropout,
