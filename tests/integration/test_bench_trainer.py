@@ -1,0 +1,40 @@
+"""The trainer benchmark from end to end on a tiny model: every contender, every method, both number formats."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer_bench.campaign import LINEUP, Campaign, Settings
+from trainer_bench.errors import BenchError
+from trainer_bench.figures import result_line
+from trainer_bench.task import METHODS
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_every_contender_trains_the_same_rows(tiny_model: Path, tmp_path: Path) -> None:
+    settings = Settings(METHODS, "fp32", steps=2, repeats=2, threads=1)
+    document = Campaign(settings, tiny_model, tmp_path).run()
+    line = result_line(document)
+    assert line["loss_gap"] < 1e-5
+    assert all(line[name] > 0 for name in line if "ratio" in name)
+    assert line["loop_overhead_pct"] is not None
+    for method, roles in LINEUP.items():
+        found = document["methods"][method]
+        assert all(len(found[role]["turns"]) == 2 for role in roles)
+        assert len(found["ours"]["end"]["losses"]) == 4
+        # As many steps as ours: the batches are as large.
+        assert all(found[role]["end"]["optimizer_steps"] == 4 for role in roles[1:])
+
+
+def test_losses_are_compared_in_fp32_whatever_is_measured(tiny_model: Path, tmp_path: Path) -> None:
+    document = Campaign(Settings(["lora"], "bf16", steps=1, repeats=1, threads=1), tiny_model, tmp_path).run()
+    assert document["methods"]["lora"]["ours"]["end"]["plan"]["precision"] == "bf16"
+    assert result_line(document)["loss_gap"] < 1e-5
+
+
+def test_a_contender_that_fails_is_told_with_its_log(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(BenchError, match=r"rows ended with exit code 1:[\s\S]*Traceback"):
+        Campaign(Settings(["lora"], "fp32", steps=1, repeats=1, threads=1), empty, tmp_path).run()

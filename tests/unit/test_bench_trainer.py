@@ -1,0 +1,149 @@
+"""The trainer benchmark's arithmetic: the rows, the ratios, what is told of them, and the bound of a device."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_trainer.data.cache import TokenCache
+from trainer_bench.errors import BenchError
+from trainer_bench.figures import result_line
+from trainer_bench.report import BEGIN, END, tables, with_tables
+from trainer_bench.rows import lengths, padded_cells, shape_of, write_rows
+from trainer_bench.task import MAX_LENGTH, ROWS_PER_STEP, SEQUENCES_PER_STEP, Task
+
+
+class Letters:
+    """A tokenizer whose tokens are characters."""
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {
+            "input_ids": [
+                ord(letter) % 500 for letter in text.replace("<|im_start|>", "<").replace("<|im_end|>", ">")
+            ]
+        }
+
+
+@given(st.integers(1, 8))
+def test_lengths_are_spread_and_fill_what_they_may(steps: int) -> None:
+    total = int(0.96 * steps * SEQUENCES_PER_STEP * MAX_LENGTH)
+    found = lengths(steps * ROWS_PER_STEP, total)
+    assert total - len(found) <= sum(found) <= total
+    assert found == sorted(found)
+    assert max(found) > 4 * np.median(found)
+
+
+def test_rows_that_cannot_have_so_many_tokens_are_refused() -> None:
+    with pytest.raises(BenchError, match="cannot have 5000"):
+        lengths(4, 5000)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_rows_fill_the_steps_of_every_contender(tmp_path: Path, steps: int) -> None:
+    task = Task("lora", "fp32", steps, 1, str(tmp_path))
+    write_rows(task, Letters())
+    train, test = TokenCache.open(task.cache, "train"), TokenCache.open(task.cache, "test")
+    assert len(train) == steps * ROWS_PER_STEP
+    assert 0.9 < train.lengths.sum() / (steps * SEQUENCES_PER_STEP * MAX_LENGTH) <= 0.96
+    assert 0.4 < shape_of(train).supervised_tokens / shape_of(train).tokens < 0.7
+    assert len(test) > 0
+    assert len(TokenCache.open(task.cache, "validation")) == 0
+
+
+def test_padding_is_that_of_batches_of_eight() -> None:
+    assert padded_cells(np.full(24, 7)) == 24 * 7
+    assert 8 * 16 < padded_cells(np.arange(1, 17)) < 16 * 16
+
+
+def test_task_survives_its_text() -> None:
+    task = Task("full", "bf16", 2, 3, "/somewhere")
+    assert Task.from_json(task.to_json()) == task
+    assert replace(task, method="lora").learning_rate > task.learning_rate
+
+
+def told(*walls: float, peak: float = 1000.0, others: float = 1.0, losses: Any = ()) -> dict[str, Any]:
+    turns = [{"wall_s": wall, "cpu_s": 2 * wall, "peak_mb": peak, "others_cpu_percent": others} for wall in walls]
+    return {"turns": turns, "end": {"held_out_loss": 2.5, "losses": list(losses)}}
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    lora = {
+        "ours": told(2.0, 1.0, 1.0, peak=900, losses=[3.0, 2.5, 2.2]),
+        "trl_packed": told(2.0, 2.0, 1.5, peak=1000),
+        "trl_default": told(10.0, 6.0, 7.0),
+        "reference": told(5.0, losses=[3.0, 2.5004]),
+    }
+    return {
+        "settings": {"precision": "fp32", "repeats": 3, "steps": 1, "threads": 2, "methods": ["lora", "qlora"]},
+        "commit": "abc",
+        "machine": {"cpu": "X", "torch": "2", "transformers": "5", "trl": "1"},
+        "rows": {
+            "rows": 8,
+            "tokens": 2000,
+            "supervised_tokens": 1000,
+            "shortest": 24,
+            "longest": 800,
+            "median": 150,
+            "padding_share": 0.68,
+        },
+        "methods": {"lora": lora, "qlora": {"ours": told(1.0, peak=1100), "trl_packed": told(1.2)}},
+        "overhead": {"pairs": [[9.0, 3.0], [1.01, 1.0], [1.03, 1.0], [1.05, 1.0]]},
+    }
+
+
+def test_ratios_are_medians_of_neighbouring_passes(document: dict[str, Any]) -> None:
+    line = result_line(document)
+    assert line["lora_ratio_vs_trl_packed"] == 1.5
+    assert line["lora_ratio_vs_trl_default"] == 6.0
+    assert line["spread"]["lora_ratio_vs_trl_packed"] == [1.0, 2.0]
+    assert line["lora_ratio_vs_trl_packed_cpu"] == 1.5
+    assert line["qlora_ratio_vs_trl_packed"] == 1.2
+    assert line["full_ratio_vs_trl_packed"] is None
+
+
+def test_memory_is_that_of_the_worst_method(document: dict[str, Any]) -> None:
+    assert result_line(document)["peak_memory_ratio"] == 1.1
+
+
+def test_the_first_pair_of_steps_warms_up(document: dict[str, Any]) -> None:
+    line = result_line(document)
+    assert (line["loop_overhead_pct"], line["spread"]["loop_overhead_pct"]) == (3.0, [1.0, 5.0])
+
+
+def test_losses_are_compared_after_the_same_steps(document: dict[str, Any]) -> None:
+    assert result_line(document)["loss_gap"] == pytest.approx(0.0004)
+    document["methods"]["lora"]["ours_fp32"] = told(1.0, losses=[3.0, 2.5003])
+    assert result_line(document)["loss_gap"] == pytest.approx(0.0001)
+
+
+def test_throughput_counts_supervised_and_all_tokens(document: dict[str, Any]) -> None:
+    ours = result_line(document)["contenders"]["lora"]["ours"]
+    assert (ours["supervised_tokens_per_s"], ours["tokens_per_s"], ours["cpu_s"]) == (1000, 2000, 2)
+
+
+def test_a_turn_among_others_is_no_calm_one(document: dict[str, Any]) -> None:
+    assert result_line(document)["calm"] is True
+    document["methods"]["qlora"]["ours"] = told(1.0, others=30)
+    assert result_line(document)["calm"] is False
+
+
+def test_tables_go_between_their_marks(tmp_path: Path, document: dict[str, Any]) -> None:
+    (tmp_path / "fp32.json").write_text(json.dumps(document))
+    made = tables(tmp_path)
+    assert "| `lora_ratio_vs_trl_packed` | 1.5 (1 to 2) | 1.5 | at least 1.7 |" in made
+    assert "| lora | trl_default | 143 | 286 | 7 | 14 | 1,000 | 2.5 |" in made
+    assert with_tables(f"a\n{BEGIN}\nold\n{END}\nb", made) == f"a\n{BEGIN}\n{made}\n{END}\nb"
+    with pytest.raises(BenchError, match="lacks the lines"):
+        with_tables("nothing", made)
+
+
+def test_the_readme_shows_the_figures_of_the_runs() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks/trainer"
+    text = (folder / "README.md").read_text()
+    assert with_tables(text, tables(folder / "results")) == text
