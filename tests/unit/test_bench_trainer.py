@@ -7,14 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
 from finetune_trainer.data.cache import TokenCache
 from trainer_bench.errors import BenchError
 from trainer_bench.figures import result_line
+from trainer_bench.gpu import Work, figures, peak_tflops
 from trainer_bench.report import BEGIN, END, tables, with_tables
 from trainer_bench.rows import lengths, padded_cells, shape_of, write_rows
+from trainer_bench.shapes import config_of, lora_flops
 from trainer_bench.task import MAX_LENGTH, ROWS_PER_STEP, SEQUENCES_PER_STEP, Task
 
 
@@ -147,3 +152,38 @@ def test_the_readme_shows_the_figures_of_the_runs() -> None:
     folder = Path(__file__).parents[2] / "benchmarks/trainer"
     text = (folder / "README.md").read_text()
     assert with_tables(text, tables(folder / "results")) == text
+
+
+@pytest.mark.parametrize(("name", "billions"), [("llama-3-8b", 8.03), ("qwen2.5-7b", 7.62), ("llama-3.2-1b", 1.236)])
+def test_shapes_have_the_parameters_of_their_models(name: str, billions: float) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(name))
+    assert sum(one.numel() for one in model.parameters()) / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_flops_are_those_that_torch_counts() -> None:
+    config = config_of("tiny")
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    states = torch.randn(1, 64, config.hidden_size, requires_grad=True)
+    model.requires_grad_(requires_grad=False)
+    with FlopCounterMode(display=False) as counter:
+        model(inputs_embeds=states).logits.sum().backward()
+    # Eager attention computes the half of the matrix too that causal attention leaves out.
+    masked = config.num_hidden_layers * config.hidden_size * 6 * 64 * 64
+    assert lora_flops(config, [64], 64) == counter.get_total_flops() - masked
+    assert lora_flops(config, [32, 32], 10) < lora_flops(config, [64], 64)
+    assert lora_flops(config_of("qwen2.5-7b"), [1], 1) == pytest.approx(4 * 7.07e9, rel=0.01)
+
+
+def test_speed_of_a_device_is_told_by_its_peak() -> None:
+    told = figures(
+        {"step_seconds": 2.0, "peak_gib": 3.0}, Work(1000, 600, 4e14), peak_tflops("NVIDIA H100 80GB HBM3")
+    )
+    assert told == {
+        "tokens_per_s": 500,
+        "supervised_tokens_per_s": 300,
+        "tflops": 200,
+        "mfu": 0.2022,
+        "peak_gib": 3.0,
+    }
+    assert figures({"error": "no memory"}, Work(1, 1, 1), None) == {"error": "no memory"}

@@ -55,7 +55,7 @@ def _measure(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench-trainer", description=__doc__)
-    parser.add_argument("--steps", type=int, default=2, help="optimizer steps per pass, of 8 rows each (2)")
+    parser.add_argument("--steps", type=int, default=1, help="optimizer steps per pass, of 8 rows each (1)")
     parser.add_argument("--repeats", type=int, default=3, help="passes over the rows per contender, in turns (3)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="number format (fp32)")
     parser.add_argument("--methods", type=_names, default=list(METHODS), help=",".join(METHODS))

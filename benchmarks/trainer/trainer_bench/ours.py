@@ -30,7 +30,7 @@ from finetune_trainer.train.state import RunState
 from finetune_trainer.train.stopping import StopSignal
 from finetune_trainer.train.watchdog import Watchdog
 from trainer_bench.heldout import held_out_loss
-from trainer_bench.task import ALPHA, MAX_GRAD_NORM, MAX_LENGTH, RANK, SEED, SEQUENCES_PER_STEP, Task
+from trainer_bench.task import ALPHA, MAX_GRAD_NORM, RANK, SEED, Task
 from trainer_bench.turns import Turns
 
 URI = "s3://bench/"
@@ -57,12 +57,19 @@ class DiscardingWriter:
         return True
 
 
-class TurnReporter(Reporter):
-    """The product's reporter, which takes turns at the steps where a pass over the rows ends."""
+class LoopReporter(Reporter):
+    """The product's reporter, which posts to nobody and uploads nothing."""
 
-    def __init__(self, run: Run, task: Task, turns: Turns) -> None:
+    def __init__(self, run: Run, task: Task) -> None:
         series = MetricsSeries(task.scratch.metrics, cast(Store, None), run.layout.metrics("bench"))
         super().__init__(run.data.schedule, 1, ProgressPoster(None), series)
+
+
+class TurnReporter(LoopReporter):
+    """Takes turns at the steps where a pass over the rows ends."""
+
+    def __init__(self, run: Run, task: Task, turns: Turns) -> None:
+        super().__init__(run, task)
         self._task = task
         self._turns = turns
         self.losses: list[float] = []
@@ -106,7 +113,7 @@ def build(task: Task) -> Run:
     job = StageInput.model_validate(
         {"name": "bench", "namespace": "bench", "uid": "bench", "attempt": 1, "spec": _spec(task)}
     )
-    process = join("cpu", timedelta(minutes=5))
+    process = join(task.device, timedelta(minutes=5))
     watchdog = Watchdog(process.rank, Path("/dev/null"))
     return start.build(job, process, _prepared(job, task), task.scratch, watchdog, StopSignal())
 
@@ -116,10 +123,10 @@ def _spec(task: Task) -> dict[str, Any]:
     return {
         "model": {"uri": URI},
         "method": {"type": task.method, **(lora if task.method != "full" else {})},
-        "data": {"train": [{"uri": URI}], "maxLength": MAX_LENGTH},
+        "data": {"train": [{"uri": URI}], "maxLength": task.max_length},
         "training": {
             "maxSteps": task.steps * task.repeats,
-            "globalBatchSize": SEQUENCES_PER_STEP,
+            "globalBatchSize": task.sequences_per_step,
             "learningRate": task.learning_rate,
             "scheduler": "constant",
             "warmup": 0,
@@ -127,7 +134,7 @@ def _spec(task: Task) -> dict[str, Any]:
             "optimizer": {"maxGradNorm": MAX_GRAD_NORM},
             "seed": SEED,
         },
-        "distributed": {"device": "cpu"},
+        "distributed": {"device": task.device},
         "evaluation": {"everySteps": 0, "baseline": False},
         "checkpoint": {"uri": URI, "everySteps": 0, "everyMinutes": 0},
         "output": {"uri": URI},
@@ -138,10 +145,13 @@ def _prepared(job: StageInput, task: Task) -> Prepared:
     """Return what the prepare stage would have found and planned."""
     spec = job.spec
     batches = TrainingBatches(
-        TokenCache.open(task.cache, "train"), max_length=MAX_LENGTH, packing=True, seed=spec.training.seed
+        TokenCache.open(task.cache, "train"), max_length=task.max_length, packing=True, seed=spec.training.seed
     )
     steps = schedule(
-        batches.num_sequences, epochs=None, max_steps=spec.training.max_steps, global_batch_size=SEQUENCES_PER_STEP
+        batches.num_sequences,
+        epochs=None,
+        max_steps=spec.training.max_steps,
+        global_batch_size=task.sequences_per_step,
     )
     shape = measure(read_config(task.scratch.model, URI), spec.method, URI)
     plan = resolve(spec, Facts(shape, steps, batches.longest_sequence, None))

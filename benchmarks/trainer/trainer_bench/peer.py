@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from trainer_bench.heldout import held_out_loss
 from trainer_bench.rows import rows_of
-from trainer_bench.task import ALPHA, MAX_GRAD_NORM, MAX_LENGTH, RANK, SEED, SEQUENCES_PER_STEP, Task
+from trainer_bench.task import ALPHA, MAX_GRAD_NORM, RANK, SEED, Task
 from trainer_bench.turns import Turns
 
 IGNORED = -100
@@ -42,43 +42,51 @@ class TurnCallback(TrainerCallback):  # type: ignore[misc]
 
 def main_default(task: Task, turns: Turns) -> None:
     """Train with TRL's defaults."""
-    _train(task, turns, {})
+    _train(trainer_of(task, _model(task), TurnCallback(turns), {}), task, turns)
 
 
 def main_packed(task: Task, turns: Turns) -> None:
     """Train as fast as TRL can."""
-    accumulated = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": SEQUENCES_PER_STEP}
-    _train(task, turns, {"packing": True, "gradient_checkpointing": False, **accumulated})
+    trainer = trainer_of(task, _model(task), TurnCallback(turns), packed(task))
+    _train(trainer, task, turns)
 
 
-def _train(task: Task, turns: Turns, options: dict[str, Any]) -> None:
-    config = SFTConfig(
-        output_dir=str(task.scratch.root / "trl"),
-        max_length=MAX_LENGTH,
-        num_train_epochs=task.repeats,
-        learning_rate=task.learning_rate,
-        lr_scheduler_type="constant",
-        max_grad_norm=MAX_GRAD_NORM,
-        bf16=task.precision == "bf16",
-        seed=SEED,
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **options,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(task.scratch.model)
-    trainer = SFTTrainer(
-        model=_model(task),
-        args=config,
+def packed(task: Task) -> dict[str, Any]:
+    """Return the settings of the fastest way."""
+    accumulated = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": task.sequences_per_step}
+    return {"packing": True, "gradient_checkpointing": False, **accumulated}
+
+
+def trainer_of(task: Task, model: Any, callback: TrainerCallback, options: dict[str, Any]) -> Any:
+    """Return TRL's trainer of a model on the rows of a task."""
+    common = {
+        "output_dir": str(task.scratch.root / "trl"),
+        "max_length": task.max_length,
+        "num_train_epochs": task.repeats,
+        "learning_rate": task.learning_rate,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": MAX_GRAD_NORM,
+        "bf16": task.precision == "bf16",
+        "seed": SEED,
+        "use_cpu": task.device == "cpu",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(**(common | options)),
         train_dataset=_dataset(task),
-        processing_class=tokenizer,
+        processing_class=AutoTokenizer.from_pretrained(task.scratch.model),
         peft_config=_adapter(task),
-        callbacks=[TurnCallback(turns)],
+        callbacks=[callback],
     )
+
+
+def _train(trainer: Any, task: Task, turns: Turns) -> None:
     trainer.train()
-    steps, model = trainer.state.global_step, trainer.model
-    turns.finish(held_out_loss=_score(model, task), optimizer_steps=steps)
+    steps = trainer.state.global_step
+    turns.finish(held_out_loss=_score(trainer.model, task), optimizer_steps=steps)
 
 
 def _score(model: Any, task: Task) -> float:

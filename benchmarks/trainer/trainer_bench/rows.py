@@ -45,21 +45,21 @@ class Shape:
     """Of the cells of padded batches of eight rows, in the expectation over their order."""
 
 
-def lengths(rows: int, total: int) -> list[int]:
+def lengths(rows: int, total: int, limit: int = MAX_LENGTH) -> list[int]:
     """Return lengths of rows that sum up to at most `total` tokens and nearly that. Raises BenchError."""
-    if not rows * SHORTEST <= total <= rows * MAX_LENGTH:
+    if not rows * SHORTEST <= total <= rows * limit:
         raise BenchError(f"{rows} rows cannot have {total} tokens together")
-    low, high = 1.0, float(MAX_LENGTH)
+    low, high = 1.0, float(limit)
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if sum(_quantiles(rows, middle)) <= total else (low, middle)
-    return _quantiles(rows, low)
+        low, high = (middle, high) if sum(_quantiles(rows, middle, limit)) <= total else (low, middle)
+    return _quantiles(rows, low, limit)
 
 
-def _quantiles(rows: int, median: float) -> list[int]:
+def _quantiles(rows: int, median: float, limit: int) -> list[int]:
     normal = NormalDist(0.0, SIGMA)
     exact = (median * np.exp(normal.inv_cdf((row + 0.5) / rows)) for row in range(rows))
-    return [int(min(MAX_LENGTH, max(SHORTEST, length))) for length in exact]
+    return [int(min(limit, max(SHORTEST, length))) for length in exact]
 
 
 def write_rows(task: Task, tokenizer: Any) -> None:

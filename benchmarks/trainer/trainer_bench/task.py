@@ -32,6 +32,9 @@ class Task:
     repeats: int
     root: str
     """Folder with the model and the encoded rows, laid out as a training pod has them."""
+    max_length: int = MAX_LENGTH
+    sequences_per_step: int = SEQUENCES_PER_STEP
+    device: Literal["cpu", "gpu"] = "cpu"
 
     @property
     def scratch(self) -> Scratch:
