@@ -28,15 +28,50 @@ def gather(model: nn.Module, keys: Mapping[str, str], *, keep: bool) -> dict[str
 def save(model: nn.Module, method: Method, directory: Path, *, keep: bool) -> None:
     """Write the `weights/` folder of a commit, on the process with `keep`; every process must call it.
 
-    Raises ValueError when a tensor came out empty, which a mistake in gathering would cause.
+    Raises ValueError when a tensor was gathered in another shape than the model's, or when what was written is not,
+    bit by bit, what was gathered: a commit that cannot be trained on from must fail while the model still lives.
     """
-    weights = gather(model, method.file_keys(model), keep=keep)
+    keys = method.file_keys(model)
+    weights = gather(model, keys, keep=keep)
     if not keep:
         return
-    empty = [key for key, tensor in weights.items() if tensor.numel() == 0]
-    if empty or not weights:
-        raise ValueError(f"weights without content would be saved: {empty[:3] or 'none at all'}")
+    _check_shapes(weights, _tensors(model), keys=keys)
     method.write(model, weights, directory)
+    _check_written(weights, directory)
+
+
+def _check_shapes(
+    weights: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], *, keys: Mapping[str, str]
+) -> None:
+    if not weights:
+        raise ValueError("weights without content would be saved: none at all")
+    for name, key in keys.items():
+        # A parameter sharded by ZeRO stage 3 is empty outside of the gathering; its whole shape stands beside it.
+        shape = tuple(getattr(tensors[name], "ds_shape", tensors[name].shape))
+        found = tuple(weights[key].shape)
+        if found != shape or not weights[key].numel():
+            raise ValueError(
+                f"weights without content would be saved: {key} has shape {found}, the model's is {shape}"
+            )
+
+
+def _check_written(weights: Mapping[str, torch.Tensor], directory: Path) -> None:
+    missing = set(weights)
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - no mapping
+                if key not in missing or not _same(file.get_tensor(key), weights[key]):
+                    raise ValueError(f"{path}: {key} is not what the model holds; nothing of this save may be used")
+                missing.remove(key)
+    if missing:
+        raise ValueError(f"{directory} lacks {sorted(missing)[:3]}; nothing of this save may be used")
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Bit by bit, so that a NaN equals itself."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8))
 
 
 def restore(model: nn.Module, method: Method, directory: Path) -> None:
