@@ -115,9 +115,10 @@ def _load_engine(engine: Engine, method: Method, directory: Path, *, resharded: 
         )
     if path is None:
         raise ValueError(f"{directory} holds no DeepSpeed checkpoint")
-    for state in engine.optimizer.state.values():
-        # DeepSpeed's loader of the universal form gives all groups one tensor, which each would count up.
-        state["step"] = state["step"].clone()
+    if resharded:
+        for state in engine.optimizer.state.values():
+            # DeepSpeed's loader of the universal form gives all groups one tensor, which each would count up.
+            state["step"] = state["step"].clone()
 
 
 def _restore_random(process: Process, path: Path) -> None:
