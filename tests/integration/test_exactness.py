@@ -7,8 +7,7 @@ import os
 from itertools import product
 
 import pytest
-from safetensors.torch import load_file
-from train_cases import Case, reference, run_cases
+from train_cases import Case, reference, run_cases, weights_of
 
 pytestmark = pytest.mark.timeout(3600)  # the first test waits for all runs
 
@@ -103,7 +102,7 @@ def test_a_run_interrupted_at_any_step_is_the_same_run_bit_by_bit(told, root, on
     case, step = interrupted(*one), one[-1]
     whole, resumed = told[case.name]["steps"][step:], told[case.name]["resumed"]
     assert [(now["loss"], now["grad_norm"]) for now in resumed] == [(now["loss"], now["grad_norm"]) for now in whole]
-    ours, theirs = (weights_of(root / case.name / part) for part in ("resumed", "whole"))
+    ours, theirs = (weights_of(root / case.name / part, STEPS) for part in ("resumed", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(ours[key].equal(theirs[key]) for key in theirs)
     GAPS.append(0.0)
@@ -113,13 +112,12 @@ def test_a_run_interrupted_at_any_step_is_the_same_run_bit_by_bit(told, root, on
 def test_a_run_goes_on_with_other_processes_and_another_stage(told, plain, root, one):
     case = moved(*one)
     assert_exact(told[case.name]["resumed"], plain[one[0]], since=2)
-    ours, theirs = weights_of(root / case.name / "resumed"), weights_of(root / case.resume_from / "whole")
+    ours, theirs = (
+        weights_of(root / case.name / "resumed", STEPS),
+        weights_of(root / case.resume_from / "whole", STEPS),
+    )
     assert ours.keys() == theirs.keys()
     assert all((ours[key] - theirs[key]).abs().max() < 1e-4 for key in theirs)
-
-
-def weights_of(folder):
-    return load_file(next((folder / f"{STEPS:08d}" / "rank-0" / "weights").glob("*.safetensors")))
 
 
 def test_the_largest_gap_is_told(told, capsys):

@@ -3,11 +3,8 @@
 The product's engine, loop and state run as they are; only S3 is left out.
 """
 
-from pathlib import Path
-
 import pytest
-from safetensors.torch import load_file
-from train_cases import Case, reference, run_cases
+from train_cases import Case, reference, run_cases, weights_of
 
 pytestmark = pytest.mark.timeout(1500)  # the first test waits for all runs
 
@@ -92,10 +89,6 @@ def test_small_micro_batches_and_recomputed_activations_change_nothing(told, pla
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_unpacked_rows_with_uneven_micro_batches(told, plain, world_size):
     exact(told[f"rows-w{world_size}"], plain["rows"])
-
-
-def weights_of(folder: Path, step: int):
-    return load_file(next((folder / f"{step:08d}" / "rank-0" / "weights").glob("*.safetensors")))
 
 
 RESUMED = [f"{method}-{stage}-w{world}" for method in METHODS for stage in STAGES for world in (1, 2)]

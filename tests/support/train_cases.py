@@ -12,6 +12,7 @@ from shutil import copytree
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.batches import TrainingBatches
@@ -121,6 +122,11 @@ def wire(case: Case, work: Path, folder: Path) -> dict[str, Any]:
         "resumeAt": case.resume_at,
         "resumeFrom": case.resume_from,
     }
+
+
+def weights_of(folder: Path, step: int) -> dict[str, Any]:
+    """Return the tensors of the `weights/` folder that a run committed after a step."""
+    return load_file(next((folder / f"{step:08d}" / "rank-0" / "weights").glob("*.safetensors")))
 
 
 def run_cases(tiny_model: Path, root: Path, cases: Sequence[Case]) -> dict[str, dict[str, Any]]:

@@ -94,7 +94,7 @@ def train(
             if resharded:
                 reshard(run, resume_from)
         dist.barrier()
-        state = load_state(run.engine, run.plan, run.method, run.process, resume_from, resharded=resharded)
+        state = load_state(run, resume_from, resharded=resharded)
         saver.resume(int(resume_from.name), [], run.layout)
     recorder = Recorder()
     Loop(run, saver, recorder, state).train()

@@ -251,6 +251,7 @@ def test_a_layer_learns_at_a_share_of_the_rate_of_the_one_above_it(tiny_model):
     assert rates[model.model.layers[0].input_layernorm.weight] == 0.5 ** (last + 1)
     assert rates[model.model.embed_tokens.weight] == 0.5 ** (last + 2)
     assert model.model.norm.weight not in rates
+    assert not layer_rates(model, 1.0)
     groups = parameter_groups(model.parameters(), 0.1, rates)
     found = {id(parameter): group["rate"] for group in groups for parameter in group["params"]}
     assert all(found[id(parameter)] == rates.get(parameter, 1.0) for parameter in model.parameters())

@@ -25,6 +25,12 @@ def gather(model: nn.Module, keys: Mapping[str, str], *, keep: bool) -> dict[str
     return whole
 
 
+def whole_shape(tensor: torch.Tensor) -> torch.Size:
+    """Return the shape of a tensor; a parameter that ZeRO stage 3 shards is empty, and DeepSpeed keeps its shape."""
+    shape: torch.Size = getattr(tensor, "ds_shape", tensor.shape)
+    return shape
+
+
 def save(model: nn.Module, method: Method, directory: Path, *, keep: bool) -> None:
     """Write the `weights/` folder of a commit, on the process with `keep`; every process must call it.
 
@@ -46,8 +52,7 @@ def _check_shapes(
     if not weights:
         raise ValueError("weights without content would be saved: none at all")
     for name, key in keys.items():
-        # A parameter sharded by ZeRO stage 3 is empty outside of the gathering; its whole shape stands beside it.
-        shape = tuple(getattr(tensors[name], "ds_shape", tensors[name].shape))
+        shape = tuple(whole_shape(tensors[name]))
         found = tuple(weights[key].shape)
         if found != shape or not weights[key].numel():
             raise ValueError(

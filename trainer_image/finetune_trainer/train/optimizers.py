@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from finetune_api.spec import Optimizer
+from finetune_trainer.model.weights import whole_shape
 
 RATE = "rate"
 """Key of a parameter group: its share of the run's learning rate, which the loop sets in every step."""
@@ -55,12 +56,6 @@ def shapes_in_groups(module: nn.Module, settings: Optimizer, rates: Rates) -> di
     groups = parameter_groups(module.parameters(), settings.weight_decay, rates)
     members = [parameter for group in groups for parameter in group["params"]]
     return {names[parameter]: whole_shape(parameter) for parameter in members}
-
-
-def whole_shape(parameter: nn.Parameter) -> torch.Size:
-    """Return the shape of a parameter; one that ZeRO stage 3 shards is flat, and DeepSpeed keeps its shape."""
-    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-    return shape
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

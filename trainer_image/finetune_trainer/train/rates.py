@@ -14,6 +14,8 @@ def layer_rates(model: PreTrainedModel, decay: float) -> Mapping[nn.Parameter, f
     The head and what else follows the last layer learn at the full rate and are not listed; an embedding that is also
     the head counts as an embedding. Discriminative fine-tuning (https://arxiv.org/abs/1801.06146, section 3.2).
     """
+    if decay == 1:
+        return {}
     layers = decoder_layers(model)
     rates = {
         parameter: decay ** (len(layers) - index)

@@ -91,8 +91,7 @@ def _complete(target: Path, shapes: Mapping[str, torch.Size]) -> None:
 
     path = target / "zero" / "optimizer_state.pt"
     known = next(iter(target.glob("zero/*/step.pt")), None)
-    # Stage 3 keeps the step with the common state, the others beside each parameter.
-    step = _load(known) if known else _load(path)["optimizer_state_dict"]["state"][0]["step"]
+    step = _load(known) if known else _complete_stage_3(path, shapes)
     torch.save(
         {
             "ds_version": deepspeed.__version__,
@@ -101,20 +100,24 @@ def _complete(target: Path, shapes: Mapping[str, torch.Size]) -> None:
         },
         path,
     )
-    for name, shape in shapes.items():
-        torch.save(step, path.parent / name / "step.pt")
-        for part in ("fp32", *_MOMENTS):
-            _give_shape(path.parent / name / f"{part}.pt", shape)
     names = (_MODEL_STATES, _MODEL_STATES_OF_STAGE_3)
     written, missing = names if (target / _MODEL_STATES).exists() else names[::-1]
     copyfile(target / written, target / missing)
 
 
-def _give_shape(path: Path, shape: torch.Size) -> None:
-    """Stage 3 writes a bare flat tensor."""
-    value = _load(path)
-    if isinstance(value, torch.Tensor):
-        torch.save({"param": value.view(shape)}, path)
+def _complete_stage_3(common: Path, shapes: Mapping[str, torch.Size]) -> Any:
+    """Return the step, which stage 3 keeps with the common state, and put it beside each parameter as the others do.
+
+    They have their tensors in shape and under a key; stage 3 writes bare flat ones.
+    """
+    step = _load(common)["optimizer_state_dict"]["state"][0]["step"]
+    for name, shape in shapes.items():
+        folder = common.parent / name
+        torch.save(step, folder / "step.pt")
+        for part in ("fp32", *_MOMENTS):
+            path = folder / f"{part}.pt"
+            torch.save({"param": _load(path).view(shape)}, path)
+    return step
 
 
 def load_whole(module: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:

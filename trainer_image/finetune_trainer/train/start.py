@@ -86,7 +86,7 @@ def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | No
         _require_resumable(run, commit)
         if _fetch(run, store, commit, scratch):
             resharded = not _has_our_layout(run, commit)
-            state = load_state(run.engine, run.plan, run.method, run.process, scratch, resharded=resharded)
+            state = load_state(run, scratch, resharded=resharded)
             commits = processes.on_rank_zero(run.process, lambda: commits_of(run, store))
             saver.resume(commit.step, commits, run.layout)
             log.info("resumed", step=commit.step, commit=run.layout.commit(commit.step).uri)
@@ -123,11 +123,9 @@ def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:
     whole, resharded = True, not _has_our_layout(run, commit)
     if run.process.local_rank == 0:
         rmtree(directory, ignore_errors=True)
-
-        def is_wanted(name: str) -> bool:
-            return wanted(name, run.process, resharded=resharded)
-
-        whole = fetch_commit(store, run.layout, commit, directory, is_wanted)
+        whole = fetch_commit(
+            store, run.layout, commit, directory, lambda name: wanted(name, run.process, resharded=resharded)
+        )
         if whole:
             join_shards(directory)
         if whole and resharded:

@@ -18,12 +18,13 @@ import torch
 from pydantic import Field
 
 from finetune_api.base import Record
-from finetune_api.status import Plan, Scores
+from finetune_api.status import Scores
 from finetune_trainer.methods import Method
 from finetune_trainer.model import weights
 from finetune_trainer.train.engine import Engine, expect_universal, is_plain
 from finetune_trainer.train.processes import Process
 from finetune_trainer.train.reshard import ENGINE, SHARDS, UNIVERSAL, load_whole
+from finetune_trainer.train.run import Run
 
 WEIGHTS = "weights"
 _RANDOM = "random.pt"
@@ -77,15 +78,13 @@ def join_shards(directory: Path) -> None:
         (target / shard.name).hardlink_to(shard)
 
 
-def load_state(
-    engine: Engine, plan: Plan, method: Method, process: Process, directory: Path, *, resharded: bool
-) -> RunState:
+def load_state(run: Run, directory: Path, *, resharded: bool) -> RunState:
     """Restore this process from a fetched commit, or from its universal form; every process must call it."""
-    if resharded and is_plain(plan):
-        load_whole(engine.module, engine.optimizer, directory)
+    if resharded and is_plain(run.plan):
+        load_whole(run.engine.module, run.engine.optimizer, directory)
     else:
-        _load_engine(engine, method, directory, resharded=resharded)
-    _restore_random(process, directory / f"rank-{process.rank}" / _RANDOM)
+        _load_engine(run.engine, run.method, directory, resharded=resharded)
+    _restore_random(run.process, directory / f"rank-{run.process.rank}" / _RANDOM)
     return RunState.model_validate_json((directory / "rank-0" / _RUN).read_text())
 
 
