@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "dev/loopback"))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "harness"))
 sys.path.insert(2, str(Path(__file__).resolve().parents[2] / "dev/cluster"))
 
 from operator_bench.cli import main

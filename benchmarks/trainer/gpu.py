@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "harness"))
 sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "trainer_image"))
 sys.path.insert(2, str(Path(__file__).resolve().parents[2] / "api"))
 

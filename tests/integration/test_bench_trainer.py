@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench_harness.errors import BenchError
 from trainer_bench.campaign import LINEUP, Campaign, Settings
-from trainer_bench.errors import BenchError
 from trainer_bench.figures import result_line
 from trainer_bench.task import METHODS
 

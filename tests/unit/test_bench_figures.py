@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
+from bench_harness.errors import BenchError
+from bench_harness.tables import BEGIN, END, with_tables
 from operator_bench.audit import between, by_kind, by_user, is_controller, read_requests, short_name
 from operator_bench.campaign import counted, result_line
-from operator_bench.errors import BenchError
 from operator_bench.figures import FIGURES, MORE_FIGURES, figures_of, quantile, summarize
 from operator_bench.floor import FLOOR, next_job, plain_job
 from operator_bench.kinds import KINDS
 from operator_bench.observer import Sightings
 from operator_bench.ours import OURS
 from operator_bench.profile import top_functions
-from operator_bench.report import BEGIN, END, read_results, tables, with_tables
+from operator_bench.report import read_results, tables
 from operator_bench.run import Readings, Window
 
 OPERATOR = "system:serviceaccount:bench-system:finetune-operator"

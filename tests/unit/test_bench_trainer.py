@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from bench_harness.errors import BenchError
+from bench_harness.tables import BEGIN, END, with_tables
 from finetune_trainer.data.cache import TokenCache
-from trainer_bench.errors import BenchError
 from trainer_bench.figures import result_line
 from trainer_bench.gpu import Work, figures, peak_tflops
-from trainer_bench.report import BEGIN, END, tables, with_tables
+from trainer_bench.report import tables
 from trainer_bench.rows import lengths, padded_cells, shape_of, write_rows
 from trainer_bench.shapes import config_of, lora_flops
 from trainer_bench.task import MAX_LENGTH, ROWS_PER_STEP, SEQUENCES_PER_STEP, Task

@@ -1,23 +1,22 @@
 """Runs in turns, kept one by one in a file, so that a campaign that was cut off goes on where it was."""
 
-import contextlib
 import json
-import shutil
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench_harness.command import say
+from bench_harness.errors import BenchError
+from bench_harness.machine import commit_of
+from bench_harness.scratch import scratch
 from finetune_loopback.processes import ServerError
 from operator_bench.contender import Contender
-from operator_bench.errors import BenchError
 from operator_bench.figures import Figures, figures_of, summarize
-from operator_bench.machine import commit_of, describe_machine
+from operator_bench.machine import OPERATOR, describe_machine
 from operator_bench.run import Plan, Run
 
 OTHERS_LIMIT = 10.0
@@ -55,18 +54,18 @@ class Campaign:
                 document["runs"].append({**key, **self._measure(contender)})
             except (BenchError, ServerError) as error:
                 failed += 1
-                _say(f"  failed: {error}")
+                say(f"  failed: {error}")
                 document["failed"].append({**key, "error": str(error)})
             self._save(document)
 
     def _measure(self, contender: Contender) -> Figures:
         began = time.monotonic()
-        _say(f"{contender.name}: {self.plan.jobs} jobs, {_limits(self.plan)} limits ...")
-        with _scratch() as directory:
+        say(f"{contender.name}: {self.plan.jobs} jobs, {_limits(self.plan)} limits ...")
+        with scratch("bench-operator-", (BenchError, ServerError)) as directory:
             run = Run(contender, self.plan, directory)
             figures = figures_of(contender, run.measure())
         busy = "" if _is_calm(figures) else f"; others took {figures['others_cpu_percent']:.0f} % of the CPU"
-        _say(
+        say(
             f"  first pod p50 {figures['p50_first_pod_s']:.1f} s, p99 {figures['p99_first_pod_s']:.1f} s,"
             f" all done {figures['all_done_s']:.1f} s, {figures['writes_per_job']:.1f} writes per job"
             f" ({time.monotonic() - began:.0f} s{busy})"
@@ -74,7 +73,7 @@ class Campaign:
         return figures
 
     def _key(self, contender: Contender) -> dict[str, str]:
-        commit = commit_of(self.plan.source) if contender.name == "ours" else ""
+        commit = commit_of(self.plan.source, OPERATOR) if contender.name == "ours" else ""
         return {"contender": contender.name, **({"commit": commit} if commit else {})}
 
     def _is_of(self, run: Figures, contender: Contender) -> bool:
@@ -132,22 +131,3 @@ def _noise(run: Figures) -> float:
 
 def _limits(plan: Plan) -> str:
     return "raised" if plan.raised else "default"
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """Yield a folder that is removed after a good run and kept, for its logs, after a failed one."""
-    directory = Path(tempfile.mkdtemp(prefix="bench-operator-"))
-    try:
-        yield directory
-    except (BenchError, ServerError) as error:
-        raise BenchError(f"{error}\nThe logs are in {directory}") from error
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

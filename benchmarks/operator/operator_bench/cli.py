@@ -2,16 +2,13 @@
 
 import argparse
 import json
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from bench_harness.command import run
 from finetune_loopback.processes import ServerError
 from operator_bench.campaign import Campaign, result_line
 from operator_bench.contender import Contender
-from operator_bench.errors import BenchError
 from operator_bench.floor import FLOOR, FLOOR3
 from operator_bench.ours import OURS
 from operator_bench.peer import PEER_DEFAULT, PEER_TUNED
@@ -28,23 +25,15 @@ CONTENDERS: dict[str, Contender] = {one.name: one for one in (OURS, PEER_DEFAULT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write the runs, end in one line of JSON; return the exit code."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _end)
-    try:
-        if options.report:
-            write_report(HERE / "README.md", RESULTS)
-            return 0
-        return _measure(options)
-    except (BenchError, ServerError) as error:
-        sys.stderr.write(f"bench-operator: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    farewell = "told to end; finished runs are kept"
+    return run("bench-operator", lambda: _work(options), failure=ServerError, farewell=farewell)
 
 
-def _end(*_: object) -> NoReturn:
-    """Leave every `with`, so that all that was started ends."""
-    sys.stderr.write("bench-operator: told to end; finished runs are kept\n")
-    sys.exit(128 + signal.SIGTERM)
+def _work(options: argparse.Namespace) -> int:
+    if options.report:
+        write_report(HERE / "README.md", RESULTS)
+        return 0
+    return _measure(options)
 
 
 def _measure(options: argparse.Namespace) -> int:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 
+from bench_harness.errors import BenchError
 from finetune_loopback.kube_client import KubeApi
-from operator_bench.errors import BenchError
 from operator_bench.kinds import KINDS, Kind, Object
 
 HOME = "bench-system"

@@ -7,8 +7,8 @@ import time
 
 import aiohttp
 
+from bench_harness.errors import BenchError
 from finetune_loopback.kube_client import KubeApi
-from operator_bench.errors import BenchError
 from operator_bench.kinds import Object
 
 CONNECTIONS = 32

@@ -17,9 +17,9 @@ from subprocess import Popen
 
 import aiohttp
 
+from bench_harness.errors import BenchError
 from finetune_loopback.kube_client import KubeApi
 from finetune_loopback.processes import die_with_parent
-from operator_bench.errors import BenchError
 from operator_bench.kinds import KINDS, Kind
 from operator_bench.watching import watch_lines
 

@@ -17,12 +17,12 @@ import yaml
 from finetune_cluster.changed_source import module_source
 from finetune_cluster.tools import TOOLS, TRAINING_OPERATOR_UNLIMITED
 
+from bench_harness.errors import BenchError
 from finetune_loopback.kube_api import binaries
 from finetune_loopback.kube_client import KubeApi
 from finetune_loopback.probes import answers
 from finetune_loopback.processes import await_ready, free_ports, server
 from operator_bench.contender import Contender, Setting, establish, grant
-from operator_bench.errors import BenchError
 from operator_bench.kinds import Object
 
 HOME = "kubeflow"

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from operator_bench.errors import BenchError
+from bench_harness.errors import BenchError
 
 RATE = 200
 TOP = 25

@@ -1,13 +1,12 @@
 """The tables and plots of the README, made from the files of runs so that no figure is copied by hand."""
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bench_harness.tables import with_tables
 from operator_bench.campaign import result_line
-from operator_bench.errors import BenchError
 from operator_bench.figures import FIGURES, Figures
 from operator_bench.plot import COLOURS, draw
 
@@ -17,7 +16,6 @@ TITLES = {
     "raised": "Raised limits of kube-controller-manager and kube-scheduler",
     "default": "Default limits of kube-controller-manager and kube-scheduler",
 }
-BEGIN, END = "<!-- tables: made from results/ by --report -->", "<!-- end of tables -->"
 
 Results = dict[str, dict[int, dict[str, Any]]]
 
@@ -49,14 +47,6 @@ def write_report(readme: Path, folder: Path) -> None:
         drawn = draw(TITLES[limits], {who: line for who, line in lines.items() if line})
         (folder / f"{limits}.svg").write_text(drawn)
     readme.write_text(with_tables(readme.read_text(), tables(results)))
-
-
-def with_tables(text: str, made: str) -> str:
-    """Return the README's text with these tables between its marks."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if not pattern.search(text):
-        raise BenchError(f"the README lacks the lines {BEGIN} and {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n{made}\n{END}", text)
 
 
 def _table(summary: dict[str, Any]) -> str:

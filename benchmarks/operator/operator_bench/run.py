@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 
+from bench_harness.errors import BenchError
+from bench_harness.proc import children, cpu_seconds, memory_mb, read_clock, started_at
 from finetune_loopback.controller_manager import RAISED_LIMITS, make_namespace, running_controller_manager
 from finetune_loopback.kube_api import running_kube_api
 from finetune_loopback.kwok import make_nodes, running_kwok
 from finetune_loopback.scheduler import DEFAULT_QPS, RAISED_QPS, running_scheduler
 from operator_bench.contender import AFTER, JOBS, Contender, Setting
-from operator_bench.errors import BenchError
 from operator_bench.load import create_all
 from operator_bench.observer import Sightings, observing
-from operator_bench.proc import children, cpu_seconds, memory_mb, read_clock, started_at
 from operator_bench.profile import profiling
 
 NODES = 50

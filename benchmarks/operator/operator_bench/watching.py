@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 
-from operator_bench.errors import BenchError
+from bench_harness.errors import BenchError
 
 WATCH_SECONDS = 6 * 3600
 ERROR = b'{"type":"ERROR"'

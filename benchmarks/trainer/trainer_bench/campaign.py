@@ -1,19 +1,16 @@
 """A campaign: the contenders of each method in turns, then the reference, then the loop beside bare steps."""
 
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from operator_bench.proc import machine_seconds
-from trainer_bench.contender import Contender, contenders
-from trainer_bench.errors import BenchError
-from trainer_bench.machine import commit_of, describe_machine
+from bench_harness.command import say
+from bench_harness.machine import commit_of
+from bench_harness.proc import machine_seconds
+from trainer_bench.contender import ROOT, Contender, contenders
+from trainer_bench.machine import TRAINER, describe_machine
 from trainer_bench.task import MethodName, Precision, Task
 
 LINEUP: dict[MethodName, tuple[tuple[str, ...], ...]] = {
@@ -53,7 +50,7 @@ class Campaign:
         (self.root / "model").symlink_to(self.model)
         document: Document = {
             "settings": asdict(self.settings),
-            "commit": commit_of(),
+            "commit": commit_of(ROOT, TRAINER),
             "machine": describe_machine(),
             "rows": self._alone("rows", self._task("lora")),
             "methods": {method: self._method(method) for method in self.settings.methods},
@@ -77,7 +74,7 @@ class Campaign:
     def _in_turns(self, roles: Sequence[str], task: Task) -> Document:
         """Let contenders train pass by pass, each time beginning with another one."""
         began = time.monotonic()
-        _say(f"{task.method}, {task.precision}: {', '.join(roles)} ...")
+        say(f"{task.method}, {task.precision}: {', '.join(roles)} ...")
         with contenders(roles, task, self.settings.threads) as started:
             turns: dict[str, list[Document]] = {role: [] for role in roles}
             for repeat in range(task.repeats):
@@ -87,8 +84,8 @@ class Campaign:
             ends = {contender.role: contender.finish() for contender in started}
         for role in roles:
             told = ", ".join(f"{turn['wall_s']:.1f}" for turn in turns[role])
-            _say(f"  {role}: {told} s, {turns[role][-1]['peak_mb']:.0f} MB")
-        _say(f"  ({time.monotonic() - began:.0f} s)")
+            say(f"  {role}: {told} s, {turns[role][-1]['peak_mb']:.0f} MB")
+        say(f"  ({time.monotonic() - began:.0f} s)")
         return {role: {"turns": turns[role], "end": ends[role]} for role in roles}
 
     def _turn(self, contender: Contender) -> Document:
@@ -102,32 +99,13 @@ class Campaign:
 
     def _alone(self, role: str, task: Task) -> Document:
         began = time.monotonic()
-        _say(f"{role} ...")
+        say(f"{role} ...")
         with contenders((role,), task, self.settings.threads) as (contender,):
             told = contender.finish()
-        _say(f"  ({time.monotonic() - began:.0f} s)")
+        say(f"  ({time.monotonic() - began:.0f} s)")
         return told
 
     def _task(self, method: MethodName, **changes: Any) -> Task:
         settings = self.settings
         common = {"precision": settings.precision, "steps": settings.steps, "repeats": settings.repeats}
         return Task(method=method, root=str(self.root), **(common | changes))
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """Yield a folder that is removed after a good run and kept, for its logs, after a failed one."""
-    directory = Path(tempfile.mkdtemp(prefix="bench-trainer-"))
-    try:
-        yield directory
-    except BenchError as error:
-        raise BenchError(f"{error}\nThe logs are in {directory}") from error
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

@@ -3,16 +3,14 @@
 import argparse
 import json
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from bench_harness.command import run
+from bench_harness.scratch import scratch
 from quickstart.model import build_model
 from quickstart.steps import StepError
-from trainer_bench.campaign import Campaign, Settings, scratch
-from trainer_bench.errors import BenchError
+from trainer_bench.campaign import Campaign, Settings
 from trainer_bench.figures import result_line
 from trainer_bench.report import write_report
 from trainer_bench.task import METHODS, MethodName
@@ -24,28 +22,20 @@ RESULTS = HERE / "results"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write the readings, end in one line of JSON; return the exit code."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _end)
-    try:
-        if options.report:
-            write_report(HERE / "README.md", RESULTS)
-            return 0
-        return _measure(options)
-    except (BenchError, StepError) as error:
-        sys.stderr.write(f"bench-trainer: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return run("bench-trainer", lambda: _work(options), failure=StepError)
 
 
-def _end(*_: object) -> NoReturn:
-    """Leave every `with`, so that all that was started ends."""
-    sys.exit(128 + signal.SIGTERM)
+def _work(options: argparse.Namespace) -> int:
+    if options.report:
+        write_report(HERE / "README.md", RESULTS)
+        return 0
+    return _measure(options)
 
 
 def _measure(options: argparse.Namespace) -> int:
     settings = Settings(options.methods, options.precision, options.steps, options.repeats, options.threads)
     file: Path = options.out or RESULTS / f"{options.precision}.json"
-    with scratch() as root:
+    with scratch("bench-trainer-") as root:
         document = Campaign(settings, build_model(), root).run()
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(document, indent=1) + "\n")

@@ -9,12 +9,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench_harness.errors import BenchError
 from finetune_loopback.processes import free_ports
-from trainer_bench.errors import BenchError
 from trainer_bench.task import Task
 
 ROOT = Path(__file__).resolve().parents[3]
-PATHS = ("api", "trainer_image", "benchmarks/trainer")
+PATHS = ("api", "trainer_image", "benchmarks/harness", "benchmarks/trainer")
 LOG_TAIL = 3000
 """Characters of a log that a failure shows."""
 Message = dict[str, Any]

@@ -11,9 +11,6 @@ from typing import Any, cast
 from finetune_api.run import Prepared
 from finetune_api.stage import StageInput
 from finetune_trainer.checkpoint import CheckpointWriter
-from finetune_trainer.data.batches import TrainingBatches
-from finetune_trainer.data.cache import TokenCache
-from finetune_trainer.data.schedule import schedule
 from finetune_trainer.data.settings import settings_of
 from finetune_trainer.prepare.model_shape import measure, read_config
 from finetune_trainer.prepare.plan import Facts, resolve
@@ -23,7 +20,7 @@ from finetune_trainer.train import start
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import join
 from finetune_trainer.train.report import Reporter
-from finetune_trainer.train.run import Run
+from finetune_trainer.train.run import Run, RunData
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.series import MetricsSeries
 from finetune_trainer.train.state import RunState
@@ -144,17 +141,9 @@ def _spec(task: Task) -> dict[str, Any]:
 def _prepared(job: StageInput, task: Task) -> Prepared:
     """Return what the prepare stage would have found and planned."""
     spec = job.spec
-    batches = TrainingBatches(
-        TokenCache.open(task.cache, "train"), max_length=task.max_length, packing=True, seed=spec.training.seed
-    )
-    steps = schedule(
-        batches.num_sequences,
-        epochs=None,
-        max_steps=spec.training.max_steps,
-        global_batch_size=task.sequences_per_step,
-    )
+    data = RunData.open(task.cache, spec)
     shape = measure(read_config(task.scratch.model, URI), spec.method, URI)
-    plan = resolve(spec, Facts(shape, steps, batches.longest_sequence, None))
+    plan = resolve(spec, Facts(shape, data.schedule, data.batches.longest_sequence, None))
     split: dict[str, Any] = {}
     return Prepared.model_validate(
         {

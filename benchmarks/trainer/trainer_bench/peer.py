@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from trainer_bench.adapter import adapter_of
 from trainer_bench.heldout import held_out_loss
 from trainer_bench.rows import rows_of
-from trainer_bench.task import ALPHA, MAX_GRAD_NORM, RANK, SEED, Task
+from trainer_bench.task import MAX_GRAD_NORM, SEED, Task
 from trainer_bench.turns import Turns
 
 IGNORED = -100
@@ -78,7 +78,7 @@ def trainer_of(task: Task, model: Any, callback: TrainerCallback, options: dict[
         args=SFTConfig(**(common | options)),
         train_dataset=_dataset(task),
         processing_class=AutoTokenizer.from_pretrained(task.scratch.model),
-        peft_config=_adapter(task),
+        peft_config=adapter_of(task),
         callbacks=[callback],
     )
 
@@ -109,12 +109,6 @@ def _model(task: Task) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         task.scratch.model, dtype=torch.float32, quantization_config=quantization, attn_implementation="sdpa"
     )
-
-
-def _adapter(task: Task) -> LoraConfig | None:
-    if task.method == "full":
-        return None
-    return LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear")
 
 
 def _dataset(task: Task) -> Any:

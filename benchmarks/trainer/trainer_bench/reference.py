@@ -12,9 +12,10 @@ import torch
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.schedule import schedule
+from trainer_bench.adapter import adapter_of
 from trainer_bench.heldout import held_out_loss, row_loss
 from trainer_bench.rows import rows_of
-from trainer_bench.task import ALPHA, MAX_GRAD_NORM, MAX_LENGTH, RANK, SEED, SEQUENCES_PER_STEP, Task
+from trainer_bench.task import MAX_GRAD_NORM, MAX_LENGTH, SEED, SEQUENCES_PER_STEP, Task
 from trainer_bench.turns import Turns
 
 
@@ -30,16 +31,12 @@ def main(task: Task, turns: Turns) -> None:
 
 
 def _model(task: Task) -> Any:
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(task.scratch.model, dtype=torch.float32, attn_implementation="sdpa")
-    if task.method == "full":
-        return model
-    config = LoraConfig(
-        task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear"
-    )
-    return get_peft_model(model, config)
+    adapter = adapter_of(task)
+    return model if adapter is None else get_peft_model(model, adapter)
 
 
 def _train(model: Any, task: Task) -> list[float]:

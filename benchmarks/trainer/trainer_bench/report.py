@@ -1,14 +1,12 @@
 """The tables of the README, made from the file of a campaign so that no figure is copied by hand."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from trainer_bench.errors import BenchError
+from bench_harness.tables import with_tables
 from trainer_bench.figures import result_line
 
-BEGIN, END = "<!-- tables: made from results/ by --report -->", "<!-- end of tables -->"
 TARGETS = {
     "lora_ratio_vs_trl_packed": "at least 1.7",
     "lora_ratio_vs_trl_default": "at least 5",
@@ -25,14 +23,6 @@ def tables(folder: Path) -> str:
     """Return the README's tables of every campaign in a folder."""
     documents = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     return "\n\n".join(part for document in documents for part in _parts(document)) or "No run is stored yet."
-
-
-def with_tables(text: str, made: str) -> str:
-    """Return the README's text with these tables between its marks. Raises BenchError when it lacks them."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if not pattern.search(text):
-        raise BenchError(f"the README lacks the lines {BEGIN} and {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n{made}\n{END}", text)
 
 
 def write_report(readme: Path, folder: Path) -> None:

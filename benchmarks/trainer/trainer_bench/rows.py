@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench_harness.errors import BenchError
 from finetune_trainer.data.cache import SPLITS, CacheWriter, TokenCache
 from finetune_trainer.data.packing import plan
-from trainer_bench.errors import BenchError
 from trainer_bench.task import MAX_LENGTH, ROWS_PER_STEP, SEED, SEQUENCES_PER_STEP, Task
 from trainer_bench.turns import Turns
 
