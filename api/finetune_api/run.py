@@ -93,6 +93,7 @@ class TrainResult(Record):
 
     writer: str = Field(description="Attempt and pod that finished.")
     export_commit: str = Field(description="Key of the commit whose weights are exported: the best, else the last.")
+    plan: Plan | None = Field(default=None, description="How the attempt that finished computed.")
     progress: Progress = Field(description="Final progress.")
     last_checkpoint: CheckpointRef = Field(description="Newest commit.")
     best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")

@@ -61,6 +61,7 @@ class StageInput(Record):
     )
     attempt: int = Field(default=0, ge=0, description="Attempt of the training stage; 0 in the other stages.")
     memory_limit_bytes: int | None = Field(default=None, description="Memory limit of a training pod.")
+    out_of_memory: int = Field(default=0, ge=0, description="Attempts of the run that ran out of memory.")
     spec: FineTuneJobSpec = Field(description="The spec when the stage began.")
 
 
@@ -68,6 +69,7 @@ class ProgressSample(Record):
     """What rank 0 posts while it trains; the operator keeps the newest one."""
 
     attempt: int = Field(ge=1, description="Attempt that speaks.")
+    plan: Plan | None = Field(default=None, description="How it computes.")
     progress: Progress = Field(description="Where it is.")
     last_checkpoint: CheckpointRef | None = Field(default=None, description="Newest commit.")
     best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
@@ -78,7 +80,7 @@ class TerminationMessage(Record):
 
     reason: Reason = Field(description="Succeeded, or why it failed.")
     message: str = Field(default="", max_length=1500, description="One or a few sentences: what, where, what to do.")
-    plan: Plan | None = Field(default=None, description="prepare.")
+    plan: Plan | None = Field(default=None, description="prepare, train.")
     data: DataReport | None = Field(default=None, description="prepare.")
     progress: Progress | None = Field(default=None, description="train.")
     last_checkpoint: CheckpointRef | None = Field(default=None, description="train.")

@@ -27,6 +27,11 @@ class Restarts(Record):
     counted: int = Field(default=0, ge=0, description="Those that count against backoffLimit.")
     prepare: int = Field(default=0, ge=0, description="Those of the prepare stage.")
     export: int = Field(default=0, ge=0, description="Those of the export stage.")
+    out_of_memory: int = Field(
+        default=0,
+        ge=0,
+        description="Those of attempts that ran out of memory: each took a plan that needs less than the one before.",
+    )
 
 
 class Plan(Record):
@@ -37,8 +42,8 @@ class Plan(Record):
     micro_batch_size: int = Field(description="Sequences per forward pass and process.")
     gradient_accumulation_steps: int = Field(description="Forward passes per optimizer step and process.")
     activation_checkpointing: bool = Field(description="Whether activations are recomputed.")
-    attention: str = Field(description="Attention backend.")
-    precision: str = Field(description="Number format of the computation.")
+    attention: str = Field(max_length=32, description="Attention backend.")
+    precision: str = Field(max_length=32, description="Number format of the computation.")
     total_steps: int = Field(description="Optimizer steps of the whole run.")
     total_parameters: int = Field(description="Parameters of the model, adapters included.")
     trainable_parameters: int = Field(description="Parameters that are trained.")

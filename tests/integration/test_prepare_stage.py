@@ -368,7 +368,7 @@ def test_adapter_targets_that_the_model_lacks(s3_job):
 def test_a_model_larger_than_the_memory_limit(s3_job):
     s3_job.put_rows("rows/train.jsonl", rows(5))
     failure = fails(s3_job, s3_job.stage_input(memory_limit_bytes=GIB // 2))
-    assert (failure.code, failure.reason) == (ExitCode.OUT_OF_DEVICE_MEMORY, Reason.OUT_OF_MEMORY)
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.OUT_OF_MEMORY)
     assert "but its memory limit is 0.5 GiB; raise spec.podTemplate.resources.limits.memory" in failure.message
 
 

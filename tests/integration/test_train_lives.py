@@ -9,6 +9,7 @@ import pytest
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
+from finetune_api.spec import Distributed
 from finetune_api.status import EvaluationResult
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -93,7 +94,7 @@ def test_pod_that_is_killed_ends_the_attempt_and_the_next_goes_on_from_the_commi
     assert job.result().evaluation.base is not None
 
 
-def test_stop_on_request_commits_and_the_next_attempt_goes_on(make_job):
+def test_stop_on_request_commits_and_fewer_processes_with_less_memory_go_on(make_job):
     job = make_job(
         training={"epochs": None, "maxSteps": 80, "globalBatchSize": 2, "learningRate": 1e-3, "precision": "bf16"},
         method={"type": "lora", "lora": {"dropout": 0.1}},
@@ -115,8 +116,16 @@ def test_stop_on_request_commits_and_the_next_attempt_goes_on(make_job):
     assert f"stopped on request after step {stopped_at}; its checkpoint is committed" in word.message
     assert f"the last good checkpoint is {job.layout.commit(stopped_at).uri}" in word.message
     assert word.progress.step == word.last_checkpoint.step == stopped_at
+    assert (word.plan, word.plan.world_size, word.plan.micro_batch_size) == (job.plan, 2, 1)
+    alone = Distributed(device="cpu")
+    spec = job.input.spec.model_copy(update={"distributed": alone})
+    job.input = job.input.model_copy(update={"spec": spec, "out_of_memory": 1})
     [resumed] = job.pods(attempt=2)
     assert resumed.end() == ExitCode.DONE, resumed.text()
+    # Alone it would take both sequences of a step at once, were it not told that this took too much.
+    plan = resumed.last_word().plan
+    assert (plan.world_size, plan.zero_stage, plan.micro_batch_size) == (1, 0, 1)
+    assert (plan.gradient_accumulation_steps, plan.total_steps) == (2, 80)
     assert sorted(resumed.steps()) == list(range(stopped_at + 1, 81))
     assert job.result().evaluation == EvaluationResult()
     assert job.result().export_commit == job.layout.commit(80).key

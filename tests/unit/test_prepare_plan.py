@@ -122,7 +122,7 @@ def test_a_model_larger_than_the_limit_is_refused_with_numbers_and_advice():
     job = spec(method="full", nodes=2, processes=2, device="cpu")
     with pytest.raises(StageFailure) as caught:
         resolve(job, facts("8b", "full", limit=16 * GIB))
-    assert (caught.value.code, caught.value.reason) == (ExitCode.OUT_OF_DEVICE_MEMORY, Reason.OUT_OF_MEMORY)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.OUT_OF_MEMORY)
     message = caught.value.message
     assert message.startswith("training needs about ")
     assert "GiB in each pod (2 processes of " in message

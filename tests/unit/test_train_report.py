@@ -5,12 +5,27 @@ import pytest
 
 from finetune_api.reasons import Reason
 from finetune_api.stage import TerminationMessage
+from finetune_api.status import Plan
 from finetune_trainer.data.schedule import schedule
 from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
 from finetune_trainer.train import report
 from finetune_trainer.train.report import Reporter, duration, speed_of
 from finetune_trainer.train.series import MetricsSeries
 from finetune_trainer.train.sync import Outcome, Votes
+
+PLAN = Plan(
+    zero_stage=0,
+    world_size=1,
+    micro_batch_size=4,
+    gradient_accumulation_steps=1,
+    activation_checkpointing=False,
+    attention="sdpa",
+    precision="bf16",
+    total_steps=10,
+    total_parameters=100,
+    trainable_parameters=10,
+    estimated_bytes_per_device=1,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +78,9 @@ class Samples(ProgressPoster):
 def test_progress_and_series_of_a_run(tmp_path, capsys):
     store, poster = Kept(), Samples()
     steps = schedule(20, epochs=2, max_steps=None, global_batch_size=4)
-    reporter = Reporter(steps, 3, poster, MetricsSeries(tmp_path / "metrics.jsonl", store, "where"))
+    reporter = Reporter(
+        steps, PLAN, attempt=3, poster=poster, series=MetricsSeries(tmp_path / "metrics.jsonl", store, "where")
+    )
     reporter.begin(4, None, None, None)
     reporter.step(
         5, loss=2.34567, learning_rate=1e-4, grad_norm=0.5, tokens=1000, waited=0.01, median_seconds=1.23456
@@ -77,7 +94,7 @@ def test_progress_and_series_of_a_run(tmp_path, capsys):
     assert progress.estimated_remaining_seconds is not None
     assert progress.median_step_seconds == 1.2346
     assert [urgent for _, urgent in poster.samples] == [True, False, True]
-    assert all(sample.attempt == 3 for sample, _ in poster.samples)
+    assert all((sample.attempt, sample.plan) == (3, PLAN) for sample, _ in poster.samples)
     lines = [json.loads(line) for line in store.objects["where"].splitlines()]
     assert [line["step"] for line in lines] == [5, 5]
     assert lines[0]["loss"] == 2.34567
@@ -96,7 +113,9 @@ def clock(monkeypatch):
 
 def quiet_reporter(tmp_path, poster):
     steps = schedule(20, epochs=2, max_steps=None, global_batch_size=4)
-    return Reporter(steps, 3, poster, MetricsSeries(tmp_path / "metrics.jsonl", Kept(), "where"))
+    return Reporter(
+        steps, PLAN, attempt=3, poster=poster, series=MetricsSeries(tmp_path / "metrics.jsonl", Kept(), "where")
+    )
 
 
 def test_heartbeats_move_the_time_alone_and_are_rare(tmp_path, clock):

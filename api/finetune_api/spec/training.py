@@ -10,6 +10,10 @@ from finetune_api.spec.auto import Auto
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+LAYOUT = frozenset({"micro_batch_size", "activation_checkpointing"})
+"""Fields of `Training` that say how a step is computed and not what it gives: attempts of a run may differ in them."""
+
+
 class Optimizer(Record):
     """AdamW (https://arxiv.org/abs/1711.05101)."""
 
@@ -26,6 +30,11 @@ class Optimizer(Record):
     max_grad_norm: float = Field(
         default=1.0, ge=0, le=1e6, description="Gradients are clipped to this norm; 0 turns clipping off."
     )
+
+    @property
+    def can_reshard(self) -> bool:
+        """Whether its state can be divided among other processes: 8-bit states are scaled in blocks of a shard."""
+        return self.type == "adamw"
 
 
 class Training(Record):

@@ -59,7 +59,7 @@ class LoopReporter(Reporter):
 
     def __init__(self, run: Run, task: Task) -> None:
         series = MetricsSeries(task.scratch.metrics, cast(Store, None), run.layout.metrics("bench"))
-        super().__init__(run.data.schedule, 1, ProgressPoster(None), series)
+        super().__init__(run.data.schedule, run.plan, attempt=1, poster=ProgressPoster(None), series=series)
 
 
 class TurnReporter(LoopReporter):

@@ -35,7 +35,7 @@ def examine(request: Request, scratch: Path) -> Reply:
     done = subprocess.run(command, env={**os.environ, **_ENVIRONMENT}, check=False, stderr=subprocess.PIPE, text=True)
     if done.returncode == -signal.SIGKILL:
         raise StageFailure(
-            ExitCode.OUT_OF_DEVICE_MEMORY,
+            ExitCode.INVALID,
             Reason.OUT_OF_MEMORY,
             "loading the result was killed for lack of memory; raise"
             " spec.podTemplate.stageResources.limits.memory to about three times the size of the base model",

@@ -22,7 +22,7 @@ from finetune_trainer.prepare.memory import GIB, OPTIMIZER_BYTES, Estimate, Layo
 from finetune_trainer.prepare.model_shape import ModelShape
 
 ASSUMED_GPU_BYTES = 80 * GIB
-"""A GPU's memory is not known before a pod runs on it: that of an A100 or H100 is assumed, and never refused for."""
+"""A GPU's memory is not known before a pod runs on it: until then that of an A100 or H100 is assumed."""
 _USABLE = 0.9
 """Share of a GPU's memory that is planned for; the allocator's fragments take the rest."""
 _TARGET_TOKENS = {"cpu": 4096, "gpu": 16384}
@@ -39,6 +39,8 @@ class Facts:
     """Tokens of the longest sequence."""
     memory_limit_bytes: int | None
     """Memory limit of a training pod."""
+    device_bytes: int | None = None
+    """Memory of the smallest GPU of the run, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,39 @@ class _Choice:
 
 def resolve(spec: FineTuneJobSpec, facts: Facts) -> Plan:
     """Return the plan of a job. Raises StageFailure (OutOfMemory) when no allowed choice fits the pod."""
-    budget = _budget(spec, facts)
+    budget = budget_of(spec, memory_limit_bytes=facts.memory_limit_bytes, device_bytes=facts.device_bytes)
     choices = list(_choices(spec, facts))
     fitting = (choice for choice in choices if budget is None or choice.estimate.total <= budget)
     chosen = next(fitting, None)
     if chosen is None:
-        # What uses least. On a GPU the budget is an assumption, so the job may try.
+        # What uses least. A GPU is told from an estimate that it cannot hold a model only by trying.
         chosen = min(choices, key=lambda choice: choice.estimate.total)
         if spec.distributed.device == "cpu":
             raise _too_large(spec, facts, chosen)
     return _plan(spec, facts, chosen)
 
 
-def _budget(spec: FineTuneJobSpec, facts: Facts) -> int | None:
+def more_frugal(spec: FineTuneJobSpec, facts: Facts, plan: Plan) -> Plan | None:
+    """Return the fastest plan that needs less memory than one that ran out of it; None when there is none.
+
+    Smaller micro-batches are taken whatever the spec says of their size: they change no number but by rounding, since
+    the global batch stays.
+    """
+    any_size = {"training": spec.training.model_copy(update={"micro_batch_size": "auto"})}
+    for choice in _choices(spec.model_copy(update=any_size), facts):
+        needs_less = choice.estimate.total < plan.estimated_bytes_per_device
+        if needs_less and choice.micro_batch_size <= plan.micro_batch_size:
+            return _plan(spec, facts, choice)
+    return None
+
+
+def budget_of(spec: FineTuneJobSpec, *, memory_limit_bytes: int | None, device_bytes: int | None) -> int | None:
     """Return the bytes that one process may use; None: no limit is known."""
     if spec.distributed.device == "gpu":
-        return int(ASSUMED_GPU_BYTES * _USABLE)
-    if facts.memory_limit_bytes is None:
+        return int((device_bytes or ASSUMED_GPU_BYTES) * _USABLE)
+    if memory_limit_bytes is None:
         return None
-    return facts.memory_limit_bytes // spec.distributed.processes_per_node
+    return memory_limit_bytes // spec.distributed.processes_per_node
 
 
 def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
@@ -144,7 +160,7 @@ def _too_large(spec: FineTuneJobSpec, facts: Facts, least: _Choice) -> StageFail
     limit = (facts.memory_limit_bytes or 0) / GIB
     need = least.estimate.total * processes / GIB
     return StageFailure(
-        ExitCode.OUT_OF_DEVICE_MEMORY,
+        ExitCode.INVALID,
         Reason.OUT_OF_MEMORY,
         f"training needs about {need:.1f} GiB in each pod ({processes} process{'es' if processes > 1 else ''} of"
         f" {least.estimate.total / GIB:.1f} GiB: {least.estimate}), but its memory limit is {limit:.1f} GiB;"

@@ -2,6 +2,8 @@
 
 from math import isfinite
 
+import torch
+
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
@@ -26,6 +28,15 @@ def diverged(saver: Saver, outcome: Outcome) -> StageFailure:
         Reason.DIVERGED,
         f"{what} is no longer a number at step {outcome.done}; lower spec.training.learningRate or"
         f" spec.training.optimizer.maxGradNorm, or use precision fp32; {from_rank_zero(_last_commit(saver))}",
+    )
+
+
+def out_of_memory(error: torch.OutOfMemoryError) -> StageFailure:
+    """Return the end of a process whose GPU is full; the next attempt takes a plan that needs less."""
+    return StageFailure(
+        ExitCode.OUT_OF_DEVICE_MEMORY,
+        Reason.OUT_OF_DEVICE_MEMORY,
+        f"the GPU's memory did not suffice: {str(error).splitlines()[0]}",
     )
 
 

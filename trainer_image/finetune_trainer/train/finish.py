@@ -77,6 +77,7 @@ def result_of(
     return TrainResult(
         writer=writer,
         export_commit=run.layout.commit(chosen.step).key,
+        plan=run.plan,
         progress=progress,
         last_checkpoint=checkpoint_ref(run.layout, max(commits, key=lambda commit: commit.step)),
         best_checkpoint=checkpoint_ref(run.layout, best) if best else None,

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from finetune_api.stage import ProgressSample, TerminationMessage
-from finetune_api.status import CheckpointRef, Progress
+from finetune_api.status import CheckpointRef, Plan, Progress
 from finetune_trainer import log
 from finetune_trainer.data.schedule import Schedule
 from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
@@ -23,8 +23,11 @@ _WINDOW = 20
 class Reporter:
     """Keeps the progress and tells it; made on rank 0 alone."""
 
-    def __init__(self, schedule: Schedule, attempt: int, poster: ProgressPoster, series: MetricsSeries) -> None:
+    def __init__(
+        self, schedule: Schedule, plan: Plan, *, attempt: int, poster: ProgressPoster, series: MetricsSeries
+    ) -> None:
         self._schedule = schedule
+        self._plan = plan
         self._attempt = attempt
         self._poster = poster
         self._series = series
@@ -124,7 +127,7 @@ class Reporter:
         newest = self._newest
         if newest is None:
             return message
-        parts = ("progress", "last_checkpoint", "best_checkpoint")
+        parts = ("plan", "progress", "last_checkpoint", "best_checkpoint")
         return message.model_copy(update={part: getattr(newest, part) for part in parts})
 
     def close(self) -> None:
@@ -149,7 +152,7 @@ class Reporter:
         )
 
     def _post(self, *, urgent: bool) -> None:
-        sample = ProgressSample(attempt=self._attempt, progress=self.progress, **self._checkpoints)
+        sample = ProgressSample(attempt=self._attempt, plan=self._plan, progress=self.progress, **self._checkpoints)
         with self._lock:
             self._hand_over(sample, urgent=urgent)
 

@@ -10,6 +10,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Commit, Prepared, RunLayout
 from finetune_api.stage import StageInput
+from finetune_api.status import Plan
 from finetune_trainer import log
 from finetune_trainer.checkpoint import add_score, fetch_commit, find_commit, read_commits
 from finetune_trainer.data.prepared import PreparedFiles
@@ -19,8 +20,11 @@ from finetune_trainer.model import selfcheck
 from finetune_trainer.model.attention import backend_for
 from finetune_trainer.model.load import DTYPES, load_base
 from finetune_trainer.objectives.sft import SupervisedLoss
+from finetune_trainer.prepare.model_shape import measure, read_config
+from finetune_trainer.prepare.plan import Facts
 from finetune_trainer.storage import Store
 from finetune_trainer.train import processes
+from finetune_trainer.train.attempt_plan import plan_of_attempt
 from finetune_trainer.train.cadence import evaluates
 from finetune_trainer.train.early_stopping import scored
 from finetune_trainer.train.engine import deepspeed_config, start_engine
@@ -29,7 +33,7 @@ from finetune_trainer.train.optimizers import shapes_in_groups
 from finetune_trainer.train.processes import Process
 from finetune_trainer.train.rates import layer_rates
 from finetune_trainer.train.report import Reporter
-from finetune_trainer.train.reshard import can_reshard, to_universal
+from finetune_trainer.train.reshard import to_universal
 from finetune_trainer.train.run import Run, RunData, commits_of
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
@@ -42,7 +46,9 @@ def build(
     job: StageInput, process: Process, prepared: Prepared, scratch: Scratch, watchdog: Watchdog, stop: StopSignal
 ) -> Run:
     """Load the model and start its engine; every process must call it."""
-    spec, plan = job.spec, prepared.plan
+    spec = job.spec
+    data = RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec)
+    plan = _plan(job, process, prepared, data, scratch.model)
     method = method_of(spec.method)
     width = AutoConfig.from_pretrained(scratch.model, local_files_only=True).get_text_config().hidden_size
     config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
@@ -67,7 +73,7 @@ def build(
         plan=plan,
         process=process,
         layout=RunLayout(spec.checkpoint.uri, job.run_id),
-        data=RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec),
+        data=data,
         method=method,
         engine=engine,
         backend=backend,
@@ -75,6 +81,17 @@ def build(
         watchdog=watchdog,
         stop=stop,
     )
+
+
+def _plan(job: StageInput, process: Process, prepared: Prepared, data: RunData, model: Path) -> Plan:
+    """Return the plan of this attempt; every process must call it."""
+    spec, device_bytes = job.spec, processes.smallest_device(process)
+
+    def facts() -> Facts:
+        shape = measure(read_config(model, spec.model.uri), spec.method, spec.model.uri)
+        return Facts(shape, data.schedule, data.batches.longest_sequence, job.memory_limit_bytes, device_bytes)
+
+    return plan_of_attempt(job, prepared.plan, data.schedule, device_bytes=device_bytes, facts=facts)
 
 
 def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | None:
@@ -147,7 +164,7 @@ def _has_our_layout(run: Run, commit: Commit) -> bool:
 
 def _require_resumable(run: Run, commit: Commit) -> None:
     """Refuse a commit that this run cannot go on from."""
-    if not _has_our_layout(run, commit) and not can_reshard(run.spec.training.optimizer):
+    if not _has_our_layout(run, commit) and not run.spec.training.optimizer.can_reshard:
         raise StageFailure(
             ExitCode.INVALID,
             Reason.INVALID_SPEC,

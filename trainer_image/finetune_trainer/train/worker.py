@@ -18,6 +18,7 @@ from finetune_trainer.rendezvous import patience_of
 from finetune_trainer.stage_input import Pod, read_pod
 from finetune_trainer.storage import Store
 from finetune_trainer.train import finish, start
+from finetune_trainer.train.ending import out_of_memory
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import from_rank_zero, join, on_rank_zero
 from finetune_trainer.train.report import Reporter
@@ -37,12 +38,7 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
     try:
         return last_word(_train(job, store, pod))
     except torch.OutOfMemoryError as error:
-        raise StageFailure(
-            ExitCode.OUT_OF_DEVICE_MEMORY,
-            Reason.OUT_OF_DEVICE_MEMORY,
-            f"the GPU's memory does not suffice: {str(error).splitlines()[0]}; lower spec.training.microBatchSize or"
-            " spec.data.maxLength, set activationCheckpointing: on, or raise zeroStage or the number of processes",
-        ) from error
+        raise out_of_memory(error) from error
 
 
 def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
@@ -67,10 +63,14 @@ def _train_and_score(run: Run, store: Store, pod: Pod, writer: str) -> TrainResu
         return _run(run, saver, reporter, store, scratch, writer)
     except StopRequested as stop:
         failure = _stopped(saver)
-        failure.reached = _reached(failure, saver, reporter)
+        failure.reached = _reached(failure, run, saver, reporter)
         raise failure from stop
+    except torch.OutOfMemoryError as error:
+        failure = out_of_memory(error)
+        failure.reached = _reached(failure, run, saver, reporter)
+        raise failure from error
     except StageFailure as failure:
-        failure.reached = _reached(failure, saver, reporter)
+        failure.reached = _reached(failure, run, saver, reporter)
         raise
     finally:
         saver.close()
@@ -78,9 +78,10 @@ def _train_and_score(run: Run, store: Store, pod: Pod, writer: str) -> TrainResu
             reporter.close()
 
 
-def _reached(failure: StageFailure, saver: Saver, reporter: Reporter | None) -> TerminationMessage:
+def _reached(failure: StageFailure, run: Run, saver: Saver, reporter: Reporter | None) -> TerminationMessage:
     return TerminationMessage(
         reason=failure.reason,
+        plan=run.plan,
         progress=reporter.progress if reporter is not None else None,
         last_checkpoint=saver.last,
         best_checkpoint=saver.best,
@@ -153,4 +154,5 @@ def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:
 
 def _reporter(run: Run, store: Store, pod: Pod, writer: str) -> Reporter:
     series = MetricsSeries(Scratch(pod.work_dir).metrics, store, run.layout.metrics(writer))
-    return Reporter(run.data.schedule, run.job.attempt, open_progress(pod), series)
+    poster = open_progress(pod)
+    return Reporter(run.data.schedule, run.plan, attempt=run.job.attempt, poster=poster, series=series)
