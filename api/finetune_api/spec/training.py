@@ -11,7 +11,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 LAYOUT = frozenset({"micro_batch_size", "activation_checkpointing"})
-"""Fields of `Training` that say how a step is computed and not what it gives: attempts of a run may differ in them."""
+"""Fields of `Training` that say how a step is computed and not what it gives: attempts of a run may differ there."""
 
 
 class Optimizer(Record):
