@@ -108,7 +108,7 @@ def test_any_number_of_processes_reads_the_same_global_batches(cache, packing, m
             ]
             assert len({len(of_rank) for of_rank in batches}) == 1
             flat = [batch for of_rank in batches for batch in of_rank]
-            assert sum(batch.labels.numel() for batch in flat) == data.supervised_tokens(plan, step)
+            assert sum(batch.labels.numel() for batch in flat) == data.weight(plan, step)
             seen.append(rows_of(flat))
         assert seen[0] == seen[1] == seen[2]
 

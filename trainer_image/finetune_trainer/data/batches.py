@@ -2,13 +2,14 @@
 
 The sequences of a step are dealt to the processes by their length, so that all have nearly the same work. Every
 process gets the same number of micro-batches; one that has no sequence left gets an idle one (a single token,
-nothing supervised), because under ZeRO-3 each forward pass is a collective. The number of supervised tokens of a
-whole step is known from the plan without any communication, which makes the loss normalisation exact.
+nothing supervised), because under ZeRO-3 each forward pass is a collective. What the losses of a whole step are
+divided by is known from the plan without any communication, which makes the normalisation exact.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,10 +68,18 @@ def _build(tokens: list[NDArray[np.int64]], flags: list[NDArray[np.bool_]]) -> M
 class TrainingBatches:
     """The batches of a training run: a pure function of (step, rank, world size, micro-batch size)."""
 
-    def __init__(self, cache: TokenCache, *, max_length: int, packing: bool, seed: int) -> None:
+    def __init__(
+        self,
+        cache: TokenCache,
+        *,
+        max_length: int,
+        packing: bool,
+        seed: int,
+        row_weights: NDArray[Any] | None = None,
+    ) -> None:
         self._cache = cache
         self._lengths = cache.lengths
-        self._supervised = cache.supervised_counts
+        self._weights = cache.supervised_counts if row_weights is None else row_weights
 
         def epoch_plan(epoch: int) -> Bins:
             return plan(self._lengths, max_length, seed=seed, epoch=epoch, packing=packing)
@@ -91,9 +100,9 @@ class TrainingBatches:
         epoch, index = divmod(position, self.num_sequences)
         return self._plan(epoch)[index]
 
-    def supervised_tokens(self, schedule: Schedule, step: int) -> int:
-        """Return the supervised tokens of a step over all processes."""
-        return int(sum(self._supervised[rows].sum() for rows in self.sequences(schedule, step)))
+    def weight(self, schedule: Schedule, step: int) -> float:
+        """Return what the losses of a step, over all processes, are divided by: its supervised tokens by default."""
+        return float(sum(self._weights[rows].sum() for rows in self.sequences(schedule, step)))
 
     def step_batches(
         self, schedule: Schedule, step: int, *, rank: int, world_size: int, micro_batch_size: int

@@ -79,7 +79,7 @@ class Loop:
     def _step(self) -> None:
         """Do one optimizer step and hand in its sums."""
         run, step = self._run, self.done
-        supervised = run.data.batches.supervised_tokens(run.data.schedule, step)
+        weight = run.data.batches.weight(run.data.schedule, step)
         loss_sum = torch.zeros((), device=run.process.device)
         waited = 0.0
         start = time.perf_counter()
@@ -88,7 +88,7 @@ class Loop:
             waited += time.perf_counter() - start
             run.engine.set_gradient_accumulation_boundary(is_last)
             loss, _ = run.engine(inputs)
-            run.engine.backward(scaled(loss, supervised, run.process.world_size), scale_wrt_gas=False)
+            run.engine.backward(scaled(loss, weight, run.process.world_size), scale_wrt_gas=False)
             loss_sum += loss.detach()
             run.watchdog.beat()
             start = time.perf_counter()
@@ -125,7 +125,7 @@ class Loop:
         self._tell_commits()
         self._reporter.step(
             outcome.done,
-            loss=outcome.loss_sum / max(1, batches.supervised_tokens(schedule, step)),
+            loss=outcome.loss_sum / (batches.weight(schedule, step) or 1),
             learning_rate=run.learning_rate(step),
             grad_norm=outcome.grad_norm,
             tokens=sum(int(run.data.train.lengths[rows].sum()) for rows in batches.sequences(schedule, step)),

@@ -13,6 +13,7 @@ from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.schedule import Schedule, schedule
 from finetune_trainer.methods import Method
 from finetune_trainer.model.attention import Backend
+from finetune_trainer.objectives import Objective
 from finetune_trainer.storage import Store
 from finetune_trainer.train.engine import Engine
 from finetune_trainer.train.lr import LearningRate
@@ -32,11 +33,17 @@ class RunData:
     schedule: Schedule
 
     @classmethod
-    def open(cls, directory: Path, spec: FineTuneJobSpec) -> "RunData":
+    def open(cls, directory: Path, spec: FineTuneJobSpec, objective: Objective) -> "RunData":
         """Open the token cache in a folder."""
         data, training = spec.data, spec.training
         train = TokenCache.open(directory, "train")
-        batches = TrainingBatches(train, max_length=data.max_length, packing=data.packing, seed=training.seed)
+        batches = TrainingBatches(
+            train,
+            max_length=data.max_length,
+            packing=data.packing,
+            seed=training.seed,
+            row_weights=objective.row_weights(train),
+        )
         steps = schedule(
             batches.num_sequences,
             epochs=training.epochs,
@@ -57,6 +64,7 @@ class Run:
     layout: RunLayout
     data: RunData
     method: Method
+    objective: Objective
     engine: Engine
     backend: Backend
     config_digest: str

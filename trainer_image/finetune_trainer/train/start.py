@@ -19,7 +19,7 @@ from finetune_trainer.methods import method_of
 from finetune_trainer.model import selfcheck
 from finetune_trainer.model.attention import backend_for
 from finetune_trainer.model.load import DTYPES, load_base
-from finetune_trainer.objectives.sft import SupervisedLoss
+from finetune_trainer.objectives import objective_of
 from finetune_trainer.prepare.model_shape import measure, read_config
 from finetune_trainer.prepare.plan import Facts
 from finetune_trainer.storage import Store
@@ -47,7 +47,8 @@ def build(
 ) -> Run:
     """Load the model and start its engine; every process must call it."""
     spec = job.spec
-    data = RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec)
+    objective = objective_of(spec)
+    data = RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec, objective)
     plan = _plan(job, process, prepared, data, scratch.model)
     method = method_of(spec.method)
     width = AutoConfig.from_pretrained(scratch.model, local_files_only=True).get_text_config().hidden_size
@@ -58,10 +59,7 @@ def build(
     torch.manual_seed(spec.training.seed)
     quantization = method.quantization(DTYPES[plan.precision])
     base = load_base(scratch.model, plan, deepspeed_config=config, quantization=quantization, uri=spec.model.uri)
-    model = method.adapt(base)
-    loss = SupervisedLoss(
-        model, label_smoothing=spec.training.label_smoothing, noise_alpha=spec.training.neftune_noise_alpha
-    )
+    loss = objective.loss_of(method.adapt(base), spec.training)
     engine = start_engine(loss, plan, spec.training, config)
     backend = backend_for(process.device, DTYPES[plan.precision])
     gap = selfcheck.check(engine.module, process.device, backend)
@@ -75,6 +73,7 @@ def build(
         layout=RunLayout(spec.checkpoint.uri, job.run_id),
         data=data,
         method=method,
+        objective=objective,
         engine=engine,
         backend=backend,
         config_digest=prepared.config_digest,
@@ -153,7 +152,7 @@ def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:
 def reshard(run: Run, directory: Path) -> None:
     """Bring a fetched commit of all ranks into the form that every layout can be cut from; once per pod."""
     training, loss = run.spec.training, run.engine.module
-    rates = layer_rates(loss.causal_lm, training.layerwise_learning_rate_decay)
+    rates = layer_rates(loss.transformer, training.layerwise_learning_rate_decay)
     with trusted():
         to_universal(directory, shapes_in_groups(loss, training.optimizer, rates))
 
