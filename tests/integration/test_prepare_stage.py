@@ -12,6 +12,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import RunLayout
 from finetune_trainer.data.cache import SPLITS, TokenCache
+from finetune_trainer.data.places import Places
 from finetune_trainer.data.prepared import fetch_model, fetch_prepared
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.stage import run
@@ -126,6 +127,12 @@ def test_a_prefix_of_all_kinds_of_files_in_one_format(s3_job, tmp_path):
         "q1a1<|im_end|>",
         "q3a3<|im_end|>",
         "q2a2, and more<|im_end|>",
+    ]
+    places = Places.open(fetched(s3_job, job, tmp_path / "again").cache, "train")
+    assert places.of(range(3)) == [
+        s3_job.uri("rows/a.jsonl:1"),
+        s3_job.uri("rows/c.parquet:row 1"),
+        s3_job.uri("rows/deep/b.csv:2"),
     ]
 
 

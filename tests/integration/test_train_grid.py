@@ -3,8 +3,15 @@
 The product's engine, loop and state run as they are; only S3 is left out.
 """
 
+import json
+import re
+
 import pytest
 from train_cases import Case, reference, run_cases, weights_of
+
+from finetune_trainer.data.batches import TrainingBatches
+from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.schedule import schedule
 
 pytestmark = pytest.mark.timeout(1500)  # the first test waits for all runs
 
@@ -32,6 +39,7 @@ def grid(world_size):
         patience = {"everySteps": 1, "earlyStopping": {"patience": 1, "minDelta": 100}}
         cases += [Case("early", "lora", 2, 2, resume_at=2, spec={"evaluation": patience})]
         cases += [Case(f"regularised-{stage}", "full", stage, 2, resume_at=2, spec=REGULARISED) for stage in (2, 3)]
+        cases += [Case("spike", "full", 2, 2, micro_batch_size=1, steps=12, resume_at=2, spec=SPIKING)]
     return cases
 
 
@@ -43,6 +51,18 @@ REGULARISED = {
         "labelSmoothing": 0.1,
         "layerwiseLearningRateDecay": 0.7,
         "deterministic": True,
+    }
+}
+
+
+SPIKING = {
+    "training": {
+        "maxSteps": 12,
+        "globalBatchSize": 6,
+        "learningRate": 0.3,
+        "scheduler": "constant",
+        "precision": "fp32",
+        "lossSpike": {"threshold": 1.001, "window": 3},
     }
 }
 
@@ -110,6 +130,23 @@ def test_training_ends_early_and_a_resumed_run_knows_it(told, root):
     assert told["early"]["stoppedEarly"] == 2
     assert (root / "early/whole/00000002/rank-0/weights/adapter_model.safetensors").exists()
     assert told["early"]["resumed"] == []
+
+
+def test_a_loss_that_jumps_ends_the_run_and_names_rows_of_the_step(told, root):
+    """On every process alike, and at the same step in a run that was resumed before it."""
+    spike = told["spike"]
+    losses, words = [step["loss"] for step in spike["steps"]], spike["failure"]
+    assert words.startswith(f"the loss of step {len(losses) + 1} is ")
+    judged = range(3, len(losses))
+    assert all(losses[step] <= 1.001 * sorted(losses[step - 3 : step])[1] for step in judged)
+    assert spike["resumedFailure"] == words == json.loads((root / "spike" / "rank-1.json").read_text())["failure"]
+    batches = TrainingBatches(
+        TokenCache.open(root / "work-2" / "prepared" / "cache", "train"), max_length=96, packing=True, seed=42
+    )
+    steps = schedule(batches.num_sequences, epochs=None, max_steps=12, global_batch_size=6)
+    of_step = {row + 1 for rows in batches.sequences(steps, len(losses)) for row in rows.tolist()}
+    assert {int(line) for line in re.findall(r"rows\.jsonl:(\d+)", words)} <= of_step
+    assert "rows.jsonl:" in words
 
 
 @pytest.mark.parametrize("stage", STAGES)

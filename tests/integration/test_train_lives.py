@@ -158,6 +158,10 @@ def test_run_that_diverges_fails_and_names_its_last_good_checkpoint(make_job):
     assert all(math.isfinite(event["loss"]) for event in pod.steps().values())
     assert word.last_checkpoint.step == newest
     assert "lower spec.training.learningRate" in word.message
+    [suspects] = [event for event in pod.events if event["event"] == "suspect-rows"]
+    assert suspects["step"] == max(pod.steps()) + 1
+    assert suspects["rows"][0].startswith(job.s3.uri("rows/train.jsonl:"))
+    assert suspects["rows"][0] in word.message
 
 
 def test_gpu_job_on_a_node_without_cuda_is_refused(make_job):

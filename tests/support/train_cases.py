@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import CacheWriter, TokenCache
+from finetune_trainer.data.places import PlaceWriter
 from finetune_trainer.data.schedule import schedule
 from finetune_trainer.data.settings import settings_of
 from finetune_trainer.train.stage import WORKER_ENVIRONMENT
@@ -49,8 +50,9 @@ def write_cache(directory: Path, *, rows: int = 40, seed: int = 0) -> None:
     random = np.random.default_rng(seed)
     directory.mkdir(parents=True)
     for split, count in (("train", rows), ("validation", rows // 4), ("test", rows // 4)):
-        with CacheWriter(directory, split) as writer:
-            for _ in range(count):
+        with CacheWriter(directory, split) as writer, PlaceWriter(directory, split) as places:
+            for line in range(1, count + 1):
+                places.append("rows.jsonl:", line)
                 length = int(random.integers(5, 61))
                 # A few tokens make most of the text, so that there is something to learn.
                 ids = (random.zipf(1.5, length) % VOCABULARY).tolist()

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from finetune_api.run import Prepared
 from finetune_api.stage import StageInput
+from finetune_trainer.errors import StageFailure
 from finetune_trainer.train import start
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import Process, join
@@ -59,6 +60,7 @@ class Recorder:
         self.steps: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.early: int | None = None
+        self.failure: str | None = None
 
     def begin(self, done: int, eval_loss: float | None, last: Any, best: Any) -> None:
         pass
@@ -97,7 +99,10 @@ def train(
         state = load_state(run, resume_from, resharded=resharded)
         saver.resume(int(resume_from.name), [], run.layout)
     recorder = Recorder()
-    Loop(run, saver, recorder, state).train()
+    try:
+        Loop(run, saver, recorder, state).train()
+    except StageFailure as failure:
+        recorder.failure = failure.message
     return recorder
 
 
@@ -105,11 +110,17 @@ def whole_and_resumed(case: dict[str, Any], process: Process) -> dict[str, Any]:
     """Run a case to its end, and again from the checkpoint of a step, if it names one."""
     folder = Path(case["folder"])
     whole = train(build(case, process), case, folder / "whole", None)
-    told = {"steps": whole.steps, "evaluations": whole.evaluations, "stoppedEarly": whole.early}
+    told = {
+        "steps": whole.steps,
+        "evaluations": whole.evaluations,
+        "stoppedEarly": whole.early,
+        "failure": whole.failure,
+    }
     gc.collect()
     if case["resumeAt"]:
         source = folder / "whole" / f"{case['resumeAt']:08d}"
-        told["resumed"] = train(build(case, process), case, folder / "resumed", source).steps
+        resumed = train(build(case, process), case, folder / "resumed", source)
+        told |= {"resumed": resumed.steps, "resumedFailure": resumed.failure}
     return told
 
 

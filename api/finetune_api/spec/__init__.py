@@ -12,7 +12,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import Freeze, Ia3, Lora, Method, Quantization
 from finetune_api.spec.model import Model
 from finetune_api.spec.storage import Cache, Checkpoint, Output, S3Storage, Storage
-from finetune_api.spec.training import Optimizer, Training
+from finetune_api.spec.training import LossSpike, Optimizer, Training
 
 __all__ = [
     "Cache",
@@ -26,6 +26,7 @@ __all__ = [
     "Freeze",
     "Ia3",
     "Lora",
+    "LossSpike",
     "Method",
     "Model",
     "Optimizer",

@@ -10,8 +10,9 @@ from finetune_api.spec.auto import Auto
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-LAYOUT = frozenset({"micro_batch_size", "activation_checkpointing"})
-"""Fields of `Training` that say how a step is computed and not what it gives: attempts of a run may differ there."""
+LAYOUT = frozenset({"micro_batch_size", "activation_checkpointing", "loss_spike"})
+"""Fields of `Training` that say how a step is computed or watched and not what it gives: attempts of a run may differ
+there."""
 
 
 class Optimizer(Record):
@@ -35,6 +36,17 @@ class Optimizer(Record):
     def can_reshard(self) -> bool:
         """Whether its state can be divided among other processes: 8-bit states are scaled in blocks of a shard."""
         return self.type == "adamw"
+
+
+class LossSpike(Record):
+    """When a loss that jumps ends the training."""
+
+    threshold: float = Field(
+        default=3.0, gt=1, le=1000, description="How many times the median loss of the steps before is too much."
+    )
+    window: int = Field(
+        default=50, ge=2, le=1000, description="Steps of the median; before so many are done nothing is judged."
+    )
 
 
 class Training(Record):
@@ -104,6 +116,11 @@ class Training(Record):
     precision: Literal["bf16", "fp32"] = Field(default="bf16", description="Number format of the computation.")
     activation_checkpointing: Literal["auto", "on", "off"] = Field(
         default="auto", description="Recompute activations in the backward pass to save memory."
+    )
+    loss_spike: LossSpike | None = Field(
+        default=None,
+        description="End the training, with the rows that are suspected, at a step whose loss lies far above those"
+        " before it; left out means only when it is no number.",
     )
     seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of data order, dropout and adapters.")
     deterministic: bool = Field(

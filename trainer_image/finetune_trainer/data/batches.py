@@ -102,19 +102,30 @@ class TrainingBatches:
 
     def weight(self, schedule: Schedule, step: int) -> float:
         """Return what the losses of a step, over all processes, are divided by: its supervised tokens by default."""
-        return float(sum(self._weights[rows].sum() for rows in self.sequences(schedule, step)))
+        return sum(self.weight_of(rows) for rows in self.sequences(schedule, step))
+
+    def weight_of(self, rows: NDArray[np.int64]) -> float:
+        """Return what the losses of rows are divided by."""
+        return float(self._weights[rows].sum())
 
     def step_batches(
         self, schedule: Schedule, step: int, *, rank: int, world_size: int, micro_batch_size: int
     ) -> Iterator[MicroBatch]:
         """Yield one process's micro-batches of a step; as many as every other process gets."""
+        dealt = self.step_rows(schedule, step, rank=rank, world_size=world_size, micro_batch_size=micro_batch_size)
+        return (micro_batch(self._cache, rows) for rows in dealt)
+
+    def step_rows(
+        self, schedule: Schedule, step: int, *, rank: int, world_size: int, micro_batch_size: int
+    ) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of each of these micro-batches; an idle one has none."""
         sequences = self.sequences(schedule, step)
         costs = [int(self._lengths[rows].sum()) for rows in sequences]
         mine = deal(costs, world_size)[rank]
         most = -(-len(sequences) // world_size)
         for start in range(0, most, micro_batch_size):
             chosen = [sequences[index] for index in mine[start : start + micro_batch_size]]
-            yield micro_batch(self._cache, np.concatenate(chosen) if chosen else [])
+            yield np.concatenate(chosen) if chosen else np.empty(0, np.int64)
 
 
 def deal(costs: Sequence[int], hands: int) -> list[list[int]]:

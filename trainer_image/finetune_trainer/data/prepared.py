@@ -2,7 +2,7 @@
 
 Local layout below the folder that a stage names, the same in the prepare pod that uploads it:
 
-    cache/<split>.*.bin    the token cache (`cache.py`)
+    cache/<split>.*        the token cache (`cache.py`), and where its rows come from (`places.py`)
     tokenizer/             the tokenizer with the chat template that was used
     test.jsonl             the test rows with all their columns, one line per row of the test split's cache
 """

@@ -18,6 +18,7 @@ from typing import Any
 
 from finetune_trainer import log
 from finetune_trainer.data.cache import SPLITS, CacheWriter, SplitName
+from finetune_trainer.data.places import PlaceWriter
 from finetune_trainer.prepare.encode import Encoded, Encoder
 from finetune_trainer.prepare.formats import Example, Format, canonical, other_columns, parse, to_columns
 from finetune_trainer.prepare.pii.policy import Privacy
@@ -73,6 +74,7 @@ class CacheBuilder:
         cache = self._directory / "cache"
         cache.mkdir(parents=True)
         self.writers = {split: self._files.enter_context(CacheWriter(cache, split)) for split in SPLITS}
+        self._places = {split: self._files.enter_context(PlaceWriter(cache, split)) for split in SPLITS}
         path = self._directory / "test.jsonl"
         self._test_rows = self._files.enter_context(path.open("w", encoding="utf-8", errors="surrogatepass"))
         return self
@@ -128,6 +130,7 @@ class CacheBuilder:
             return
         self.counts.highest_token = max(self.counts.highest_token, *encoded.input_ids)
         self.writers[row.split].append(encoded.input_ids, [False, *encoded.supervised[1:]])
+        self._places[row.split].append(f"{row.place.file}:{row.place.unit}", row.place.number)
         if row.split == "test":
             columns = {**other_columns(row.columns, self.form), **to_columns(row.example)}
             self._test_rows.write(json.dumps(columns, ensure_ascii=False, default=str) + "\n")

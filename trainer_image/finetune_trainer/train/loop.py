@@ -4,27 +4,25 @@ All decisions that touch a collective (evaluate, commit, stop) are taken by ever
 the same step.
 """
 
-import time
-from itertools import pairwise
 from typing import NoReturn
 
 import torch
 
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CommitMeta
-from finetune_trainer.data.batches import MicroBatch
 from finetune_trainer.errors import StopRequested
 from finetune_trainer.train.cadence import commit_due, evaluates
 from finetune_trainer.train.early_stopping import is_over, scored
-from finetune_trainer.train.ending import diverged, stopped
-from finetune_trainer.train.engine import optimizer_step, scaled
+from finetune_trainer.train.ending import diverged, no_number, stopped
 from finetune_trainer.train.evaluation import evaluate
-from finetune_trainer.train.inputs import inputs_of
 from finetune_trainer.train.processes import anywhere
 from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.run import Run
 from finetune_trainer.train.saver import Saver
+from finetune_trainer.train.spikes import noted, spike
 from finetune_trainer.train.state import RunState
+from finetune_trainer.train.step import Step, train_step
+from finetune_trainer.train.suspects import log_rows, named, suspects
 from finetune_trainer.train.sync import Outcome, StepSync, Votes
 
 _STOP_DRAIN_SECONDS = 35.0
@@ -46,7 +44,8 @@ class Loop:
         self._evaluated_at: int | None = None
         """Steps done at the newest evaluation of this attempt."""
         self._sync = StepSync(run.process.device)
-        self._waited: dict[int, float] = {}
+        self._steps: dict[int, Step] = {}
+        """By the steps done with each: those whose outcome is not known yet."""
 
     def train(self) -> None:
         """Train to the end, with a commit there. Raises StageFailure when stopped or diverged."""
@@ -78,25 +77,11 @@ class Loop:
 
     def _step(self) -> None:
         """Do one optimizer step and hand in its sums."""
-        run, step = self._run, self.done
-        weight = run.data.batches.weight(run.data.schedule, step)
-        loss_sum = torch.zeros((), device=run.process.device)
-        waited = 0.0
-        start = time.perf_counter()
-        for batch, is_last in _with_last(run, step):
-            inputs = inputs_of(batch, run.process.device, run.backend)
-            waited += time.perf_counter() - start
-            run.engine.set_gradient_accumulation_boundary(is_last)
-            loss, _ = run.engine(inputs)
-            run.engine.backward(scaled(loss, weight, run.process.world_size), scale_wrt_gas=False)
-            loss_sum += loss.detach()
-            run.watchdog.beat()
-            start = time.perf_counter()
-        norm = optimizer_step(run.engine, run.plan, run.spec.training, run.learning_rate(step))
+        step = train_step(self._run, self.done)
         self.done += 1
-        run.watchdog.step(self.done)
-        self._waited[self.done] = waited
-        self._sync.push(self.done, loss_sum, norm, self._votes())
+        self._run.watchdog.step(self.done)
+        self._steps[self.done] = step
+        self._sync.push(self.done, torch.stack(step.losses).sum(), step.grad_norm, self._votes())
 
     def _votes(self) -> Votes:
         due = self._run.process.rank == 0 and commit_due(
@@ -111,25 +96,33 @@ class Loop:
         """Return the steps whose outcome is known, after a look at each."""
         outcomes = self._sync.ready(flush=flush)
         for outcome in outcomes:
-            if not outcome.is_finite:
-                self._diverged(outcome)
-            self._tell(outcome)
+            step = self._steps.pop(outcome.done)
+            self._look(outcome, step)
+            self._tell(outcome, step)
         return outcomes
 
-    def _tell(self, outcome: Outcome) -> None:
-        waited = self._waited.pop(outcome.done)
+    def _look(self, outcome: Outcome, step: Step) -> None:
+        """Go on only if the numbers of a step are sound."""
+        settings, loss = self._run.spec.training.loss_spike, step.mean(outcome.loss_sum)
+        if not outcome.is_finite:
+            self._diverged(step, no_number(outcome))
+        if jump := spike(self.state, loss, settings):
+            self._diverged(step, f"the loss of step {outcome.done} is {jump}")
+        self.state = noted(self.state, loss, settings)
+
+    def _tell(self, outcome: Outcome, step: Step) -> None:
         if self._reporter is None:
             return
-        run, step = self._run, outcome.done - 1
+        run = self._run
         batches, schedule = run.data.batches, run.data.schedule
         self._tell_commits()
         self._reporter.step(
             outcome.done,
-            loss=outcome.loss_sum / (batches.weight(schedule, step) or 1),
-            learning_rate=run.learning_rate(step),
+            loss=step.mean(outcome.loss_sum),
+            learning_rate=run.learning_rate(step.index),
             grad_norm=outcome.grad_norm,
-            tokens=sum(int(run.data.train.lengths[rows].sum()) for rows in batches.sequences(schedule, step)),
-            waited=waited,
+            tokens=sum(int(run.data.train.lengths[rows].sum()) for rows in batches.sequences(schedule, step.index)),
+            waited=step.waited,
             median_seconds=run.watchdog.pace.median,
         )
 
@@ -192,21 +185,11 @@ class Loop:
         self._tell_commits()
         raise stopped(self._saver, done=self.done, stuck=stuck)
 
-    def _diverged(self, outcome: Outcome) -> NoReturn:
+    def _diverged(self, step: Step, what: str) -> NoReturn:
+        """End with exit code 77 and name the rows that are suspected."""
+        found, places = suspects(self._run, step), self._run.data.places
+        if self._run.process.rank == 0:
+            log_rows(found, places, step=step.index + 1)
         self._saver.drain(_DIVERGED_DRAIN_SECONDS)
         self._tell_commits()
-        raise diverged(self._saver, outcome)
-
-
-def _with_last(run: Run, step: int) -> list[tuple[MicroBatch, bool]]:
-    """Return this process's micro-batches of a step, each with whether it is the last."""
-    batches = list(
-        run.data.batches.step_batches(
-            run.data.schedule,
-            step,
-            rank=run.process.rank,
-            world_size=run.process.world_size,
-            micro_batch_size=run.plan.micro_batch_size,
-        )
-    )
-    return [(batch, False) for batch, _ in pairwise(batches)] + [(batches[-1], True)]
+        raise diverged(self._saver, what, named(found, places))

@@ -10,6 +10,7 @@ from finetune_api.status import Plan
 from finetune_trainer.checkpoint import read_commits
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.places import Places
 from finetune_trainer.data.schedule import Schedule, schedule
 from finetune_trainer.methods import Method
 from finetune_trainer.model.attention import Backend
@@ -29,6 +30,8 @@ class RunData:
     train: TokenCache
     validation: TokenCache
     test: TokenCache
+    places: Places
+    """Of the training rows."""
     batches: TrainingBatches
     schedule: Schedule
 
@@ -51,7 +54,7 @@ class RunData:
             global_batch_size=training.global_batch_size,
         )
         validation, test = TokenCache.open(directory, "validation"), TokenCache.open(directory, "test")
-        return cls(train, validation, test, batches, steps)
+        return cls(train, validation, test, Places.open(directory, "train"), batches, steps)
 
 
 @dataclass(frozen=True)

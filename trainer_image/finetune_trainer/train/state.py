@@ -38,6 +38,7 @@ class RunState(Record):
     eval_loss: float | None = Field(default=None, description="Newest validation loss.")
     lowest_eval_loss: float | None = Field(default=None, description="Validation loss at the last gain.")
     evaluations_without_gain: int = Field(default=0, description="Evaluations in a row that were no gain.")
+    recent_losses: list[float] = Field(default=[], description="Losses of the newest steps, for training.lossSpike.")
 
 
 def save_state(engine: Engine, method: Method, process: Process, run: RunState, directory: Path) -> None:
