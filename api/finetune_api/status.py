@@ -106,6 +106,19 @@ class Progress(Record):
     learning_rate: float | None = Field(default=None, description="Learning rate.")
     grad_norm: float | None = Field(default=None, description="Gradient norm before clipping.")
     tokens_per_second: float | None = Field(default=None, description="Tokens per second over all processes.")
+    mfu: float | None = Field(
+        default=None,
+        description="Model FLOPs utilisation: the operations that the model cannot do without, as a share of what its"
+        " GPUs can do in bf16; left out where that is not known.",
+    )
+    data_wait_share: float | None = Field(
+        default=None, description="Share of the time in which rank 0 waited until its batches were there."
+    )
+    peak_bytes_per_device: int | None = Field(
+        default=None,
+        description="Most memory that rank 0 of the attempt has taken, in bytes; compare with"
+        " plan.estimatedBytesPerDevice.",
+    )
     median_step_seconds: float | None = Field(
         default=None,
         description="Median seconds of the newest steps; without a sign of life for 20 of them it hangs.",

@@ -18,6 +18,7 @@ from finetune_trainer.prepare.plan import Facts, resolve
 from finetune_trainer.progress import ProgressPoster
 from finetune_trainer.storage import Store
 from finetune_trainer.train import start
+from finetune_trainer.train.devices import Devices
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import join
 from finetune_trainer.train.report import Reporter
@@ -60,7 +61,8 @@ class LoopReporter(Reporter):
 
     def __init__(self, run: Run, task: Task) -> None:
         series = MetricsSeries(task.scratch.metrics, cast(Store, None), run.layout.metrics("bench"))
-        super().__init__(run.data.schedule, run.plan, attempt=1, poster=ProgressPoster(None), series=series)
+        devices, poster = Devices.of(run.process, run.plan.precision), ProgressPoster(None)
+        super().__init__(run.data.schedule, run.plan, attempt=1, poster=poster, series=series, devices=devices)
 
 
 class TurnReporter(LoopReporter):

@@ -10,6 +10,7 @@ supervised; the writer refuses to store it otherwise, and counts of supervised t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -57,12 +58,12 @@ class TokenCache:
         """Rows."""
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row."""
         return np.diff(self.offsets)
 
-    @property
+    @cached_property
     def supervised_counts(self) -> NDArray[np.int64]:
         """Supervised tokens of each row."""
         sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.supervised, dtype=np.int64)])

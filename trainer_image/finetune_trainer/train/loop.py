@@ -6,11 +6,13 @@ the same step.
 
 from typing import NoReturn
 
+import numpy as np
 import torch
 
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CommitMeta
 from finetune_trainer.errors import StopRequested
+from finetune_trainer.model.flops import count_flops
 from finetune_trainer.train.cadence import commit_due, evaluates
 from finetune_trainer.train.early_stopping import is_over, scored
 from finetune_trainer.train.ending import diverged, no_number, stopped
@@ -44,6 +46,7 @@ class Loop:
         self._evaluated_at: int | None = None
         """Steps done at the newest evaluation of this attempt."""
         self._sync = StepSync(run.process.device)
+        self._flops = count_flops(run.engine.module.transformer)
         self._steps: dict[int, Step] = {}
         """By the steps done with each: those whose outcome is not known yet."""
 
@@ -113,15 +116,17 @@ class Loop:
     def _tell(self, outcome: Outcome, step: Step) -> None:
         if self._reporter is None:
             return
-        run = self._run
-        batches, schedule = run.data.batches, run.data.schedule
+        run, train = self._run, self._run.data.train
+        rows = np.concatenate(run.data.batches.sequences(run.data.schedule, step.index))
+        lengths = train.lengths[rows]
         self._tell_commits()
         self._reporter.step(
             outcome.done,
             loss=step.mean(outcome.loss_sum),
             learning_rate=run.learning_rate(step.index),
             grad_norm=outcome.grad_norm,
-            tokens=sum(int(run.data.train.lengths[rows].sum()) for rows in batches.sequences(schedule, step.index)),
+            tokens=int(lengths.sum()),
+            flops=self._flops and self._flops.of(lengths, int(train.supervised_counts[rows].sum())),
             waited=step.waited,
             median_seconds=run.watchdog.pace.median,
         )

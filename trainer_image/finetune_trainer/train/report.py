@@ -3,7 +3,6 @@
 import sys
 import threading
 import time
-from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,25 +13,31 @@ from finetune_api.status import CheckpointRef, Plan, Progress
 from finetune_trainer import log
 from finetune_trainer.data.schedule import Schedule
 from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
+from finetune_trainer.train.devices import Devices
+from finetune_trainer.train.meter import Meter
 from finetune_trainer.train.series import MetricsSeries
-
-_WINDOW = 20
-"""Steps over which speed is averaged."""
 
 
 class Reporter:
     """Keeps the progress and tells it; made on rank 0 alone."""
 
     def __init__(
-        self, schedule: Schedule, plan: Plan, *, attempt: int, poster: ProgressPoster, series: MetricsSeries
+        self,
+        schedule: Schedule,
+        plan: Plan,
+        *,
+        attempt: int,
+        poster: ProgressPoster,
+        series: MetricsSeries,
+        devices: Devices,
     ) -> None:
         self._schedule = schedule
         self._plan = plan
         self._attempt = attempt
         self._poster = poster
         self._series = series
-        self._marks: deque[tuple[float, int, int]] = deque(maxlen=_WINDOW + 1)
-        self._tokens = 0
+        self._devices = devices
+        self._meter = Meter()
         self._fields: dict[str, Any] = {}
         self._bar: Any = None
         self._checkpoints: dict[str, CheckpointRef | None] = {}
@@ -48,8 +53,7 @@ class Reporter:
         self._fields = {"step": done, "eval_loss": _rounded(eval_loss)}
         self._fields["best_eval_loss"] = _rounded(best.eval_loss) if best else None
         self._checkpoints = {"last_checkpoint": last, "best_checkpoint": best}
-        self._marks.clear()
-        self._marks.append((time.monotonic(), done, 0))
+        self._meter.begin(done)
         if self._bar is None and sys.stderr.isatty():
             self._bar = tqdm(total=self._schedule.total_steps, initial=done, unit="step")
         self._post(urgent=True)
@@ -62,19 +66,26 @@ class Reporter:
         learning_rate: float,
         grad_norm: float,
         tokens: int,
+        flops: float | None,
         waited: float,
         median_seconds: float | None,
     ) -> None:
-        """Tell a step: its mean loss per supervised token, its tokens over all processes, its wait for data."""
-        self._tokens += tokens
-        self._marks.append((time.monotonic(), done, self._tokens))
-        speed = speed_of(list(self._marks))
+        """Tell a step: mean loss, tokens and operations over all processes, seconds that this one waited for data.
+
+        The operations are None where they are not known.
+        """
+        speed = self._meter.step(done, tokens=tokens, flops=flops or 0.0, waited=waited)
+        mfu = _rounded(self._devices.mfu(speed.flops_per_second)) if flops else None
+        peak_bytes = self._devices.peak_bytes
         self._fields |= {
             "step": done,
             "loss": _rounded(loss),
             "learning_rate": learning_rate,
             "grad_norm": _rounded(grad_norm),
             "tokens_per_second": round(speed.tokens_per_second, 1),
+            "mfu": mfu,
+            "data_wait_share": _rounded(speed.data_wait_share),
+            "peak_bytes_per_device": peak_bytes,
             "median_step_seconds": _rounded(median_seconds),
             "estimated_remaining_seconds": round(speed.seconds_per_step * (self._schedule.total_steps - done)),
         }
@@ -85,7 +96,9 @@ class Reporter:
             "lr": learning_rate,
             "gradNorm": grad_norm,
             "tokensPerSecond": round(speed.tokens_per_second, 1),
+            "mfu": mfu,
             "dataWaitSeconds": round(waited, 4),
+            "peakBytes": peak_bytes,
         }
         log.info("step", **line)
         self._series.append(line)
@@ -160,21 +173,6 @@ class Reporter:
         self._newest = sample
         self._told_at = time.monotonic()
         self._poster.post(sample, urgent=urgent)
-
-
-class Speed:
-    """Speed over the last steps."""
-
-    def __init__(self, seconds_per_step: float, tokens_per_second: float) -> None:
-        self.seconds_per_step = seconds_per_step
-        self.tokens_per_second = tokens_per_second
-
-
-def speed_of(marks: list[tuple[float, int, int]]) -> Speed:
-    """Return the speed between the first and the last mark (time in s, steps done, tokens read)."""
-    (start, first, before), (end, last, after) = marks[0], marks[-1]
-    seconds = max(end - start, 1e-9)
-    return Speed(seconds / max(1, last - first), (after - before) / seconds)
 
 
 def duration(seconds: int) -> str:

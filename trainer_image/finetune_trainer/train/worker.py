@@ -18,6 +18,7 @@ from finetune_trainer.rendezvous import patience_of
 from finetune_trainer.stage_input import Pod, read_pod
 from finetune_trainer.storage import Store
 from finetune_trainer.train import finish, start
+from finetune_trainer.train.devices import Devices
 from finetune_trainer.train.ending import out_of_memory
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import from_rank_zero, join, on_rank_zero
@@ -154,5 +155,11 @@ def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:
 
 def _reporter(run: Run, store: Store, pod: Pod, writer: str) -> Reporter:
     series = MetricsSeries(Scratch(pod.work_dir).metrics, store, run.layout.metrics(writer))
-    poster = open_progress(pod)
-    return Reporter(run.data.schedule, run.plan, attempt=run.job.attempt, poster=poster, series=series)
+    return Reporter(
+        run.data.schedule,
+        run.plan,
+        attempt=run.job.attempt,
+        poster=open_progress(pod),
+        series=series,
+        devices=Devices.of(run.process, run.plan.precision),
+    )
