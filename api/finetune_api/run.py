@@ -10,6 +10,7 @@ anew, with a generation once the run itself began anew because its spec was chan
     commits/<step, 8 digits>.json    Commit: put last with If-None-Match; what is not committed does not exist
     commits/<step, 8 digits>.bad.json    marks a commit whose objects did not match their digests
     metrics/<writer>.jsonl           every logged step
+    samples/<writer>.jsonl           answers to evaluation.samplePrompts
     rendezvous/<attempt>.json        Rendezvous: where the pods of an attempt meet; gone when its pod 0 has ended
     results/train.json               TrainResult: put last with If-None-Match when training is done
 
@@ -153,6 +154,10 @@ class RunLayout:
     def metrics(self, writer: str) -> S3Location:
         """Return the metrics series of one writer."""
         return self.root.child(f"metrics/{writer}.jsonl")
+
+    def samples(self, writer: str) -> S3Location:
+        """Return the answers to sample prompts of one writer."""
+        return self.root.child(f"samples/{writer}.jsonl")
 
     def rendezvous(self, attempt: int) -> S3Location:
         """Return where the pods of an attempt learn where they meet."""

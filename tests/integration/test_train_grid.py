@@ -39,6 +39,7 @@ def grid(world_size):
         patience = {"everySteps": 1, "earlyStopping": {"patience": 1, "minDelta": 100}}
         cases += [Case("early", "lora", 2, 2, resume_at=2, spec={"evaluation": patience})]
         cases += [Case(f"regularised-{stage}", "full", stage, 2, resume_at=2, spec=REGULARISED) for stage in (2, 3)]
+        cases += [Case(f"samples-{stage}", "lora", stage, 2, resume_at=2, spec=SAMPLED) for stage in (0, 3)]
         cases += [Case("spike", "full", 2, 2, micro_batch_size=1, steps=12, resume_at=2, spec=SPIKING)]
     return cases
 
@@ -55,6 +56,10 @@ REGULARISED = {
 }
 
 
+PROMPTS = ["Where is the invoice?", "How do I reset my password?"]
+SAMPLED = {
+    "evaluation": {"everySteps": 2, "baseline": False, "samplePrompts": PROMPTS, "predictions": {"maxNewTokens": 5}}
+}
 SPIKING = {
     "training": {
         "maxSteps": 12,
@@ -113,6 +118,7 @@ def test_unpacked_rows_with_uneven_micro_batches(told, plain, world_size):
 
 RESUMED = [f"{method}-{stage}-w{world}" for method in METHODS for stage in STAGES for world in (1, 2)]
 RESUMED += [f"bf16-dropout-{stage}" for stage in BF16_RESUMED] + ["regularised-2", "regularised-3"]
+RESUMED += ["samples-0", "samples-3"]
 
 
 @pytest.mark.parametrize("name", RESUMED)
@@ -130,6 +136,28 @@ def test_training_ends_early_and_a_resumed_run_knows_it(told, root):
     assert told["early"]["stoppedEarly"] == 2
     assert (root / "early/whole/00000002/rank-0/weights/adapter_model.safetensors").exists()
     assert told["early"]["resumed"] == []
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_answers_to_sample_prompts_are_those_of_the_weights_of_that_step(told, plain, root, tiny_model, stage):
+    """And nothing in the training is changed by asking."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = f"samples-{stage}"
+    exact(told[name], plain["lora"])
+    samples = told[name]["samples"]
+    assert [(one["step"], one["prompt"]) for one in samples] == [(step, each) for step in (2, 4) for each in PROMPTS]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    weights = root / name / "whole" / "00000004" / "rank-0" / "weights"
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), weights).eval()
+    for prompt, one in zip(PROMPTS, samples[2:], strict=True):
+        turns = [{"role": "user", "content": prompt}]
+        asked = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        answered = model.generate(**asked, do_sample=False, max_new_tokens=5)[0, asked["input_ids"].shape[1] :]
+        assert one["answer"] == tokenizer.decode(answered, skip_special_tokens=True)
 
 
 def test_a_loss_that_jumps_ends_the_run_and_names_rows_of_the_step(told, root):

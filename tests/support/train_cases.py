@@ -138,6 +138,7 @@ def run_cases(tiny_model: Path, root: Path, cases: Sequence[Case]) -> dict[str, 
     if not work.exists():
         copytree(tiny_model, work / "model")
         write_cache(work / "prepared" / "cache")
+        copytree(tiny_model, work / "prepared" / "tokenizer")
     told = [wire(case, work, root / case.name) for case in cases]
     (work / "cases.json").write_text(json.dumps(told))
     run_processes([sys.executable, str(GRID), str(work / "cases.json")], world_size)

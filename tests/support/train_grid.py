@@ -22,6 +22,7 @@ from finetune_trainer.train import start
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import Process, join
 from finetune_trainer.train.run import Run
+from finetune_trainer.train.sampler import Sampler
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.start import reshard
@@ -59,6 +60,7 @@ class Recorder:
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
+        self.samples: list[dict[str, Any]] = []
         self.early: int | None = None
         self.failure: str | None = None
 
@@ -70,6 +72,9 @@ class Recorder:
 
     def evaluation(self, done: int, eval_loss: float, best_eval_loss: float) -> None:
         self.evaluations.append({"step": done, "evalLoss": eval_loss})
+
+    def sample(self, done: int, prompt: str, answer: str) -> None:
+        self.samples.append({"step": done, "prompt": prompt, "answer": answer})
 
     def stopped_early(self, done: int) -> None:
         self.early = done
@@ -99,8 +104,9 @@ def train(
         state = load_state(run, resume_from, resharded=resharded)
         saver.resume(int(resume_from.name), [], run.layout)
     recorder = Recorder()
+    sampler = Sampler.of(run, work / "prepared" / "tokenizer", "messages")
     try:
-        Loop(run, saver, recorder, state).train()
+        Loop(run, saver, recorder, state, sampler).train()
     except StageFailure as failure:
         recorder.failure = failure.message
     return recorder
@@ -113,6 +119,7 @@ def whole_and_resumed(case: dict[str, Any], process: Process) -> dict[str, Any]:
     told = {
         "steps": whole.steps,
         "evaluations": whole.evaluations,
+        "samples": whole.samples,
         "stoppedEarly": whole.early,
         "failure": whole.failure,
     }

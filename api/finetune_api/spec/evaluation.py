@@ -1,10 +1,12 @@
 """`spec.evaluation`: when and on what the model is scored."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from finetune_api.base import Record, Rule
+
+Prompt = Annotated[str, Field(min_length=1, max_length=8192)]
 
 
 class Predictions(Record):
@@ -48,6 +50,12 @@ class Evaluation(Record):
         default=None, description="End training once the validation loss falls no more; left out means never."
     )
     baseline: bool = Field(default=True, description="Also score the base model on the test rows, before training.")
+    sample_prompts: list[Prompt] = Field(
+        default=[],
+        max_length=16,
+        description="Prompts that the model answers after each evaluation, greedily and in up to"
+        " predictions.maxNewTokens tokens; the answers are logged and kept in S3, never in the status.",
+    )
     predictions: Predictions = Field(
         default=Predictions(), description="Answers of base and tuned model to test rows (predictions.jsonl)."
     )

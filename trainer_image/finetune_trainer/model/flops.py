@@ -3,9 +3,9 @@
 Model FLOPs utilisation (https://arxiv.org/abs/2204.02311, appendix B) counts what the mathematics needs, not what is
 computed: activations that are computed a second time count for nothing. For each weight of a linear layer and each
 token: 2 on the way forward, 2 for the gradient of what goes in, 2 for that of the weight if it is trained. That makes
-6 N per token in full training, 4 N and a little with adapters, and 2 N in layers below all that is trained. The head is
-needed at supervised tokens alone. Attention multiplies two pairs of matrices on the way forward and four on the way
-back, of which causality leaves half; windows that are shorter than a row are not taken into account.
+6 N per token in full training, 4 N and a little with adapters, and 2 N in layers below all that is trained. The head
+is needed at supervised tokens alone. Attention multiplies two pairs of matrices on the way forward and four on the
+way back, of which causality leaves half; windows that are shorter than a row are not taken into account.
 """
 
 from dataclasses import dataclass

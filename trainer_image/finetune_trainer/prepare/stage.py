@@ -28,6 +28,7 @@ from finetune_trainer.prepare.pii.policy import Privacy
 from finetune_trainer.prepare.plan import Facts, resolve
 from finetune_trainer.prepare.preview import log_preview
 from finetune_trainer.prepare.probe import probe
+from finetune_trainer.prepare.prompts import encode_prompts
 from finetune_trainer.prepare.report import check_caches, data_digest, report
 from finetune_trainer.prepare.space import require_scratch
 from finetune_trainer.prepare.split import shares_of
@@ -90,6 +91,7 @@ def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: Model
     lists = RowLists(store, data, result.parent / "rows")
     form = lists.format()
     log.info("format", format=form)
+    encode_prompts(tokenizer, form, job.spec.evaluation, max_positions=shape.max_positions)
     row_limit = min(data.max_length, shape.max_positions or data.max_length)
     with CacheBuilder(
         result,

@@ -20,6 +20,7 @@ from finetune_trainer.train.evaluation import evaluate
 from finetune_trainer.train.processes import anywhere
 from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.run import Run
+from finetune_trainer.train.sampler import Sampler
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.spikes import noted, spike
 from finetune_trainer.train.state import RunState
@@ -36,11 +37,14 @@ _SETTLE_LOOK_SECONDS = 5.0
 class Loop:
     """Trains from `done` steps to the last one."""
 
-    def __init__(self, run: Run, saver: Saver, reporter: Reporter | None, state: RunState) -> None:
+    def __init__(
+        self, run: Run, saver: Saver, reporter: Reporter | None, state: RunState, sampler: Sampler | None = None
+    ) -> None:
         self.done = saver.saved
         self._run = run
         self._saver = saver
         self._reporter = reporter
+        self._sampler = sampler
         self.state = state
         self._best = saver.best.eval_loss if saver.best else None
         self._evaluated_at: int | None = None
@@ -67,6 +71,8 @@ class Loop:
             if any(outcome.votes.stop for outcome in outcomes):
                 self._end_early()
             improved = self._evaluate() if is_scored else False
+            if is_scored and self._sampler is not None:
+                self._sample(self._sampler)
             due = any(outcome.votes.due and outcome.done > self._saver.saved for outcome in outcomes)
             if self.done == total or is_over(self.state, evaluation.early_stopping):
                 self._settle()
@@ -150,6 +156,13 @@ class Loop:
         if self._reporter is not None:
             self._reporter.evaluation(self.done, scores.loss, self._best or scores.loss)
         return improved
+
+    def _sample(self, sampler: Sampler) -> None:
+        """Tell what the model answers now."""
+        answers = sampler.answers(f"while it answers the sample prompts after step {self.done}")
+        if self._reporter is not None and answers:
+            for prompt, answer in zip(self._run.spec.evaluation.sample_prompts, answers, strict=True):
+                self._reporter.sample(self.done, prompt, answer)
 
     def _save_unless_busy(self) -> None:
         # What is saved must be known to be sound, and busy must be as every process sees it now.

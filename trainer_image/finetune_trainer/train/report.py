@@ -30,6 +30,7 @@ class Reporter:
         poster: ProgressPoster,
         series: MetricsSeries,
         devices: Devices,
+        samples: MetricsSeries | None = None,
     ) -> None:
         self._schedule = schedule
         self._plan = plan
@@ -37,6 +38,7 @@ class Reporter:
         self._poster = poster
         self._series = series
         self._devices = devices
+        self._samples = samples
         self._meter = Meter()
         self._fields: dict[str, Any] = {}
         self._bar: Any = None
@@ -115,6 +117,13 @@ class Reporter:
         self._series.append(line)
         self._post(urgent=True)
 
+    def sample(self, done: int, prompt: str, answer: str) -> None:
+        """Tell what the model answered to a sample prompt after `done` steps."""
+        line = {"step": done, "prompt": prompt, "answer": answer}
+        log.info("sample", **line)
+        if self._samples is not None:
+            self._samples.append(line)
+
     def stopped_early(self, done: int) -> None:
         """Tell that training ends after `done` steps because the validation loss falls no more."""
         self._fields |= {"step": done, "stopped_early": True, "estimated_remaining_seconds": 0}
@@ -125,6 +134,8 @@ class Reporter:
         """Tell new commits."""
         self._checkpoints = {"last_checkpoint": last, "best_checkpoint": best}
         self._series.upload()
+        if self._samples is not None:
+            self._samples.upload()
         self._post(urgent=True)
 
     def heartbeat(self) -> None:
@@ -148,6 +159,8 @@ class Reporter:
         if self._bar is not None:
             self._bar.close()
         self._series.close()
+        if self._samples is not None:
+            self._samples.close()
         self._poster.close()
 
     @property

@@ -1,6 +1,7 @@
 """One training process: `train-worker`, started by the launcher, once per GPU or CPU process of the pod."""
 
 import signal
+from typing import cast
 
 import torch
 
@@ -11,8 +12,10 @@ from finetune_api.stage import StageInput, TerminationMessage
 from finetune_api.status import EvaluationResult
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CheckpointWriter, WriterSettings
+from finetune_trainer.data.prepared import PreparedFiles
 from finetune_trainer.data.settings import settle
 from finetune_trainer.errors import StageFailure, StopRequested
+from finetune_trainer.prepare.formats import Format
 from finetune_trainer.progress import open_progress
 from finetune_trainer.rendezvous import patience_of
 from finetune_trainer.stage_input import Pod, read_pod
@@ -25,6 +28,7 @@ from finetune_trainer.train.processes import from_rank_zero, join, on_rank_zero
 from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.result import last_word, publish
 from finetune_trainer.train.run import Run
+from finetune_trainer.train.sampler import Sampler
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.series import MetricsSeries
@@ -50,10 +54,12 @@ def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
         prepared = Prepared.model_validate_json(scratch.manifest.read_bytes())
         with watchdog.during("while it loads the model", slow=True):
             training = start.build(settle(job, prepared), process, prepared, scratch, watchdog, StopSignal())
-        return _train_and_score(training, store, pod, writer)
+        tokenizer = PreparedFiles(prepared, scratch.prepared).tokenizer
+        sampler = Sampler.of(training, tokenizer, cast(Format, prepared.data.format))
+        return _train_and_score(training, sampler, store, pod, writer)
 
 
-def _train_and_score(run: Run, store: Store, pod: Pod, writer: str) -> TrainResult:
+def _train_and_score(run: Run, sampler: Sampler | None, store: Store, pod: Pod, writer: str) -> TrainResult:
     """Run the training with its uploader and its reporter, which end with it; a failure tells what was reached."""
     scratch, process = Scratch(pod.work_dir), run.process
     saver = Saver(_checkpoint_writer(run, writer), run.engine, run.method, process, scratch.staged)
@@ -61,7 +67,7 @@ def _train_and_score(run: Run, store: Store, pod: Pod, writer: str) -> TrainResu
     run.watchdog.listener = reporter
     signal.signal(signal.SIGTERM, stop_at_once)
     try:
-        return _run(run, saver, reporter, store, scratch, writer)
+        return _run(run, saver, reporter, sampler, store, scratch, writer)
     except StopRequested as stop:
         failure = _stopped(saver)
         failure.reached = _reached(failure, run, saver, reporter)
@@ -96,10 +102,16 @@ def _stopped(saver: Saver) -> StageFailure:
 
 
 def _run(
-    run: Run, saver: Saver, reporter: Reporter | None, store: Store, scratch: Scratch, writer: str
+    run: Run,
+    saver: Saver,
+    reporter: Reporter | None,
+    sampler: Sampler | None,
+    store: Store,
+    scratch: Scratch,
+    writer: str,
 ) -> TrainResult:
     state = _begin(run, saver, reporter, store, scratch)
-    loop = Loop(run, saver, reporter, state)
+    loop = Loop(run, saver, reporter, state, sampler)
     loop.train()
     with run.watchdog.during("while it reads its commits", slow=True):
         commits = finish.final_commits(run, saver, store, done=loop.done)
@@ -154,7 +166,9 @@ def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:
 
 
 def _reporter(run: Run, store: Store, pod: Pod, writer: str) -> Reporter:
-    series = MetricsSeries(Scratch(pod.work_dir).metrics, store, run.layout.metrics(writer))
+    scratch = Scratch(pod.work_dir)
+    series = MetricsSeries(scratch.metrics, store, run.layout.metrics(writer))
+    samples = MetricsSeries(scratch.samples, store, run.layout.samples(writer))
     return Reporter(
         run.data.schedule,
         run.plan,
@@ -162,4 +176,5 @@ def _reporter(run: Run, store: Store, pod: Pod, writer: str) -> Reporter:
         poster=open_progress(pod),
         series=series,
         devices=Devices.of(run.process, run.plan.precision),
+        samples=samples,
     )
