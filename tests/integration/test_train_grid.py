@@ -12,6 +12,7 @@ from train_cases import Case, reference, run_cases, weights_of
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.schedule import schedule
+from finetune_trainer.export.questions import turn_end
 
 pytestmark = pytest.mark.timeout(1500)  # the first test waits for all runs
 
@@ -151,13 +152,13 @@ def test_answers_to_sample_prompts_are_those_of_the_weights_of_that_step(told, p
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     weights = root / name / "whole" / "00000004" / "rank-0" / "weights"
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), weights).eval()
+    ends = [2, *turn_end(TokenCache.open(root / "work-2" / "prepared" / "cache", "train"), {0, 1})]
     for prompt, one in zip(PROMPTS, samples[2:], strict=True):
-        turns = [{"role": "user", "content": prompt}]
-        asked = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        answered = model.generate(**asked, do_sample=False, max_new_tokens=5)[0, asked["input_ids"].shape[1] :]
-        assert one["answer"] == tokenizer.decode(answered, skip_special_tokens=True)
+        text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+        asked = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+        answered = model.generate(**asked, do_sample=False, max_new_tokens=5, eos_token_id=ends, pad_token_id=2)
+        new = answered[0, asked["input_ids"].shape[1] :]
+        assert one["answer"] == tokenizer.decode(new, skip_special_tokens=True)
 
 
 def test_a_loss_that_jumps_ends_the_run_and_names_rows_of_the_step(told, root):
