@@ -11,6 +11,7 @@ anew, with a generation once the run itself began anew because its spec was chan
     commits/<step, 8 digits>.bad.json    marks a commit whose objects did not match their digests
     metrics/<writer>.jsonl           every logged step
     samples/<writer>.jsonl           answers to evaluation.samplePrompts
+    tensorboard/<writer>/            event files of TensorBoard
     rendezvous/<attempt>.json        Rendezvous: where the pods of an attempt meet; gone when its pod 0 has ended
     results/train.json               TrainResult: put last with If-None-Match when training is done
 
@@ -158,6 +159,10 @@ class RunLayout:
     def samples(self, writer: str) -> S3Location:
         """Return the answers to sample prompts of one writer."""
         return self.root.child(f"samples/{writer}.jsonl")
+
+    def tensorboard(self, writer: str) -> S3Location:
+        """Return the prefix of one writer's event files."""
+        return self.root.child(f"tensorboard/{writer}")
 
     def rendezvous(self, attempt: int) -> S3Location:
         """Return where the pods of an attempt learn where they meet."""

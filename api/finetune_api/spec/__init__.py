@@ -12,6 +12,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import Freeze, Ia3, Lora, Method, Quantization
 from finetune_api.spec.model import Model
 from finetune_api.spec.storage import Cache, Checkpoint, Output, S3Storage, Storage
+from finetune_api.spec.tracking import Mlflow, Tracking
 from finetune_api.spec.training import LossSpike, Optimizer, Training
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Lora",
     "LossSpike",
     "Method",
+    "Mlflow",
     "Model",
     "Optimizer",
     "Output",
@@ -37,5 +39,6 @@ __all__ = [
     "S3Storage",
     "Split",
     "Storage",
+    "Tracking",
     "Training",
 ]

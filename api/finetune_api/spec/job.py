@@ -12,6 +12,7 @@ from finetune_api.spec.evaluation import Evaluation
 from finetune_api.spec.method import Method
 from finetune_api.spec.model import Model
 from finetune_api.spec.storage import Checkpoint, Output, Storage
+from finetune_api.spec.tracking import Tracking
 from finetune_api.spec.training import Training
 
 
@@ -69,6 +70,7 @@ class FineTuneJobSpec(Record):
     checkpoint: Checkpoint = Field(description="Where and when the state of the run is committed.")
     output: Output = Field(description="Where the result goes.")
     storage: Storage = Field(default=Storage(), description="S3 and scratch space.")
+    tracking: Tracking = Field(default=Tracking(), description="Where the numbers of the training go too.")
     pod_template: PodTemplate = Field(default=PodTemplate(), description="What a user may set on the pods.")
     backoff_limit: int = Field(
         default=3, ge=0, le=100, description="Failures that are retried; disruptions and stops never count."

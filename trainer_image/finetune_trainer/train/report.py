@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
 from finetune_trainer.train.devices import Devices
 from finetune_trainer.train.meter import Meter
 from finetune_trainer.train.series import MetricsSeries
+from finetune_trainer.train.tracking import Tracker
 
 
 class Reporter:
@@ -31,6 +33,7 @@ class Reporter:
         series: MetricsSeries,
         devices: Devices,
         samples: MetricsSeries | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self._schedule = schedule
         self._plan = plan
@@ -39,6 +42,7 @@ class Reporter:
         self._series = series
         self._devices = devices
         self._samples = samples
+        self._trackers = trackers
         self._meter = Meter()
         self._fields: dict[str, Any] = {}
         self._bar: Any = None
@@ -103,7 +107,7 @@ class Reporter:
             "peakBytes": peak_bytes,
         }
         log.info("step", **line)
-        self._series.append(line)
+        self._append(line)
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
             self._bar.set_postfix(loss=f"{loss:.4f}")
@@ -114,7 +118,7 @@ class Reporter:
         self._fields |= {"eval_loss": _rounded(eval_loss), "best_eval_loss": _rounded(best_eval_loss)}
         line = {"step": done, "evalLoss": eval_loss, "bestEvalLoss": best_eval_loss}
         log.info("evaluation", **line)
-        self._series.append(line)
+        self._append(line)
         self._post(urgent=True)
 
     def sample(self, done: int, prompt: str, answer: str) -> None:
@@ -133,9 +137,9 @@ class Reporter:
     def commits(self, last: CheckpointRef | None, best: CheckpointRef | None) -> None:
         """Tell new commits."""
         self._checkpoints = {"last_checkpoint": last, "best_checkpoint": best}
-        self._series.upload()
-        if self._samples is not None:
-            self._samples.upload()
+        for one in (self._series, self._samples, *self._trackers):
+            if one is not None:
+                one.upload()
         self._post(urgent=True)
 
     def heartbeat(self) -> None:
@@ -154,14 +158,16 @@ class Reporter:
         parts = ("plan", "progress", "last_checkpoint", "best_checkpoint")
         return message.model_copy(update={part: getattr(newest, part) for part in parts})
 
-    def close(self) -> None:
-        """Tell the rest and stop."""
+    def close(self, *, succeeded: bool = False) -> None:
+        """Tell the rest and stop; `succeeded`: the training is done."""
         if self._bar is not None:
             self._bar.close()
-        self._series.close()
-        if self._samples is not None:
-            self._samples.close()
+        for series in (self._series, self._samples):
+            if series is not None:
+                series.close()
         self._poster.close()
+        for tracker in self._trackers:
+            tracker.close(succeeded=succeeded)
 
     @property
     def progress(self) -> Progress:
@@ -176,6 +182,11 @@ class Reporter:
             last_update_time=datetime.now(UTC),
             **self._fields,
         )
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self._series.append(line)
+        for tracker in self._trackers:
+            tracker.append(line)
 
     def _post(self, *, urgent: bool) -> None:
         sample = ProgressSample(attempt=self._attempt, plan=self._plan, progress=self.progress, **self._checkpoints)

@@ -46,6 +46,11 @@ class Scratch:
         return self.root / "samples.jsonl"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files of TensorBoard."""
+        return self.root / "tensorboard"
+
+    @property
     def metrics(self) -> Path:
         """The metrics series."""
         return self.root / "metrics.jsonl"

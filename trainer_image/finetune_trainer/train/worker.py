@@ -16,22 +16,20 @@ from finetune_trainer.data.prepared import PreparedFiles
 from finetune_trainer.data.settings import settle
 from finetune_trainer.errors import StageFailure, StopRequested
 from finetune_trainer.prepare.formats import Format
-from finetune_trainer.progress import open_progress
 from finetune_trainer.rendezvous import patience_of
 from finetune_trainer.stage_input import Pod, read_pod
 from finetune_trainer.storage import Store
 from finetune_trainer.train import finish, start
-from finetune_trainer.train.devices import Devices
 from finetune_trainer.train.ending import out_of_memory
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import from_rank_zero, join, on_rank_zero
 from finetune_trainer.train.report import Reporter
+from finetune_trainer.train.reporting import reporter_of
 from finetune_trainer.train.result import last_word, publish
 from finetune_trainer.train.run import Run
 from finetune_trainer.train.sampler import Sampler
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
-from finetune_trainer.train.series import MetricsSeries
 from finetune_trainer.train.state import RunState
 from finetune_trainer.train.stopping import StopSignal, stop_at_once
 from finetune_trainer.train.watchdog import Patience, Watchdog
@@ -63,11 +61,14 @@ def _train_and_score(run: Run, sampler: Sampler | None, store: Store, pod: Pod, 
     """Run the training with its uploader and its reporter, which end with it; a failure tells what was reached."""
     scratch, process = Scratch(pod.work_dir), run.process
     saver = Saver(_checkpoint_writer(run, writer), run.engine, run.method, process, scratch.staged)
-    reporter = _reporter(run, store, pod, writer) if process.rank == 0 else None
+    reporter = reporter_of(run, store, pod, writer) if process.rank == 0 else None
+    succeeded = False
     run.watchdog.listener = reporter
     signal.signal(signal.SIGTERM, stop_at_once)
     try:
-        return _run(run, saver, reporter, sampler, store, scratch, writer)
+        result = _run(run, saver, reporter, sampler, store, scratch, writer)
+        succeeded = True
+        return result
     except StopRequested as stop:
         failure = _stopped(saver)
         failure.reached = _reached(failure, run, saver, reporter)
@@ -82,7 +83,7 @@ def _train_and_score(run: Run, sampler: Sampler | None, store: Store, pod: Pod, 
     finally:
         saver.close()
         if reporter is not None:
-            reporter.close()
+            reporter.close(succeeded=succeeded)
 
 
 def _reached(failure: StageFailure, run: Run, saver: Saver, reporter: Reporter | None) -> TerminationMessage:
@@ -162,19 +163,4 @@ def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:
             keep_last=checkpoint.keep_last,
             keep_best=checkpoint.keep_best,
         )
-    )
-
-
-def _reporter(run: Run, store: Store, pod: Pod, writer: str) -> Reporter:
-    scratch = Scratch(pod.work_dir)
-    series = MetricsSeries(scratch.metrics, store, run.layout.metrics(writer))
-    samples = MetricsSeries(scratch.samples, store, run.layout.samples(writer))
-    return Reporter(
-        run.data.schedule,
-        run.plan,
-        attempt=run.job.attempt,
-        poster=open_progress(pod),
-        series=series,
-        devices=Devices.of(run.process, run.plan.precision),
-        samples=samples,
     )
