@@ -135,8 +135,6 @@ class TrackingServer(BaseHTTPRequestHandler):
     def do_POST(self):
         self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
-    do_PATCH = do_POST
-
     def answer(self, body):
         call = urlsplit(self.path).path.partition("/mlflow/")[2]
         self.server.calls.append((call, body, self.headers["Authorization"]))

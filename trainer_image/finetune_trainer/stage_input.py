@@ -1,8 +1,8 @@
 """What a pod is told: the job in `FINETUNE_JOB`, its own identity, and where its files are mounted.
 
 Outside Kubernetes (a local run, the tests) the paths are moved by `FINETUNE_WORK_DIR`, `FINETUNE_TERMINATION_LOG`
-and `FINETUNE_MOUNTS` (the folder that holds s3/credentials, ca/ca.crt, mlflow/ and token/token). `FINETUNE_HANG_SECONDS`
-replaces the ten minutes of silence that are never a hang.
+and `FINETUNE_MOUNTS` (the folder that holds s3/credentials, ca/ca.crt, mlflow/ and token/token).
+`FINETUNE_HANG_SECONDS` replaces the ten minutes of silence that are never a hang.
 """
 
 import os
