@@ -60,6 +60,7 @@ KEY = {"name": "s3", "key": "token"}
 ENV, FROM = "spec.podTemplate.env[1]", "spec.podTemplate.env[1].valueFrom"
 VOLUME, MOUNT = "spec.podTemplate.volumes[0]", "spec.podTemplate.volumeMounts[0]"
 DORA = {"useDora": True}
+MUON = {"type": "muon"}
 NEVER = {"everySteps": 0, "earlyStopping": {"patience": 2}}
 LISTED = [{"uri": "s3://datasets/other.jsonl"}]
 UNKNOWN = {"name": "data", "mountPath": "/data"}
@@ -83,6 +84,7 @@ CASES = [
     Case("needs evaluations to look at", "spec.evaluation", minimal_job(evaluation=NEVER)),
     Case("is not sharded", "spec", minimal_job(method={"type": "qlora"}, distributed={"zeroStage": 3})),
     Case("reads whole weights", "spec", minimal_job(method={"lora": DORA}, distributed={"zeroStage": 3})),
+    Case("makes whole matrices", "spec", minimal_job(training={"optimizer": MUON}, distributed={"zeroStage": 2})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"seed": 1}})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"test": 0}})),
     Case("set split.test: 0", "spec.data", minimal_job(data={"test": LISTED, "split": {"validation": 0}})),

@@ -75,6 +75,14 @@ def test_zero_stage(model, method, nodes, processes, stage):
     assert plan.world_size == nodes * processes
 
 
+def test_muon_is_not_sharded():
+    muon = {"optimizer": {"type": "muon"}}
+    assert resolve(spec(method="full", processes=2, training=muon), facts("8b", "full")).zero_stage == 0
+    with pytest.raises(StageFailure) as caught:
+        resolve(spec(method="full", processes=2, device="cpu", training=muon), facts("8b", "full", limit=16 * GIB))
+    assert "zeroStage" not in caught.value.message
+
+
 def test_what_is_set_is_kept():
     chosen = {"microBatchSize": 3, "activationCheckpointing": "on"}
     plan = resolve(spec(processes=2, zero=1, training=chosen), facts("8b", "lora"))

@@ -35,6 +35,12 @@ class FineTuneJobSpec(Record):
             " where stage 3 has them in parts",
         ),
         Rule(
+            "self.training.optimizer.type != 'muon' || self.distributed.zeroStage == 0"
+            " || self.distributed.zeroStage == 'auto'",
+            "spec.training.optimizer.type: muon needs spec.distributed.zeroStage 0 or auto: it makes whole matrices"
+            " orthogonal, and the other stages divide their gradients and its state",
+        ),
+        Rule(
             "self.distributed.device != 'cpu'"
             " || ((!has(self.podTemplate.resources.requests)"
             " || !self.podTemplate.resources.requests.exists(k, k.startsWith('nvidia.com/')))"

@@ -16,12 +16,13 @@ there."""
 
 
 class Optimizer(Record):
-    """AdamW (https://arxiv.org/abs/1711.05101)."""
+    """AdamW (https://arxiv.org/abs/1711.05101), or Muon (https://kellerjordan.github.io/posts/muon/)."""
 
-    type: Literal["adamw", "adamw8bit", "pagedAdamw8bit", "pagedAdamw32bit"] = Field(
+    type: Literal["adamw", "adamw8bit", "pagedAdamw8bit", "pagedAdamw32bit", "muon"] = Field(
         default="adamw",
         description="adamw keeps its state in 32 bits; 8-bit states take a quarter of the memory; paged ones are"
-        " moved to the host's memory when the GPU's is short.",
+        " moved to the host's memory when the GPU's is short. muon makes the updates of matrices orthogonal, and has"
+        " adamw for embeddings, head and vectors; it needs ZeRO stage 0.",
     )
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay.")
     betas: list[Decay] = Field(
@@ -36,6 +37,11 @@ class Optimizer(Record):
     def can_reshard(self) -> bool:
         """Whether its state can be divided among other processes: 8-bit states are scaled in blocks of a shard."""
         return self.type == "adamw"
+
+    @property
+    def can_shard(self) -> bool:
+        """Whether ZeRO can divide its state: Muon has to see whole matrices."""
+        return self.type != "muon"
 
 
 class LossSpike(Record):
@@ -99,7 +105,7 @@ class Training(Record):
         description="Each layer learns at so much of the rate of the layer above it, the embeddings at the least"
         " (https://arxiv.org/abs/1801.06146); 1: all learn alike.",
     )
-    optimizer: Optimizer = Field(default=Optimizer(), description="AdamW's settings.")
+    optimizer: Optimizer = Field(default=Optimizer(), description="The optimizer and its settings.")
     label_smoothing: float = Field(
         default=0.0,
         ge=0,

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from finetune_trainer.prepare.model_shape import ModelShape
 
 GIB = 1024**3
-OPTIMIZER_BYTES = {"adamw": 12, "pagedAdamw32bit": 12, "adamw8bit": 6, "pagedAdamw8bit": 6}
-"""Per trained parameter: fp32 master copy and two moments. Paged ones are counted as if they stayed."""
+OPTIMIZER_BYTES = {"adamw": 12, "pagedAdamw32bit": 12, "adamw8bit": 6, "pagedAdamw8bit": 6, "muon": 12}
+"""Per trained parameter: fp32 master copy and two moments. Paged ones are counted as if they stayed; muon as if all
+learned as the embeddings do, though hidden matrices have one moment.
+"""
 _FP32_BYTES = 4
 _SCALE_BITS = 0.5
 """Per weight of 4 bits, without double quantisation."""

@@ -1,7 +1,7 @@
 """The plan: what every `auto` becomes, decided before any training pod exists, and whether it fits at all.
 
-    zeroStage              0 for one process; else 2, and 3 where 2 does not fit: sharding the weights too costs
-                           a few percent of speed, so it is not done without need
+    zeroStage              0 for one process, or an optimizer that is not sharded; else 2, and 3 where 2 does not fit:
+                           sharding the weights too costs a few percent of speed, so it is not done without need
     activationCheckpointing  off where the activations fit, since recomputing them costs about a fifth of the speed
     microBatchSize         the largest divisor of a process's share of a step that fits, up to the number of tokens
                            beyond which a larger forward pass is not faster
@@ -112,7 +112,7 @@ def _zero_stages(spec: FineTuneJobSpec, world: int) -> list[int]:
     wanted = spec.distributed.zero_stage
     if wanted != "auto":
         return [wanted]
-    if world == 1:
+    if world == 1 or not spec.training.optimizer.can_shard:
         return [0]
     return [2, 3] if spec.method.can_shard_weights else [2]
 
@@ -175,7 +175,8 @@ def _advice(spec: FineTuneJobSpec, least: _Choice) -> str:
         advice.append("set spec.method.type: lora")
     if spec.method.type == "lora":
         advice.append("set spec.method.type: qlora")
-    if layout.world_size > 1 and layout.zero_stage < 3 and spec.method.can_shard_weights:
+    can_shard = spec.method.can_shard_weights and spec.training.optimizer.can_shard
+    if layout.world_size > 1 and layout.zero_stage < 3 and can_shard:
         advice.append("set spec.distributed.zeroStage: 3")
     if not layout.activation_checkpointing:
         advice.append("set spec.training.activationCheckpointing: on")

@@ -76,7 +76,7 @@ def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size
 def start_engine(loss: LossModule, plan: Plan, training: Training, config: dict[str, Any]) -> Engine:
     """Return the engine; every process must call it."""
     rates = layer_rates(loss.transformer, training.layerwise_learning_rate_decay)
-    optimizer = make_optimizer(loss.parameters(), training.optimizer, rates)
+    optimizer = make_optimizer(loss, training.optimizer, rates)
     with redirect_stdout(sys.stderr):
         import deepspeed
 
