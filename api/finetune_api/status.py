@@ -42,6 +42,9 @@ class Plan(Record):
     micro_batch_size: int = Field(description="Sequences per forward pass and process.")
     gradient_accumulation_steps: int = Field(description="Forward passes per optimizer step and process.")
     activation_checkpointing: bool = Field(description="Whether activations are recomputed.")
+    activation_checkpointing_every: int = Field(
+        default=1, description="Those of every so many-th layer, where activations are recomputed."
+    )
     attention: str = Field(max_length=32, description="Attention backend.")
     precision: str = Field(max_length=32, description="Number format of the computation.")
     total_steps: int = Field(description="Optimizer steps of the whole run.")

@@ -84,6 +84,7 @@ CASES = [
     Case("needs evaluations to look at", "spec.evaluation", minimal_job(evaluation=NEVER)),
     Case("is not sharded", "spec", minimal_job(method={"type": "qlora"}, distributed={"zeroStage": 3})),
     Case("reads whole weights", "spec", minimal_job(method={"lora": DORA}, distributed={"zeroStage": 3})),
+    Case("compiled into one", "spec", minimal_job(training={"compile": True}, distributed={"zeroStage": 3})),
     Case("makes whole matrices", "spec", minimal_job(training={"optimizer": MUON}, distributed={"zeroStage": 2})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"seed": 1}})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"test": 0}})),

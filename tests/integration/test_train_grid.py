@@ -29,6 +29,7 @@ def grid(world_size):
     # A micro-batch that leaves one process idle in its second pass, recomputed activations, no packing.
     odd = {"micro_batch_size": 1, "checkpointing": True, "world_size": world_size}
     cases += [Case(f"odd-{method}-{stage}-w{world_size}", method, stage, **odd) for method, stage in ODD]
+    cases[-1].checkpointing_every = 2
     cases += [Case(f"rows-w{world_size}", "full", 2, world_size, micro_batch_size=4, packing=False)]
     if world_size == 2:
         dropout = {"method": {"type": "lora", "lora": {"dropout": 0.2}}, "evaluation": {"everySteps": 2}}

@@ -38,6 +38,7 @@ class Case:
     precision: str = "fp32"
     packing: bool = True
     checkpointing: bool = False
+    checkpointing_every: int = 1
     steps: int = 4
     resume_at: int = 0
     resume_from: str = ""
@@ -92,6 +93,7 @@ def plan_of(case: Case) -> dict[str, Any]:
         "microBatchSize": case.micro_batch_size,
         "gradientAccumulationSteps": 1,
         "activationCheckpointing": case.checkpointing,
+        "activationCheckpointingEvery": case.checkpointing_every,
         "attention": "sdpa",
         "precision": case.precision,
         "totalSteps": case.steps,

@@ -35,6 +35,11 @@ class FineTuneJobSpec(Record):
             " where stage 3 has them in parts",
         ),
         Rule(
+            "!self.training.compile || self.distributed.zeroStage != 3",
+            "spec.training.compile needs spec.distributed.zeroStage 0, 1, 2 or auto: stage 3 puts weights together"
+            " between operations that would be compiled into one",
+        ),
+        Rule(
             "self.training.optimizer.type != 'muon' || self.distributed.zeroStage == 0"
             " || self.distributed.zeroStage == 'auto'",
             "spec.training.optimizer.type: muon needs spec.distributed.zeroStage 0 or auto: it makes whole matrices"

@@ -10,7 +10,7 @@ from finetune_api.spec.auto import Auto
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-LAYOUT = frozenset({"micro_batch_size", "activation_checkpointing", "loss_spike"})
+LAYOUT = frozenset({"micro_batch_size", "activation_checkpointing", "compile", "loss_spike"})
 """Fields of `Training` that say how a step is computed or watched and not what it gives: attempts of a run may differ
 there."""
 
@@ -120,8 +120,15 @@ class Training(Record):
         description="Noise on the embeddings while training (https://arxiv.org/abs/2310.05914), 5 to 15; 0: none.",
     )
     precision: Literal["bf16", "fp32"] = Field(default="bf16", description="Number format of the computation.")
-    activation_checkpointing: Literal["auto", "on", "off"] = Field(
-        default="auto", description="Recompute activations in the backward pass to save memory."
+    activation_checkpointing: Literal["auto", "on", "selective", "off"] = Field(
+        default="auto",
+        description="Recompute activations in the backward pass to save memory: on those of every layer, selective"
+        " those of every second one.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile each layer of the model with torch.compile: faster steps on GPUs after a minute or more at"
+        " the start. Needs a C++ compiler in the trainer's image, and ZeRO stage 0, 1 or 2.",
     )
     loss_spike: LossSpike | None = Field(
         default=None,

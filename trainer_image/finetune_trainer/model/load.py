@@ -14,6 +14,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.status import Plan
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods.freeze import decoder_layers
 from finetune_trainer.model import attention
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -50,8 +51,16 @@ def load_base(
             ExitCode.INVALID, Reason.INVALID_MODEL, f"{uri} cannot be loaded as a causal language model: {error}"
         ) from error
     if plan.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute(model, every=plan.activation_checkpointing_every)
     return model
+
+
+def recompute(model: PreTrainedModel, *, every: int) -> None:
+    """Have the activations of every so many-th layer computed once more in the backward pass, instead of kept."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if every > 1:
+        for index, layer in enumerate(decoder_layers(model)):
+            layer.gradient_checkpointing = index % every == 0
 
 
 @contextmanager

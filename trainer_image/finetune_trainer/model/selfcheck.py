@@ -11,6 +11,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.model import attention
+from finetune_trainer.model.compile import uncompiled
 from finetune_trainer.objectives.module import Inputs, LossModule
 
 _LENGTHS = [7, 5]
@@ -64,6 +65,7 @@ def _alone(loss: LossModule, row: torch.Tensor) -> torch.Tensor:
     model = loss.transformer
     model.set_attn_implementation("eager")
     try:
-        return loss.own_loss(row)
+        with uncompiled(model):
+            return loss.own_loss(row)
     finally:
         model.set_attn_implementation(attention.IMPLEMENTATION)

@@ -40,6 +40,8 @@ class Layout:
     micro_batch_tokens: int
     """Tokens of the largest micro-batch."""
     activation_checkpointing: bool
+    activation_checkpointing_every: int = 1
+    """Activations of every so many-th layer are recomputed."""
     optimizer_bytes: int = OPTIMIZER_BYTES["adamw"]
     """Bytes of the optimizer per trained parameter."""
     quantized_bits: int = 4
@@ -97,10 +99,10 @@ def number_bytes(precision: str) -> int:
 def _activations(shape: ModelShape, layout: Layout, width: int) -> int:
     tokens = layout.micro_batch_tokens
     per_layer = (_HIDDEN_TENSORS * shape.hidden_size + _INTERMEDIATE_TENSORS * shape.intermediate_size) * width
-    if layout.activation_checkpointing:  # the input of each layer, and one layer in full
-        kept = tokens * (shape.layers * shape.hidden_size * width + per_layer)
-    else:
-        kept = tokens * shape.layers * per_layer
+    recomputed = -(-shape.layers // layout.activation_checkpointing_every) if layout.activation_checkpointing else 0
+    # Of layers that are recomputed their input, and one of them in full; of the others all.
+    in_full = shape.layers - recomputed + (recomputed > 0)
+    kept = tokens * (recomputed * shape.hidden_size * width + in_full * per_layer)
     # Logits, their gradient and the softmax of one chunk.
     head = min(tokens, _HEAD_CHUNK_TOKENS) * shape.vocabulary * (width + 2 * _FP32_BYTES)
     return kept + head

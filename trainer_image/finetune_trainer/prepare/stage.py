@@ -19,6 +19,7 @@ from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.prepared import find_prepared
 from finetune_trainer.data.schedule import Schedule, schedule
 from finetune_trainer.data.settings import config_digest, settings_of
+from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.prepare.build import CacheBuilder
 from finetune_trainer.prepare.encode import build_encoder
 from finetune_trainer.prepare.lists import RowLists
@@ -40,6 +41,8 @@ from finetune_trainer.storage import Store
 def run(job: StageInput, store: Store) -> TerminationMessage:
     """Prepare the data of a job. Raises StageFailure with all that a user has to mend."""
     probe(job, store)
+    if job.spec.training.compile:
+        require_compiler()  # this pod has the image that trains
     layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
     prepared = find_prepared(store, layout)
     if prepared is None:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, StoppingCriteria, StoppingCriteriaList
 from finetune_trainer.export.answers import answer
 from finetune_trainer.export.questions import turn_end
 from finetune_trainer.model import attention
+from finetune_trainer.model.compile import uncompiled
 from finetune_trainer.prepare.formats import Format
 from finetune_trainer.prepare.prompts import encode_prompts
 from finetune_trainer.prepare.tokenizer import special_tokens
@@ -59,15 +60,16 @@ class Sampler:
         run.engine.train(False)
         model.set_attn_implementation("sdpa")
         try:
-            return answer(
-                model,
-                self._tokenizer,
-                self._prompts,
-                max_new_tokens=run.spec.evaluation.predictions.max_new_tokens,
-                stop_tokens=self._stop_tokens,
-                synced_gpus=synced,
-                stopping_criteria=StoppingCriteriaList([_Interruption(run)]),
-            )
+            with uncompiled(model):
+                return answer(
+                    model,
+                    self._tokenizer,
+                    self._prompts,
+                    max_new_tokens=run.spec.evaluation.predictions.max_new_tokens,
+                    stop_tokens=self._stop_tokens,
+                    synced_gpus=synced,
+                    stopping_criteria=StoppingCriteriaList([_Interruption(run)]),
+                )
         finally:
             model.set_attn_implementation(attention.IMPLEMENTATION)
             run.engine.train(True)

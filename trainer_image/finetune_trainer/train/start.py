@@ -18,6 +18,7 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods import method_of
 from finetune_trainer.model import selfcheck
 from finetune_trainer.model.attention import backend_for
+from finetune_trainer.model.compile import compile_layers
 from finetune_trainer.model.load import DTYPES, load_base
 from finetune_trainer.objectives import objective_of
 from finetune_trainer.prepare.model_shape import measure, read_config
@@ -60,6 +61,8 @@ def build(
     quantization = method.quantization(DTYPES[plan.precision])
     base = load_base(scratch.model, plan, deepspeed_config=config, quantization=quantization, uri=spec.model.uri)
     loss = objective.loss_of(method.adapt(base), spec.training)
+    if spec.training.compile:
+        compile_layers(loss.transformer)
     engine = start_engine(loss, plan, spec.training, config)
     backend = backend_for(process.device, DTYPES[plan.precision])
     gap = selfcheck.check(engine.module, process.device, backend)
