@@ -127,8 +127,8 @@ class Training(Record):
     )
     compile: bool = Field(
         default=False,
-        description="Compile each layer of the model with torch.compile: faster steps on GPUs after a minute or more at"
-        " the start. Needs a C++ compiler in the trainer's image, and ZeRO stage 0, 1 or 2.",
+        description="Compile each layer of the model with torch.compile: faster steps on GPUs, after a minute or more"
+        " at the start. Needs a C++ compiler in the trainer's image, and ZeRO stage 0, 1 or 2.",
     )
     loss_spike: LossSpike | None = Field(
         default=None,
