@@ -72,4 +72,4 @@ class PlaceWriter:
     ) -> None:
         """Close the files."""
         self._rows.close()
-        self._sources_file.write_text(json.dumps(list(self._sources), ensure_ascii=False))
+        self._sources_file.write_text(json.dumps(list(self._sources)))
