@@ -73,7 +73,10 @@ class DataReport(Record):
     train: SplitReport = Field(description="Training rows.")
     validation: SplitReport = Field(description="Validation rows.")
     test: SplitReport = Field(description="Test rows.")
-    dropped_too_long: int = Field(default=0, description="Rows longer than maxLength.")
+    dropped_too_long: int = Field(default=0, description="Rows left out because they are longer than maxLength.")
+    cut_documents: int = Field(
+        default=0, description="Documents of format text that are longer than maxLength: each became several rows."
+    )
     dropped_pii: int = Field(default=0, description="Rows left out for their personal data.")
     pii_rows: int = Field(default=0, description="Rows in which personal data was found.")
     pii: list[PiiCount] = Field(default=[], description="Personal data that was found, by kind.")

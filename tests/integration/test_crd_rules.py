@@ -60,6 +60,7 @@ KEY = {"name": "s3", "key": "token"}
 ENV, FROM = "spec.podTemplate.env[1]", "spec.podTemplate.env[1].valueFrom"
 VOLUME, MOUNT = "spec.podTemplate.volumes[0]", "spec.podTemplate.volumeMounts[0]"
 DORA = {"useDora": True}
+ASKED = {"rows": 3}
 NEVER = {"everySteps": 0, "earlyStopping": {"patience": 2}}
 LISTED = [{"uri": "s3://datasets/other.jsonl"}]
 UNKNOWN = {"name": "data", "mountPath": "/data"}
@@ -105,6 +106,11 @@ CASES = [
     Case("cpu takes no GPU", "spec", minimal_job(**CPU, **pods(resources={"requests": {MIG: 1}}))),
     Case("one process per GPU", "spec", minimal_job(**pods(resources={"limits": {GPU: 8}}))),
     Case("one process per GPU", "spec", minimal_job(**pods(resources={"limits": {GPU: "2"}}))),
+    Case("which spec.objective: pretrain trains on", "spec", minimal_job(data={"format": "text"})),
+    Case(
+        "set spec.data.format: text or auto", "spec", minimal_job(objective="pretrain", data={"format": "messages"})
+    ),
+    Case("running text asks nothing", "spec", minimal_job(objective="pretrain", evaluation={"predictions": ASKED})),
     Case("takes the same share", "spec", minimal_job(distributed={"numNodes": 3, "processesPerNode": 2})),
     *(
         Case("may not set FINETUNE_", ENV, variable(name, value="x"))
@@ -129,6 +135,8 @@ CASES = [
 ACCEPTED = {
     "validation list without split": minimal_job(data={"validation": LISTED}),
     "validation list with the share set to 0": minimal_job(data={"validation": LISTED, "split": {"validation": 0}}),
+    "running text": minimal_job(objective="pretrain", data={"format": "text"}),
+    "running text by its first row": minimal_job(objective="pretrain"),
     "lora block": minimal_job(method={"lora": {"rank": 8}}),
     "steps instead of epochs": minimal_job(training={"epochs": None, "maxSteps": 10}),
     "part of an epoch": minimal_job(training={"epochs": 0.5}),

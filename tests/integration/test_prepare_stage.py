@@ -198,6 +198,25 @@ def test_rows_that_are_too_long_are_dropped_and_counted(s3_job):
     assert (data.train.rows, data.dropped_too_long) == (10, 1)
 
 
+def test_long_documents_are_cut_and_learned_whole(s3_job, tmp_path):
+    texts_of = [f"Page {number}. " + "Open the settings page and press reset. " * number for number in range(40)]
+    s3_job.put_rows("rows/train.jsonl", [{"text": text} for text in texts_of])
+    spec = {"objective": "pretrain", "data": {**base_data(s3_job), "maxLength": 64, "split": NO_SPLIT}}
+    job = s3_job.stage_input(**spec)
+    data = run(job, s3_job.store).data
+    assert (data.format, data.dropped_too_long, data.validation.rows) == ("text", 0, 0)
+    assert data.cut_documents > 20
+    assert data.train.rows > 40 + data.cut_documents
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    tokenizer, cache = AutoTokenizer.from_pretrained(prepared.tokenizer), TokenCache.open(prepared.cache, "train")
+    tokens = sum(len(ids) for ids in tokenizer(texts_of, add_special_tokens=False)["input_ids"])
+    # Every token but each document's first, and one end of each.
+    assert data.train.supervised_tokens == tokens - 40 + 40
+    assert data.train.tokens == data.train.supervised_tokens + data.train.rows
+    assert int(cache.lengths.max()) == 64
+    assert int((cache.input_ids == tokenizer.eos_token_id).sum()) == 40
+
+
 def test_the_models_positions_bound_the_rows_too(s3_job):
     s3_job.put_rows("rows/train.jsonl", [*rows(10), row(11, messages=[*row(0)["messages"]] * 60)])
     data = run(

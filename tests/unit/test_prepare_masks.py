@@ -8,14 +8,16 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.prepare.encode import Encoded, build_encoder
-from finetune_trainer.prepare.formats import Completion, Conversation, Turn
+from finetune_trainer.prepare.encode import Encoded, build_encoder, cut
+from finetune_trainer.prepare.formats import Completion, Conversation, Document, Turn
 from finetune_trainer.prepare.problems import RowError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -178,8 +180,42 @@ def test_prompt_and_completion_are_plain_text(name, opening):
     assert row.input_ids[: row.supervised.index(True)] == tokenizer("How do I")["input_ids"]
 
 
-def test_prompt_and_completion_need_an_end_of_sequence_token():
+@pytest.mark.parametrize("form", ["promptCompletion", "text"])
+def test_plain_text_needs_an_end_of_sequence_token(form):
     tokenizer = make_tokenizer("chatml")
     tokenizer.eos_token = None
     with pytest.raises(StageFailure, match="no end-of-sequence token"):
-        build_encoder(tokenizer, "promptCompletion")
+        build_encoder(tokenizer, form)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("chatml", "Open the settings.", "O[[pen the settings.<|im_end|>]]"),
+        ("llama3", "Open the settings.", "<|begin_of_text|>[[Open the settings.<|end_of_text|>]]"),
+        ("llama3", "Done.<|end_of_text|>", "<|begin_of_text|>[[Done.<|end_of_text|>]]"),
+    ],
+)
+def test_running_text_is_learned_whole_and_ends_once(name, text, wanted):
+    tokenizer = make_tokenizer(name)
+    tokenizer.chat_template = None
+    [row] = build_encoder(tokenizer, "text").encode([Document(text)])
+    assert isinstance(row, Encoded)
+    assert bracketed(tokenizer, row).replace("[[", "").replace("]]", "") == wanted.replace("[[", "").replace("]]", "")
+    assert row.supervised == [False] + [True] * (len(row.input_ids) - 1)
+    assert row.input_ids.count(tokenizer.eos_token_id) == 1
+
+
+@given(st.integers(2, 200), st.integers(2, 70))
+def test_a_cut_document_is_learned_once_and_never_without_a_token_before(length, limit):
+    ids = list(range(length))
+    pieces = cut(Encoded(ids, [False] + [True] * (length - 1)), limit)
+    learned = [
+        (piece.input_ids[at - 1], piece.input_ids[at])
+        for piece in pieces
+        for at, is_learned in enumerate(piece.supervised)
+        if is_learned
+    ]
+    assert learned == list(zip(ids, ids[1:], strict=False))
+    assert max(len(piece.input_ids) for piece in pieces) <= limit
+    assert not any(piece.supervised[0] for piece in pieces)

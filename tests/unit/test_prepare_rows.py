@@ -134,20 +134,29 @@ def test_a_file_that_is_no_parquet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "form"),
+    ("columns", "objective", "form"),
     [
-        ({"messages": [], "prompt": "", "completion": ""}, "messages"),
-        ({"prompt": "", "completion": "", "x": 1}, "promptCompletion"),
+        ({"messages": [], "prompt": "", "completion": ""}, "sft", "messages"),
+        ({"prompt": "", "completion": "", "x": 1}, "sft", "promptCompletion"),
+        ({"messages": [], "text": ""}, "sft", "messages"),
+        ({"messages": [], "text": ""}, "pretrain", "text"),
     ],
 )
-def test_detects_the_format(columns, form):
-    assert detect(columns) == form
+def test_detects_the_format(columns, objective, form):
+    assert detect(columns, objective) == form
 
 
-def test_an_unknown_format_names_what_was_found():
+@pytest.mark.parametrize(
+    ("objective", "problem"),
+    [
+        ("sft", "need 'messages', or 'prompt' and 'completion'; found 'question', 'answer'"),
+        ("pretrain", "need 'text'; found 'question', 'answer'"),
+    ],
+)
+def test_an_unknown_format_names_what_was_found(objective, problem):
     with pytest.raises(RowError) as caught:
-        detect({"question": "", "answer": ""})
-    assert caught.value.text == "need 'messages', or 'prompt' and 'completion'; found 'question', 'answer'"
+        detect({"question": "", "answer": ""}, objective)
+    assert caught.value.text == problem
 
 
 ROLES = "write system, user or assistant"
@@ -229,6 +238,26 @@ def test_completions_that_are_refused(columns, field, problem):
     with pytest.raises(RowError) as caught:
         parse(columns, "promptCompletion")
     assert (caught.value.field, caught.value.text) == (field, problem)
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"messages": GOOD}, "is missing; format text needs it in every row"),
+        ({"text": " \n"}, "is empty"),
+        ({"text": 7}, "is int, not text"),
+    ],
+)
+def test_texts_that_are_refused(columns, problem):
+    with pytest.raises(RowError) as caught:
+        parse(columns, "text")
+    assert (caught.value.field, caught.value.text) == ("text", problem)
+
+
+def test_a_text_goes_back_into_columns():
+    columns = {"text": "Once.", "source": "book"}
+    assert to_columns(parse(columns, "text")) == {"text": "Once."}
+    assert other_columns(columns, "text") == {"source": "book"}
 
 
 def test_an_example_goes_back_into_columns():

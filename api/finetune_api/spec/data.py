@@ -71,10 +71,10 @@ class Data(Record):
         ),
     )
 
-    format: Literal["auto", "messages", "promptCompletion"] = Field(
+    format: Literal["auto", "messages", "promptCompletion", "text"] = Field(
         default="auto",
-        description="messages: a list of role/content turns; promptCompletion: columns prompt and completion;"
-        " auto: told from the first row.",
+        description="messages: a list of role/content turns; promptCompletion: columns prompt and completion; text: a"
+        " column text, for objective pretrain; auto: told from the first row.",
     )
     train: list[DataSource] = Field(min_length=1, max_length=64, description="Sources of training rows.")
     validation: list[DataSource] = Field(default=[], max_length=64, description="Sources of validation rows.")
@@ -87,7 +87,7 @@ class Data(Record):
         default=2048,
         ge=16,
         le=1048576,
-        description="Longest row in tokens; longer rows are dropped and counted.",
+        description="Longest row in tokens; longer rows are dropped and counted, but those of format text are cut.",
     )
     pii: Pii = Field(default=Pii(), description="What is done about personal data in the rows.")
     packing: bool = Field(

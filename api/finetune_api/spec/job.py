@@ -14,6 +14,8 @@ from finetune_api.spec.model import Model
 from finetune_api.spec.storage import Checkpoint, Output, Storage
 from finetune_api.spec.training import Training
 
+ObjectiveType = Literal["sft", "pretrain"]
+
 
 class FineTuneJobSpec(Record):
     """Specification of a fine-tuning job."""
@@ -51,6 +53,20 @@ class FineTuneJobSpec(Record):
             " (one process per GPU)",
         ),
         Rule(
+            "self.objective == 'pretrain' || self.data.format != 'text'",
+            "spec.data.format: text is running text, which spec.objective: pretrain trains on; set that objective, or"
+            " another format",
+        ),
+        Rule(
+            "self.objective != 'pretrain' || self.data.format in ['auto', 'text']",
+            "spec.objective: pretrain trains on running text; set spec.data.format: text or auto",
+        ),
+        Rule(
+            "self.objective != 'pretrain' || self.evaluation.predictions.rows == 0",
+            "spec.evaluation.predictions asks the model what test rows answer, and running text asks nothing; set"
+            " predictions.rows: 0 or another spec.objective",
+        ),
+        Rule(
             "self.training.globalBatchSize % (self.distributed.numNodes * self.distributed.processesPerNode) == 0",
             "spec.training.globalBatchSize must be a multiple of distributed.numNodes x distributed.processesPerNode:"
             " every process takes the same share",
@@ -58,8 +74,10 @@ class FineTuneJobSpec(Record):
     )
 
     model: Model = Field(description="The base model.")
-    objective: Literal["sft"] = Field(
-        default="sft", description="sft: supervised fine-tuning, loss on the assistant's answers alone."
+    objective: ObjectiveType = Field(
+        default="sft",
+        description="sft: supervised fine-tuning, loss on the assistant's answers alone; pretrain: continued"
+        " pretraining, loss on every token of running text.",
     )
     method: Method = Field(default=Method(), description="How the model is adapted.")
     data: Data = Field(description="Rows to train, validate and test on.")

@@ -14,7 +14,11 @@ def render(
     """Return the card's Markdown."""
     spec, data, plan = job.spec, prepared.data, prepared.plan
     adapter = method_of(spec.method).result == "adapter"
-    header = {"library_name": "peft" if adapter else "transformers", "base_model": spec.model.uri, "tags": ["sft"]}
+    header = {
+        "library_name": "peft" if adapter else "transformers",
+        "base_model": spec.model.uri,
+        "tags": [spec.objective],
+    }
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
     sections = [
         f"---\n{front}\n---\n\n# {job.name}\n",

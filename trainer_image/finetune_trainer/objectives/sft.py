@@ -6,7 +6,7 @@ logits of a whole batch never exist: they would be the largest tensor of the ste
 
 from collections.abc import Sequence
 from math import exp
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -55,6 +55,8 @@ class SupervisedLoss(LossModule):
 
 class Supervised:
     """Objective `sft`."""
+
+    predicts: Literal["answers", "nothing"] = "answers"
 
     def loss_of(self, model: nn.Module, training: Training) -> LossModule:
         """Return the model with its loss."""

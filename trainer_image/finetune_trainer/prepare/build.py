@@ -18,7 +18,7 @@ from typing import Any
 
 from finetune_trainer import log
 from finetune_trainer.data.cache import SPLITS, CacheWriter, SplitName
-from finetune_trainer.prepare.encode import Encoded, Encoder
+from finetune_trainer.prepare.encode import Encoded, Encoder, cut
 from finetune_trainer.prepare.formats import Example, Format, canonical, other_columns, parse, to_columns
 from finetune_trainer.prepare.pii.policy import Privacy
 from finetune_trainer.prepare.problems import Place, Problems, RowError
@@ -43,6 +43,8 @@ class Counts:
 
     read: int = 0
     too_long: dict[SplitName, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    cut: int = 0
+    """Documents that became several rows."""
     longest: int = 0
     """Tokens of the longest row, kept or not."""
     in_held_out: int = 0
@@ -123,11 +125,16 @@ class CacheBuilder:
 
     def _append(self, row: _Checked, encoded: Encoded) -> None:
         self.counts.longest = max(self.counts.longest, len(encoded.input_ids))
+        pieces = [encoded]
         if len(encoded.input_ids) > self._row_limit:
-            self.counts.too_long[row.split] += 1
-            return
+            if self.form != "text":
+                self.counts.too_long[row.split] += 1
+                return
+            self.counts.cut += 1
+            pieces = cut(encoded, self._row_limit)
         self.counts.highest_token = max(self.counts.highest_token, *encoded.input_ids)
-        self.writers[row.split].append(encoded.input_ids, [False, *encoded.supervised[1:]])
+        for piece in pieces:
+            self.writers[row.split].append(piece.input_ids, [False, *piece.supervised[1:]])
         if row.split == "test":
             columns = {**other_columns(row.columns, self.form), **to_columns(row.example)}
             self._test_rows.write(json.dumps(columns, ensure_ascii=False, default=str) + "\n")

@@ -2,6 +2,7 @@
 
     messages           {"messages": [{"role": "system"|"user"|"assistant", "content": "..."}, ...]}
     promptCompletion   {"prompt": "...", "completion": "..."}
+    text               {"text": "..."}
 
 A conversation may open with a system turn; then user and assistant take turns, beginning with user and ending with
 assistant. Other columns are no part of an example.
@@ -12,10 +13,17 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from finetune_api.spec.job import ObjectiveType
 from finetune_trainer.prepare.problems import RowError
 
-Format = Literal["messages", "promptCompletion"]
-_COLUMNS: dict[Format, tuple[str, ...]] = {"messages": ("messages",), "promptCompletion": ("prompt", "completion")}
+Format = Literal["messages", "promptCompletion", "text"]
+_COLUMNS: dict[Format, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "promptCompletion": ("prompt", "completion"),
+    "text": ("text",),
+}
+_FORMATS: dict[ObjectiveType, tuple[Format, ...]] = {"sft": ("messages", "promptCompletion"), "pretrain": ("text",)}
+"""What an objective can be trained on."""
 _ROLES = ("system", "user", "assistant")
 
 
@@ -42,16 +50,24 @@ class Completion:
     completion: str
 
 
-Example = Conversation | Completion
+@dataclass(frozen=True)
+class Document:
+    """An example of format text."""
+
+    text: str
 
 
-def detect(columns: dict[str, Any]) -> Format:
-    """Tell the format from a row's columns. Raises RowError when it is none."""
-    for name, needed in _COLUMNS.items():
-        if all(column in columns for column in needed):
+Example = Conversation | Completion | Document
+
+
+def detect(columns: dict[str, Any], objective: ObjectiveType) -> Format:
+    """Tell the format of an objective from a row's columns. Raises RowError when it is none."""
+    for name in _FORMATS[objective]:
+        if all(column in columns for column in _COLUMNS[name]):
             return name
+    wanted = ", or ".join(" and ".join(map(repr, _COLUMNS[name])) for name in _FORMATS[objective])
     found = ", ".join(repr(column) for column in columns) or "none"
-    raise RowError("columns", f"need 'messages', or 'prompt' and 'completion'; found {found}")
+    raise RowError("columns", f"need {wanted}; found {found}")
 
 
 def parse(columns: dict[str, Any], form: Format) -> Example:
@@ -59,6 +75,8 @@ def parse(columns: dict[str, Any], form: Format) -> Example:
     for column in _COLUMNS[form]:
         if columns.get(column) is None:
             raise RowError(column, f"is missing; format {form} needs it in every row")
+    if form == "text":
+        return Document(_text(columns["text"], "text"))
     if form == "promptCompletion":
         return Completion(_text(columns["prompt"], "prompt"), _text(columns["completion"], "completion"))
     return _conversation(columns["messages"])
@@ -71,6 +89,8 @@ def other_columns(columns: dict[str, Any], form: Format) -> dict[str, Any]:
 
 def to_columns(example: Example) -> dict[str, Any]:
     """Return the columns of an example: the inverse of parse."""
+    if isinstance(example, Document):
+        return {"text": example.text}
     if isinstance(example, Completion):
         return {"prompt": example.prompt, "completion": example.completion}
     return {"messages": [{"role": turn.role, "content": turn.content} for turn in example.turns]}

@@ -57,6 +57,7 @@ def report(builder: CacheBuilder, *, sequences: int, digest: str) -> DataReport:
         validation=splits["validation"],
         test=splits["test"],
         dropped_too_long=sum(builder.counts.too_long.values()),
+        cut_documents=builder.counts.cut,
         dropped_pii=pii.dropped,
         pii_rows=pii.rows,
         pii=[PiiCount(kind=kind, places=places) for kind, places in sorted(pii.places.items())],

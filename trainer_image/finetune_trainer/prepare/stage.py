@@ -88,7 +88,7 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
 def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: ModelShape, result: Path) -> CacheBuilder:
     data = job.spec.data
     lists = RowLists(store, data, result.parent / "rows")
-    form = lists.format()
+    form = lists.format(job.spec.objective)
     log.info("format", format=form)
     row_limit = min(data.max_length, shape.max_positions or data.max_length)
     with CacheBuilder(
