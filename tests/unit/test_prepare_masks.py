@@ -5,6 +5,7 @@ SmolLM2 is the real one. The files under tests/golden/masks were written by hand
 """
 
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -191,9 +192,9 @@ def test_plain_text_needs_an_end_of_sequence_token(form):
 @pytest.mark.parametrize(
     ("name", "text", "wanted"),
     [
-        ("chatml", "Open the settings.", "O[[pen the settings.<|im_end|>]]"),
-        ("llama3", "Open the settings.", "<|begin_of_text|>[[Open the settings.<|end_of_text|>]]"),
-        ("llama3", "Done.<|end_of_text|>", "<|begin_of_text|>[[Done.<|end_of_text|>]]"),
+        ("chatml", "Open the settings.", "Open the settings.<|im_end|>"),
+        ("llama3", "Open the settings.", "<|begin_of_text|>Open the settings.<|end_of_text|>"),
+        ("llama3", "Done.<|end_of_text|>", "<|begin_of_text|>Done.<|end_of_text|>"),
     ],
 )
 def test_running_text_is_learned_whole_and_ends_once(name, text, wanted):
@@ -201,9 +202,8 @@ def test_running_text_is_learned_whole_and_ends_once(name, text, wanted):
     tokenizer.chat_template = None
     [row] = build_encoder(tokenizer, "text").encode([Document(text)])
     assert isinstance(row, Encoded)
-    assert bracketed(tokenizer, row).replace("[[", "").replace("]]", "") == wanted.replace("[[", "").replace("]]", "")
+    assert tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False) == wanted
     assert row.supervised == [False] + [True] * (len(row.input_ids) - 1)
-    assert row.input_ids.count(tokenizer.eos_token_id) == 1
 
 
 @given(st.integers(2, 200), st.integers(2, 70))
@@ -216,6 +216,6 @@ def test_a_cut_document_is_learned_once_and_never_without_a_token_before(length,
         for at, is_learned in enumerate(piece.supervised)
         if is_learned
     ]
-    assert learned == list(zip(ids, ids[1:], strict=False))
+    assert learned == list(pairwise(ids))
     assert max(len(piece.input_ids) for piece in pieces) <= limit
     assert not any(piece.supervised[0] for piece in pieces)
