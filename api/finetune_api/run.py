@@ -38,6 +38,21 @@ class FileEntry(Record):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the content, hex.")
 
 
+class Classes(Record):
+    """What a classifier tells apart."""
+
+    labels: list[str] = Field(min_length=2, description="By class id.")
+    rows: list[int] = Field(description="Training rows of each.")
+    pad_token_id: int = Field(ge=0, description="Token that fills up batches; no row ends with it.")
+
+
+class Confusion(Record):
+    """How often rows of one label were taken for another."""
+
+    labels: list[str] = Field(description="By class id.")
+    rows: list[list[int]] = Field(description="Rows by true class (outer) and predicted class (inner).")
+
+
 class Prepared(Record):
     """`prepared/manifest.json`: the token cache, its plan and its report."""
 
@@ -46,6 +61,7 @@ class Prepared(Record):
     model_files: list[FileEntry] = Field(description="Files of the base model as prepare saw them.")
     data: DataReport = Field(description="What was prepared.")
     plan: Plan = Field(description="What auto became.")
+    classes: Classes | None = Field(default=None, description="Objective classification.")
     settings: dict[str, Any] = Field(
         description="The fields of the spec that a checkpoint depends on, as they were then, defaults spelled out."
     )
@@ -98,6 +114,7 @@ class TrainResult(Record):
     last_checkpoint: CheckpointRef = Field(description="Newest commit.")
     best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
     evaluation: EvaluationResult = Field(description="Scores of the base and the tuned model on the test rows.")
+    confusion: Confusion | None = Field(default=None, description="The tuned model's on the test rows.")
 
 
 class OutputManifest(Record):

@@ -66,6 +66,15 @@ class PiiCount(Record):
     places: int = Field(default=0, description="Places in the rows.")
 
 
+class ClassReport(Record):
+    """Rows of one label."""
+
+    label: str = Field(default="", description="The label.")
+    train: int = Field(default=0, description="Training rows.")
+    validation: int = Field(default=0, description="Validation rows.")
+    test: int = Field(default=0, description="Test rows.")
+
+
 class DataReport(Record):
     """The data after preparation."""
 
@@ -80,6 +89,10 @@ class DataReport(Record):
     dropped_pii: int = Field(default=0, description="Rows left out for their personal data.")
     pii_rows: int = Field(default=0, description="Rows in which personal data was found.")
     pii: list[PiiCount] = Field(default=[], description="Personal data that was found, by kind.")
+    num_classes: int | None = Field(default=None, description="Labels that are told apart.")
+    classes: list[ClassReport] = Field(
+        default=[], description="Rows by label; of many labels, those with the most training rows."
+    )
     supervised_share: float = Field(default=0.0, description="Share of training tokens with loss.")
     padding_share: float = Field(default=0.0, description="Share of padding in the training batches.")
     digest: str = Field(description="SHA-256 over the prepared rows.")
@@ -129,12 +142,28 @@ class CheckpointRef(Record):
 
 
 class Scores(Record):
-    """Scores on the test rows."""
+    """Scores on rows that were not trained on: those of tokens, or those of labels."""
 
-    loss: float = Field(description="Mean cross-entropy per supervised token.")
-    perplexity: float = Field(description="exp(loss).")
-    token_accuracy: float = Field(description="Share of supervised tokens predicted right.")
-    tokens: int = Field(description="Supervised tokens scored.")
+    loss: float = Field(
+        description="Mean cross-entropy: per supervised token, or per row of a class, weighted as in training."
+    )
+    perplexity: float | None = Field(default=None, description="exp(loss); of tokens.")
+    token_accuracy: float | None = Field(default=None, description="Share of supervised tokens predicted right.")
+    tokens: int | None = Field(default=None, description="Supervised tokens scored.")
+    rows: int | None = Field(default=None, description="Rows whose label was predicted.")
+    accuracy: float | None = Field(default=None, description="Share of rows whose label was predicted right.")
+    precision_macro: float | None = Field(
+        default=None, description="Share of right ones among the rows given a label, mean over the labels."
+    )
+    recall_macro: float | None = Field(
+        default=None, description="Share of a label's rows that were found, mean over the labels."
+    )
+    f1_macro: float | None = Field(
+        default=None, description="Harmonic mean of precision and recall of a label, mean over the labels."
+    )
+    f1_micro: float | None = Field(
+        default=None, description="The same over all rows at once; with one label a row it equals the accuracy."
+    )
 
 
 class EvaluationResult(Record):

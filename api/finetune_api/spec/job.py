@@ -14,7 +14,7 @@ from finetune_api.spec.model import Model
 from finetune_api.spec.storage import Checkpoint, Output, Storage
 from finetune_api.spec.training import Training
 
-ObjectiveType = Literal["sft", "pretrain"]
+ObjectiveType = Literal["sft", "pretrain", "classification"]
 
 
 class FineTuneJobSpec(Record):
@@ -62,6 +62,22 @@ class FineTuneJobSpec(Record):
             "spec.objective: pretrain trains on running text; set spec.data.format: text or auto",
         ),
         Rule(
+            "self.objective == 'classification' || self.data.format != 'label'",
+            "spec.data.format: label is for spec.objective: classification; set that objective, or another format",
+        ),
+        Rule(
+            "self.objective != 'classification' || self.data.format in ['auto', 'label']",
+            "spec.objective: classification trains on rows with labels; set spec.data.format: label or auto",
+        ),
+        Rule(
+            "self.objective == 'classification' || !has(self.data.labels) || size(self.data.labels) == 0",
+            "spec.data.labels belongs to spec.objective: classification; remove the list or set that objective",
+        ),
+        Rule(
+            "self.objective == 'classification' || self.training.classWeights == 'none'",
+            "spec.training.classWeights belongs to spec.objective: classification; remove it or set that objective",
+        ),
+        Rule(
             "self.objective != 'pretrain' || self.evaluation.predictions.rows == 0",
             "spec.evaluation.predictions asks the model what test rows answer, and running text asks nothing; set"
             " predictions.rows: 0 or another spec.objective",
@@ -77,7 +93,8 @@ class FineTuneJobSpec(Record):
     objective: ObjectiveType = Field(
         default="sft",
         description="sft: supervised fine-tuning, loss on the assistant's answers alone; pretrain: continued"
-        " pretraining, loss on every token of running text.",
+        " pretraining, loss on every token of running text; classification: a head on each row's last token tells"
+        " labels apart.",
     )
     method: Method = Field(default=Method(), description="How the model is adapted.")
     data: Data = Field(description="Rows to train, validate and test on.")

@@ -11,16 +11,18 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 from torch import nn
 
+from finetune_api.run import Classes, Confusion
 from finetune_api.spec import FineTuneJobSpec, Training
 from finetune_api.status import Scores
 from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.module import Inputs, LossModule
 from finetune_trainer.objectives.pretrain import Pretraining
 from finetune_trainer.objectives.sft import Supervised
 
 __all__ = ["Inputs", "LossModule", "Objective", "objective_of"]
 
-Predicts = Literal["answers", "nothing"]
+Predicts = Literal["answers", "labels", "nothing"]
 
 
 class Objective(Protocol):
@@ -28,6 +30,8 @@ class Objective(Protocol):
 
     predicts: Predicts
     """What the test rows ask of the tuned model, once it is exported."""
+    scores_base: bool
+    """Whether scores of the base model, before it is trained, mean anything."""
 
     def loss_of(self, model: nn.Module, training: Training) -> LossModule:
         """Return the model with its loss."""
@@ -38,7 +42,13 @@ class Objective(Protocol):
     def scores(self, loss_sum: float, counts: Sequence[float]) -> Scores | None:
         """Return the scores of all rows of a split, given the sums of what the module returned; None without any."""
 
+    def confusion(self, counts: Sequence[float]) -> Confusion | None:
+        """Return which label was taken for which; None where there are no labels."""
 
-def objective_of(spec: FineTuneJobSpec) -> Objective:
-    """Return the objective that a spec names."""
+
+def objective_of(spec: FineTuneJobSpec, classes: Classes | None) -> Objective:
+    """Return the objective that a spec names; `classes` are those that were found when its data was prepared."""
+    if spec.objective == "classification":
+        assert classes is not None  # noqa: S101 - prepared for this objective
+        return Classification(classes, spec.training)
     return Pretraining() if spec.objective == "pretrain" else Supervised()

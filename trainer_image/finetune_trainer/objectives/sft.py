@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from finetune_api.run import Confusion
 from finetune_api.spec import Training
 from finetune_api.status import Scores
 from finetune_trainer.data.cache import TokenCache
@@ -57,6 +58,7 @@ class Supervised:
     """Objective `sft`."""
 
     predicts: Literal["answers", "nothing"] = "answers"
+    scores_base = True
 
     def loss_of(self, model: nn.Module, training: Training) -> LossModule:
         """Return the model with its loss."""
@@ -76,3 +78,7 @@ class Supervised:
         loss = loss_sum / tokens
         perplexity = exp(min(loss, _LARGEST_EXPONENT))
         return Scores(loss=loss, perplexity=perplexity, token_accuracy=correct / tokens, tokens=int(tokens))
+
+    def confusion(self, counts: Sequence[float]) -> Confusion | None:
+        """Return None: tokens are too many to tell which was taken for which."""
+        return None

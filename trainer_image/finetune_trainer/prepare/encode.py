@@ -4,7 +4,8 @@ A conversation is rendered by the chat template (`template.py`); the answers are
 that ends the turn, so that the tuned model knows when to stop, but without the white space that a template puts
 after it. Prompt and completion are used as they stand, as TRL does with plain text: the tokenizer's own opening
 token if it has one, the prompt, the completion, the end-of-sequence token; no chat template is applied. Running text
-is encoded likewise, and all of it but its first token is supervised.
+is encoded likewise, and all of it but its first token is supervised. Rows with a label have no supervised token: what
+is predicted is their class.
 
 Where an answer begins, text is always cut: generation starts from the tokens of the prompt alone, so a token that
 reaches over the cut could never be produced there.
@@ -16,10 +17,11 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from finetune_trainer import log
-from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example, Format
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example, Format, Labelled
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.problems import RowError
-from finetune_trainer.prepare.template import Rendered, render
+from finetune_trainer.prepare.template import Rendered, apply, render
 from finetune_trainer.prepare.tokenizer import special_tokens
 
 
@@ -48,12 +50,18 @@ def build_encoder(tokenizer: Any, form: Format) -> Encoder:
                 " set eos_token in tokenizer_config.json"
             )
         return CompletionEncoder(tokenizer) if form == "promptCompletion" else TextEncoder(tokenizer)
+    if form == "label":
+        return LabelEncoder(tokenizer)
     if not tokenizer.chat_template:
-        raise invalid_model(
-            "the tokenizer has no chat template, which format messages needs;"
-            " set spec.model.chatTemplate, or use columns prompt and completion"
-        )
+        raise _no_template()
     return ChatEncoder(tokenizer)
+
+
+def _no_template() -> StageFailure:
+    return invalid_model(
+        "the tokenizer has no chat template, which a column messages needs;"
+        " set spec.model.chatTemplate, or use columns of plain text"
+    )
 
 
 class ChatEncoder:
@@ -181,6 +189,42 @@ class TextEncoder:
         end = self._tokenizer.eos_token_id
         ids = [*self._opening, *tokens, *([] if tokens[-1] == end else [end])]
         return Encoded(ids, [False] + [True] * (len(ids) - 1))
+
+
+class LabelEncoder:
+    """Encodes rows to classify as the tokenizer encodes any text: so any program gives the model the same tokens.
+
+    The class is read off the last token. Padding at the end is left out, since transformers looks for the last token
+    that is none.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
+        """Encode texts and conversations; the tokenizer spreads the texts of a batch over the cores."""
+        contents = [example.content for example in examples if isinstance(example, Labelled)]
+        texts = [content.text for content in contents if isinstance(content, Document)]
+        encoded = iter(self._tokenizer(texts)["input_ids"] if texts else [])
+        return [
+            self._without_padding(next(encoded)) if isinstance(content, Document) else self._conversation(content)
+            for content in contents
+        ]
+
+    def _conversation(self, conversation: Conversation) -> Encoded | RowError:
+        if not self._tokenizer.chat_template:
+            raise _no_template()
+        try:
+            text = apply(self._tokenizer, conversation.turns, prompt=False)
+        except RowError as error:
+            return error
+        return self._without_padding(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _without_padding(self, tokens: Sequence[int]) -> Encoded | RowError:
+        ids = list(tokens)
+        while ids and ids[-1] == self._tokenizer.pad_token_id:
+            ids.pop()
+        return Encoded(ids, [False] * len(ids)) if ids else RowError("label", "stands beside a text without tokens")
 
 
 def _opening(tokenizer: Any) -> list[int]:

@@ -140,11 +140,12 @@ class Loop:
     def _evaluate(self) -> bool:
         """Score the validation rows; return whether the loss is the lowest so far."""
         try:
-            scores = evaluate(self._run, self._run.data.validation, f"while it evaluates after step {self.done}")
+            found = evaluate(self._run, self._run.data.validation, f"while it evaluates after step {self.done}")
         except StopRequested:
             self._end_early()
-        if scores is None:
+        if found is None:
             return False
+        scores = found.scores
         self._evaluated_at = self.done
         self.state = scored(self.state, scores.loss, self._run.spec.evaluation.early_stopping)
         improved = self._best is None or scores.loss < self._best

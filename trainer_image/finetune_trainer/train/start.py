@@ -18,6 +18,7 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods import method_of
 from finetune_trainer.model import selfcheck
 from finetune_trainer.model.attention import backend_for
+from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.load import DTYPES, load_base
 from finetune_trainer.objectives import objective_of
 from finetune_trainer.prepare.model_shape import measure, read_config
@@ -47,7 +48,7 @@ def build(
 ) -> Run:
     """Load the model and start its engine; every process must call it."""
     spec = job.spec
-    objective = objective_of(spec)
+    objective = objective_of(spec, prepared.classes)
     data = RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec, objective)
     plan = _plan(job, process, prepared, data, scratch.model)
     method = method_of(spec.method)
@@ -57,8 +58,11 @@ def build(
         processes.be_deterministic()
     # The same on all processes, so that their adapters begin alike.
     torch.manual_seed(spec.training.seed)
-    quantization = method.quantization(DTYPES[plan.precision])
-    base = load_base(scratch.model, plan, deepspeed_config=config, quantization=quantization, uri=spec.model.uri)
+    kind, quantization = ModelKind.of(prepared.classes), method.quantization(DTYPES[plan.precision])
+    base = load_base(
+        scratch.model, plan, kind=kind, deepspeed_config=config, quantization=quantization, uri=spec.model.uri
+    )
+    kind.begin(base, spec.training.seed)
     loss = objective.loss_of(method.adapt(base), spec.training)
     engine = start_engine(loss, plan, spec.training, config)
     backend = backend_for(process.device, DTYPES[plan.precision])
@@ -87,7 +91,8 @@ def _plan(job: StageInput, process: Process, prepared: Prepared, data: RunData, 
     spec, device_bytes = job.spec, processes.smallest_device(process)
 
     def facts() -> Facts:
-        shape = measure(read_config(model, spec.model.uri), spec.method, spec.model.uri)
+        kind = ModelKind.of(prepared.classes)
+        shape = measure(read_config(model, spec.model.uri), spec.method, spec.model.uri, kind)
         return Facts(shape, data.schedule, data.batches.longest_sequence, job.memory_limit_bytes, device_bytes)
 
     return plan_of_attempt(job, prepared.plan, data.schedule, device_bytes=device_bytes, facts=facts)
@@ -118,9 +123,10 @@ def score_resumed(run: Run, saver: Saver, reporter: Reporter | None, store: Stor
         return state
     if not evaluates(last.step, total_steps=total, every_steps=settings.every_steps):
         return state
-    scores = evaluate(run, run.data.validation, f"while it evaluates after step {last.step}")
-    if scores is None:
+    found = evaluate(run, run.data.validation, f"while it evaluates after step {last.step}")
+    if found is None:
         return state
+    scores = found.scores
 
     def write_down() -> list[Commit]:
         add_score(store, run.layout, step=last.step, eval_loss=scores.loss)
