@@ -45,7 +45,7 @@ class ModelKind:
         return config
 
     def options(self, base: Path) -> dict[str, Any]:
-        """Return what `from_pretrained` needs beside the folder of a base model, which has no such head or another."""
+        """Return what `from_pretrained` needs beside the folder of a base model, whose head is another one."""
         if not self.labels:
             return {}
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
