@@ -110,6 +110,12 @@ CASES = [
     Case(
         "set spec.data.format: text or auto", "spec", minimal_job(objective="pretrain", data={"format": "messages"})
     ),
+    Case("label is for spec.objective", "spec", minimal_job(data={"format": "label"})),
+    Case("trains on rows with labels", "spec", minimal_job(objective="classification", data={"format": "messages"})),
+    Case("set spec.data.format: text or auto", "spec", minimal_job(objective="pretrain", data={"format": "label"})),
+    Case("spec.data.labels belongs to", "spec", minimal_job(data={"labels": ["a", "b"]})),
+    Case("spec.data.labels names one", "spec.data", minimal_job(objective="classification", data={"labels": ["a"]})),
+    Case("spec.training.classWeights belongs", "spec", minimal_job(training={"classWeights": "balanced"})),
     Case("running text asks nothing", "spec", minimal_job(objective="pretrain", evaluation={"predictions": ASKED})),
     Case("takes the same share", "spec", minimal_job(distributed={"numNodes": 3, "processesPerNode": 2})),
     *(
@@ -137,6 +143,12 @@ ACCEPTED = {
     "validation list with the share set to 0": minimal_job(data={"validation": LISTED, "split": {"validation": 0}}),
     "running text": minimal_job(objective="pretrain", data={"format": "text"}),
     "running text by its first row": minimal_job(objective="pretrain"),
+    "labels": minimal_job(
+        objective="classification",
+        data={"format": "label", "labels": ["a", "b"]},
+        training={"classWeights": "balanced"},
+        evaluation={"predictions": ASKED},
+    ),
     "lora block": minimal_job(method={"lora": {"rank": 8}}),
     "steps instead of epochs": minimal_job(training={"epochs": None, "maxSteps": 10}),
     "part of an epoch": minimal_job(training={"epochs": 0.5}),

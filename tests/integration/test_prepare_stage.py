@@ -217,6 +217,57 @@ def test_long_documents_are_cut_and_learned_whole(s3_job, tmp_path):
     assert int((cache.input_ids == tokenizer.eos_token_id).sum()) == 40
 
 
+TOPICS = ("bill", "bug", "praise")
+
+
+def labelled(number: int) -> dict:
+    topic = TOPICS[number % 3 if number % 4 else 0]
+    return {"text": f"This is letter {number} about a {topic}.", "label": topic, "id": number}
+
+
+def test_rows_with_labels_become_classes(s3_job, tmp_path):
+    s3_job.put_rows("rows/train.jsonl", [labelled(number) for number in range(120)])
+    spec = {"objective": "classification", "method": {"type": "full"}}
+    job = s3_job.stage_input(**spec)
+    message = run(job, s3_job.store)
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    classes, data = prepared.record.classes, message.data
+    assert (data.format, data.num_classes, data.train.supervised_tokens) == ("label", 3, 0)
+    assert (classes.labels, classes.pad_token_id) == (list(TOPICS), 0)
+    assert [one.label for one in data.classes] == list(TOPICS)
+    assert sum(one.train + one.validation + one.test for one in data.classes) == 120
+    assert classes.rows == [one.train for one in data.classes]
+    for split in SPLITS:
+        ids = TokenCache.open(prepared.cache, split).class_labels
+        for text, number in zip(texts(prepared, split), ids.tolist(), strict=True):
+            assert f"about a {TOPICS[number]}." in text
+    kept = [json.loads(line) for line in prepared.test_rows.read_text().splitlines()]
+    assert kept == [labelled(row["id"]) for row in kept]
+    # The head takes the place of that of the language model, which is tied to the embeddings.
+    assert message.plan.trainable_parameters == message.plan.total_parameters
+    plain = run(
+        s3_job.stage_input(**spec, data={"labels": [*TOPICS]}, checkpoint={"uri": s3_job.uri("b/")}), s3_job.store
+    )
+    assert plain.data == data
+
+
+def test_labels_that_cannot_be_learned_are_refused(s3_job):
+    s3_job.put_rows("rows/train.jsonl", [labelled(number) for number in range(20)])
+    s3_job.put_rows("rows/test.jsonl", [labelled(30), {"text": "What?", "label": "question"}])
+    lists = {**base_data(s3_job), "test": [{"uri": s3_job.uri("rows/test.jsonl")}], "split": NO_SPLIT}
+    failure = fails(s3_job, s3_job.stage_input(objective="classification", data=lists))
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_DATA)
+    assert failure.message.startswith(
+        f"1 of 22 rows is invalid: {s3_job.uri('rows/test.jsonl')}:2: label: is 'question', which no training row has"
+    )
+    listed = {**lists, "labels": ["bill", "bug"]}
+    failure = fails(s3_job, s3_job.stage_input(objective="classification", data=listed))
+    assert (
+        f"{s3_job.uri('rows/test.jsonl')}:2: label: is 'question', which spec.data.labels does not" in failure.message
+    )
+    assert f"{s3_job.uri('rows/train.jsonl')}:3: label: is 'praise', which" in failure.message
+
+
 def test_the_models_positions_bound_the_rows_too(s3_job):
     s3_job.put_rows("rows/train.jsonl", [*rows(10), row(11, messages=[*row(0)["messages"]] * 60)])
     data = run(

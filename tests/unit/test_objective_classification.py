@@ -1,5 +1,7 @@
 """Classification: equal to transformers' own sequence classifier, to a plain loop, and to scores made by hand."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ def load(tiny_model, **settings):
 def transformers_own(loss):
     """Return transformers' classifier with the same weights."""
     model = loss.transformer
-    own = LlamaForSequenceClassification(model.config)
+    own = LlamaForSequenceClassification(deepcopy(model.config))
     own.load_state_dict(model.state_dict())
     own.set_attn_implementation("eager")
     return own
@@ -145,7 +147,7 @@ def test_the_weight_of_a_step_is_that_of_its_rows(cache):
 
 
 def test_scores_of_a_matrix_made_by_hand():
-    # Three labels of five; the third is never predicted, the fourth has no rows but is predicted, the last has neither.
+    # The third label is never predicted, the fourth has no rows but is predicted, the last has neither.
     matrix = np.array([[5, 1, 0, 0, 0], [2, 2, 0, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
     found = rates(matrix)
     assert found.accuracy == found.f1_micro == pytest.approx(7 / 12)

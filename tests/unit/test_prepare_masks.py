@@ -18,7 +18,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.encode import Encoded, build_encoder, cut
-from finetune_trainer.prepare.formats import Completion, Conversation, Document, Turn
+from finetune_trainer.prepare.formats import Completion, Conversation, Document, Labelled, Turn
 from finetune_trainer.prepare.problems import RowError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -204,6 +204,28 @@ def test_running_text_is_learned_whole_and_ends_once(name, text, wanted):
     assert isinstance(row, Encoded)
     assert tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False) == wanted
     assert row.supervised == [False] + [True] * (len(row.input_ids) - 1)
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3"])
+def test_a_row_with_a_label_has_the_tokens_that_any_program_gives_the_model(name):
+    tokenizer = make_tokenizer(name)
+    tokenizer.pad_token = tokenizer.eos_token
+    text, turns = Labelled(Document("How do I?"), "a"), Labelled(Conversation(TURNS[1:2]), "b")
+    padded = Labelled(Document(f"How do I?{tokenizer.eos_token}"), "a")
+    rows = build_encoder(tokenizer, "label").encode([text, turns, padded])
+    plain = tokenizer("How do I?")["input_ids"]
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": TURNS[1].content}], return_dict=False)
+    assert [row.input_ids for row in rows] == [plain, chat, plain]
+    assert not any(flag for row in rows for flag in row.supervised)
+
+
+def test_a_conversation_with_a_label_needs_a_chat_template():
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = None
+    encoder = build_encoder(tokenizer, "label")
+    assert encoder.encode([Labelled(Document("x"), "a")])
+    with pytest.raises(StageFailure, match="has no chat template"):
+        encoder.encode([Labelled(Conversation(TURNS[1:2]), "a")])
 
 
 @given(st.integers(2, 200), st.integers(2, 70))

@@ -56,13 +56,13 @@ def build(
     config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
     if spec.training.deterministic:
         processes.be_deterministic()
-    # The same on all processes, so that their adapters begin alike.
-    torch.manual_seed(spec.training.seed)
     kind, quantization = ModelKind.of(prepared.classes), method.quantization(DTYPES[plan.precision])
     base = load_base(
         scratch.model, plan, kind=kind, deepspeed_config=config, quantization=quantization, uri=spec.model.uri
     )
     kind.begin(base, spec.training.seed)
+    # The same on all processes, so that their adapters begin alike.
+    torch.manual_seed(spec.training.seed)
     loss = objective.loss_of(method.adapt(base), spec.training)
     engine = start_engine(loss, plan, spec.training, config)
     backend = backend_for(process.device, DTYPES[plan.precision])
