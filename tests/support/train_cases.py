@@ -249,7 +249,7 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
 
 
 def plain_model(tiny_model: Path, method: dict[str, Any], classes: Classes | None = None, *, seed: int = 42) -> Any:
-    """Return the model of a method as its libraries' own documentation makes it; a new head begins as it does here."""
+    """Return the model of a method as its libraries' documentation makes it; a new head begins as it does here."""
     import torch
     from peft import IA3Config, LoraConfig, get_peft_model
     from transformers import BitsAndBytesConfig
