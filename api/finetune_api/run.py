@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import Field, IPvAnyAddress
 
 from finetune_api.base import Record
-from finetune_api.status import CheckpointRef, DataReport, EvaluationResult, Plan, Progress
+from finetune_api.status import CheckpointRef, DataReport, EvaluationResult, Plan, Progress, Validation
 from finetune_api.uris import S3Location, parse_s3
 
 MANIFEST = "manifest.json"
@@ -77,7 +77,7 @@ class RankFiles(Record):
     files: list[FileEntry] = Field(description="Its objects.")
 
 
-class Commit(Record):
+class Commit(Validation):
     """`commits/<step>.json`: a whole checkpoint; the only thing that makes one exist."""
 
     writer: str = Field(description="Attempt and pod that committed it.")
@@ -86,7 +86,6 @@ class Commit(Record):
     world_size: int = Field(ge=1, description="Processes that wrote shards.")
     zero_stage: int = Field(ge=0, le=3, description="ZeRO stage of the shards.")
     consumed_sequences: int = Field(ge=0, description="Data cursor: sequences trained on since step 0.")
-    eval_loss: float | None = Field(default=None, description="Validation loss at this step, if it was evaluated.")
     time: datetime = Field(description="When it was committed, UTC.")
     config_digest: str = Field(description="That of the prepared data, if the commit belongs to it.")
     files: list[FileEntry] = Field(description="Every object of every rank.")
@@ -112,7 +111,7 @@ class TrainResult(Record):
     plan: Plan | None = Field(default=None, description="How the attempt that finished computed.")
     progress: Progress = Field(description="Final progress.")
     last_checkpoint: CheckpointRef = Field(description="Newest commit.")
-    best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
+    best_checkpoint: CheckpointRef | None = Field(default=None, description="Best commit by evaluation.bestMetric.")
     evaluation: EvaluationResult = Field(description="Scores of the base and the tuned model on the test rows.")
     confusion: Confusion | None = Field(default=None, description="The tuned model's on the test rows.")
 

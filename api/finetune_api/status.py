@@ -7,6 +7,7 @@ from pydantic import Field
 
 from finetune_api.base import Record
 from finetune_api.reasons import ConditionType, Phase, Reason
+from finetune_api.spec.evaluation import BestMetric
 
 
 class Condition(Record):
@@ -118,7 +119,9 @@ class Progress(Record):
     )
     loss: float | None = Field(default=None, description="Training loss of the newest logged step.")
     eval_loss: float | None = Field(default=None, description="Newest validation loss.")
-    best_eval_loss: float | None = Field(default=None, description="Lowest validation loss.")
+    best_eval_loss: float | None = Field(default=None, description="Validation loss of the best checkpoint.")
+    eval_accuracy: float | None = Field(default=None, description="Newest share of validation rows labelled right.")
+    eval_f1: float | None = Field(default=None, description="Newest F1 (macro) of the labels of the validation rows.")
     learning_rate: float | None = Field(default=None, description="Learning rate.")
     grad_norm: float | None = Field(default=None, description="Gradient norm before clipping.")
     tokens_per_second: float | None = Field(default=None, description="Tokens per second over all processes.")
@@ -131,14 +134,32 @@ class Progress(Record):
     last_update_time: datetime | None = Field(default=None, description="When the trainer last reported.")
 
 
-class CheckpointRef(Record):
+class Validation(Record):
+    """Scores on the validation rows, as far as they tell which checkpoint is best."""
+
+    eval_loss: float | None = Field(default=None, description="Validation loss at that step.")
+    eval_accuracy: float | None = Field(default=None, description="Share of validation rows labelled right then.")
+    eval_f1: float | None = Field(default=None, description="F1 (macro) of the labels of the validation rows then.")
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """These scores alone, by the names that they have in every record of a step."""
+        return {name: getattr(self, name) for name in Validation.model_fields}
+
+    def merit(self, metric: BestMetric) -> float | None:
+        """Return how good it is by a metric: more is better; None: it was not scored so."""
+        if metric == "loss":
+            return None if self.eval_loss is None else -self.eval_loss
+        return self.eval_accuracy if metric == "accuracy" else self.eval_f1
+
+
+class CheckpointRef(Validation):
     """A committed checkpoint."""
 
     uri: str = Field(description="The commit object.")
     step: int = Field(description="Optimizer step.")
     time: datetime = Field(description="When it was committed.")
     size_bytes: int = Field(description="Bytes of all its objects.")
-    eval_loss: float | None = Field(default=None, description="Validation loss at that step.")
 
 
 class Scores(Record):
@@ -225,7 +246,7 @@ class FineTuneJobStatus(Record):
     data: DataReport | None = Field(default=None, description="The data after preparation.")
     progress: Progress | None = Field(default=None, description="Where training is.")
     last_checkpoint: CheckpointRef | None = Field(default=None, description="Newest commit.")
-    best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
+    best_checkpoint: CheckpointRef | None = Field(default=None, description="Best commit by evaluation.bestMetric.")
     evaluation: EvaluationResult | None = Field(default=None, description="Scores before and after.")
     output: OutputResult | None = Field(default=None, description="What was written.")
     usage: Usage = Field(default=Usage(), description="What the training pods took.")

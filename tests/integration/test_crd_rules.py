@@ -116,6 +116,7 @@ CASES = [
     Case("spec.data.labels belongs to", "spec", minimal_job(data={"labels": ["a", "b"]})),
     Case("spec.data.labels names one", "spec.data", minimal_job(objective="classification", data={"labels": ["a"]})),
     Case("spec.training.classWeights belongs", "spec", minimal_job(training={"classWeights": "balanced"})),
+    Case("are scores of labels", "spec", minimal_job(evaluation={"bestMetric": "f1"})),
     Case("running text asks nothing", "spec", minimal_job(objective="pretrain", evaluation={"predictions": ASKED})),
     Case("takes the same share", "spec", minimal_job(distributed={"numNodes": 3, "processesPerNode": 2})),
     *(
@@ -147,7 +148,7 @@ ACCEPTED = {
         objective="classification",
         data={"format": "label", "labels": ["a", "b"]},
         training={"classWeights": "balanced"},
-        evaluation={"predictions": ASKED},
+        evaluation={"predictions": ASKED, "bestMetric": "f1"},
     ),
     "lora block": minimal_job(method={"lora": {"rank": 8}}),
     "steps instead of epochs": minimal_job(training={"epochs": None, "maxSteps": 10}),

@@ -76,6 +76,9 @@ def test_scores_of_labels_are_the_same_on_any_number_of_processes(told):
     alone, shared = (told[f"classes-lora-0-w{world}"]["evaluations"] for world in (1, 2))
     assert [one["step"] for one in alone] == [2, 4]
     assert [one["evalLoss"] for one in alone] == pytest.approx([one["evalLoss"] for one in shared], abs=1e-5)
+    for score in ("evalAccuracy", "evalF1"):
+        assert [one[score] for one in alone] == [one[score] for one in shared]
+        assert 0 < alone[-1][score] <= 1
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if not method.startswith("classes")])

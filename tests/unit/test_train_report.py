@@ -5,7 +5,7 @@ import pytest
 
 from finetune_api.reasons import Reason
 from finetune_api.stage import TerminationMessage
-from finetune_api.status import Plan
+from finetune_api.status import Plan, Validation
 from finetune_trainer.data.schedule import schedule
 from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
 from finetune_trainer.train import report
@@ -85,7 +85,7 @@ def test_progress_and_series_of_a_run(tmp_path, capsys):
     reporter.step(
         5, loss=2.34567, learning_rate=1e-4, grad_norm=0.5, tokens=1000, waited=0.01, median_seconds=1.23456
     )
-    reporter.evaluation(5, 2.1, 2.0)
+    reporter.evaluation(5, Validation(eval_loss=2.1), Validation(eval_loss=2.0))
     progress = reporter.progress
     reporter.close()
     assert (progress.step, progress.total_steps, progress.percent, progress.epoch) == (5, 10, 50, 1.0)

@@ -78,6 +78,11 @@ class FineTuneJobSpec(Record):
             "spec.training.classWeights belongs to spec.objective: classification; remove it or set that objective",
         ),
         Rule(
+            "self.objective == 'classification' || self.evaluation.bestMetric == 'loss'",
+            "spec.evaluation.bestMetric: accuracy and f1 are scores of labels; set bestMetric: loss or"
+            " spec.objective: classification",
+        ),
+        Rule(
             "self.objective != 'pretrain' || self.evaluation.predictions.rows == 0",
             "spec.evaluation.predictions asks the model what test rows answer, and running text asks nothing; set"
             " predictions.rows: 0 or another spec.objective",

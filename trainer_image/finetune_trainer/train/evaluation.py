@@ -12,7 +12,7 @@ import torch
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Confusion
-from finetune_api.status import Scores
+from finetune_api.status import Scores, Validation
 from finetune_trainer import log
 from finetune_trainer.data.batches import row_batches
 from finetune_trainer.data.cache import TokenCache
@@ -28,6 +28,12 @@ class Evaluation(NamedTuple):
 
     scores: Scores
     confusion: Confusion | None
+
+    @property
+    def validation(self) -> Validation:
+        """The scores that tell which checkpoint is best."""
+        scores = self.scores
+        return Validation(eval_loss=scores.loss, eval_accuracy=scores.accuracy, eval_f1=scores.f1_macro)
 
 
 def evaluate(run: Run, cache: TokenCache, doing: str) -> Evaluation | None:

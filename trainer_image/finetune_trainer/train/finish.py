@@ -40,7 +40,7 @@ def tuned_scores(
     run: Run, store: Store, commits: list[Commit], *, done: int, scratch: Path
 ) -> tuple[Commit, Evaluation | None]:
     """Return the commit to export and its scores on the test rows; every process must call it."""
-    chosen = export_commit(commits)
+    chosen = export_commit(commits, run.spec.evaluation.best_metric)
     assert chosen is not None  # noqa: S101 - the last step is committed
     if chosen.step != done:
         with run.watchdog.during("while it loads the best weights", slow=True):
@@ -80,7 +80,7 @@ def result_of(
     tuned: Evaluation | None,
 ) -> TrainResult:
     """Return the record of a run that is done."""
-    best = best_commit(commits)
+    best = best_commit(commits, run.spec.evaluation.best_metric)
     return TrainResult(
         writer=writer,
         export_commit=run.layout.commit(chosen.step).key,

@@ -126,18 +126,16 @@ def score_resumed(run: Run, saver: Saver, reporter: Reporter | None, store: Stor
     found = evaluate(run, run.data.validation, f"while it evaluates after step {last.step}")
     if found is None:
         return state
-    scores = found.scores
 
     def write_down() -> list[Commit]:
-        add_score(store, run.layout, step=last.step, eval_loss=scores.loss)
+        add_score(store, run.layout, step=last.step, found=found.validation)
         return commits_of(run, store)
 
     with run.watchdog.during(f"while it writes down the score of step {last.step}", slow=True):
         saver.resume(last.step, processes.on_rank_zero(run.process, write_down), run.layout)
     if reporter is not None:
-        best = saver.best.eval_loss if saver.best else None
-        reporter.evaluation(last.step, scores.loss, best or scores.loss)
-    return scored(state, scores.loss, settings.early_stopping)
+        reporter.evaluation(last.step, found.validation, saver.best or found.validation)
+    return scored(state, found.validation, settings)
 
 
 def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:

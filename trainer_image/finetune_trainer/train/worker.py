@@ -54,7 +54,8 @@ def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
 def _train_and_score(run: Run, store: Store, pod: Pod, writer: str) -> TrainResult:
     """Run the training with its uploader and its reporter, which end with it; a failure tells what was reached."""
     scratch, process = Scratch(pod.work_dir), run.process
-    saver = Saver(_checkpoint_writer(run, writer), run.engine, run.method, process, scratch.staged)
+    metric = run.spec.evaluation.best_metric
+    saver = Saver(_checkpoint_writer(run, writer), run.engine, run.method, process, scratch.staged, metric)
     reporter = _reporter(run, store, pod, writer) if process.rank == 0 else None
     run.watchdog.listener = reporter
     signal.signal(signal.SIGTERM, stop_at_once)
@@ -148,6 +149,7 @@ def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:
             attempt=run.job.attempt,
             keep_last=checkpoint.keep_last,
             keep_best=checkpoint.keep_best,
+            best_metric=run.spec.evaluation.best_metric,
         )
     )
 
