@@ -52,8 +52,8 @@ class Evaluation(Record):
     )
     best_metric: BestMetric = Field(
         default="loss",
-        description="What on the validation rows tells the best checkpoint, which is kept and exported: the lowest loss,"
-        " or with objective classification the highest accuracy or f1 (macro).",
+        description="What tells the best checkpoint, on the validation rows: the lowest loss, or for objective"
+        " classification the highest accuracy or f1 (macro). The best one is kept and exported.",
     )
     baseline: bool = Field(default=True, description="Also score the base model on the test rows, before training.")
     predictions: Predictions = Field(

@@ -6,7 +6,7 @@ mean of a step, and makes scores of the sums over all batches and processes.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 from torch import nn
@@ -17,19 +17,14 @@ from finetune_api.status import Scores
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.objectives.classification import Classification
 from finetune_trainer.objectives.module import Inputs, LossModule
-from finetune_trainer.objectives.pretrain import Pretraining
 from finetune_trainer.objectives.sft import Supervised
 
 __all__ = ["Inputs", "LossModule", "Objective", "objective_of"]
-
-Predicts = Literal["answers", "labels", "nothing"]
 
 
 class Objective(Protocol):
     """What a model is trained for."""
 
-    predicts: Predicts
-    """What the test rows ask of the tuned model, once it is exported."""
     scores_base: bool
     """Whether scores of the base model, before it is trained, mean anything."""
 
@@ -51,4 +46,4 @@ def objective_of(spec: FineTuneJobSpec, classes: Classes | None) -> Objective:
     if spec.objective == "classification":
         assert classes is not None  # noqa: S101 - prepared for this objective
         return Classification(classes, spec.training)
-    return Pretraining() if spec.objective == "pretrain" else Supervised()
+    return Supervised()

@@ -5,7 +5,7 @@ packed run of rows the last tokens are known from the boundaries; nothing is pad
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +68,6 @@ class ClassificationLoss(LossModule):
 class Classification:
     """Objective `classification`."""
 
-    predicts: Literal["labels"] = "labels"
     scores_base = False
     """The base model's head is made of random numbers."""
 

@@ -6,7 +6,7 @@ logits of a whole batch never exist: they would be the largest tensor of the ste
 
 from collections.abc import Sequence
 from math import exp
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -55,9 +55,8 @@ class SupervisedLoss(LossModule):
 
 
 class Supervised:
-    """Objective `sft`."""
+    """Objectives `sft` and `pretrain`: they differ in the rows alone (`prepare/encode.py`)."""
 
-    predicts: Literal["answers", "nothing"] = "answers"
     scores_base = True
 
     def loss_of(self, model: nn.Module, training: Training) -> LossModule:

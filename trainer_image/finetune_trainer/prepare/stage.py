@@ -60,12 +60,11 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model.check()
     small_files = model.fetch_small(scratch / "model")
     shape = _measure(job, scratch / "model", _provisional_kind(job.spec))
-    tokenizer = load_tokenizer(scratch / "model", job.spec.model)
-    is_classifier = job.spec.objective == "classification"
-    pad_token_id = ensure_padding(tokenizer, job.spec.model, vocabulary=shape.vocabulary) if is_classifier else 0
+    tokenizer = _tokenizer(job.spec, scratch / "model", shape)
     tokenizer.save_pretrained(result / "tokenizer")
     builder = _build_caches(job, store, tokenizer=tokenizer, shape=shape, result=result)
-    classes = builder.labels.settle(result / "cache", pad_token_id=pad_token_id) if builder.labels else None
+    labels = builder.labels
+    classes = labels.settle(result / "cache", pad_token_id=tokenizer.pad_token_id) if labels else None
     if classes is not None:
         shape = _measure(job, scratch / "model", ModelKind.of(classes))
     cache = TokenCache.open(result / "cache", "train")
@@ -101,6 +100,13 @@ def _measure(job: StageInput, model: Path, kind: ModelKind) -> ModelShape:
 def _provisional_kind(spec: FineTuneJobSpec) -> ModelKind:
     """Return the kind of model before its labels are known, so that one that cannot be it is told at once."""
     return ModelKind(labels=("0", "1")) if spec.objective == "classification" else ModelKind()
+
+
+def _tokenizer(spec: FineTuneJobSpec, model: Path, shape: ModelShape) -> Any:
+    tokenizer = load_tokenizer(model, spec.model)
+    if spec.objective == "classification":
+        ensure_padding(tokenizer, spec.model, vocabulary=shape.vocabulary)
+    return tokenizer
 
 
 def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: ModelShape, result: Path) -> CacheBuilder:

@@ -24,8 +24,8 @@ def load_tokenizer(directory: Path, model: Model) -> Any:
     return tokenizer
 
 
-def ensure_padding(tokenizer: Any, model: Model, *, vocabulary: int) -> int:
-    """Return the token that fills up batches of rows to classify; a tokenizer without one gets its end of sequence.
+def ensure_padding(tokenizer: Any, model: Model, *, vocabulary: int) -> None:
+    """Give a tokenizer without a token for padding its end of sequence: batches of rows to classify are filled up.
 
     Raises StageFailure when it has neither, or only ones that the model has no embedding for.
     """
@@ -36,7 +36,6 @@ def ensure_padding(tokenizer: Any, model: Model, *, vocabulary: int) -> int:
             f"{model.uri}: the tokenizer has no padding and no end-of-sequence token that the model has an embedding"
             " for, so that a classifier could not read rows side by side; set pad_token in tokenizer_config.json"
         )
-    return int(tokenizer.pad_token_id)
 
 
 def special_tokens(tokenizer: Any) -> set[int]:
