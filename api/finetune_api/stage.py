@@ -74,7 +74,7 @@ class ProgressSample(Record):
     plan: Plan | None = Field(default=None, description="How it computes.")
     progress: Progress = Field(description="Where it is.")
     last_checkpoint: CheckpointRef | None = Field(default=None, description="Newest commit.")
-    best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
+    best_checkpoint: CheckpointRef | None = Field(default=None, description="Best commit by evaluation.bestMetric.")
 
 
 class TerminationMessage(Record):

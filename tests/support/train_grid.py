@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from finetune_api.run import Prepared
 from finetune_api.stage import StageInput
+from finetune_api.status import Validation
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.train import start
 from finetune_trainer.train.loop import Loop
@@ -70,8 +71,8 @@ class Recorder:
     def step(self, done: int, **values: Any) -> None:
         self.steps.append({"step": done, **values})
 
-    def evaluation(self, done: int, eval_loss: float, best_eval_loss: float) -> None:
-        self.evaluations.append({"step": done, "evalLoss": eval_loss})
+    def evaluation(self, done: int, found: Validation, best: Validation) -> None:
+        self.evaluations.append({"step": done, **found.to_wire()})
 
     def sample(self, done: int, prompt: str, answer: str) -> None:
         self.samples.append({"step": done, "prompt": prompt, "answer": answer})

@@ -29,6 +29,11 @@ def test_a_prompt_for_a_completion_stands_as_it_is(tokenizer):
     assert tokenizer.decode(prompt) == "The invoice is"
 
 
+def test_running_text_is_gone_on_with(tokenizer):
+    [prompt] = encode_prompts(tokenizer, "text", asking("The quick brown"), max_positions=None)
+    assert tokenizer.decode(prompt) == "The quick brown"
+
+
 def test_without_prompts_nothing_is_encoded():
     assert encode_prompts(None, "messages", Evaluation(), max_positions=None) == []
 

@@ -87,6 +87,14 @@ def test_loss_is_the_summed_cross_entropy_of_the_supervised_tokens_alone(tiny_mo
     assert counts.tolist() == [(logits.argmax(-1) == packed.labels).sum(), len(packed.labels)]
 
 
+def test_running_text_has_the_loss_that_transformers_gives_it(tiny_model):
+    packed = inputs([9, 30, 2], supervised_from=1)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager")
+    rows = packed.input_ids[0].split([9, 30, 2])
+    wanted = sum(model(input_ids=row[None], labels=row[None]).loss * (len(row) - 1) for row in rows)
+    torch.testing.assert_close(load(tiny_model)(packed)[0], wanted, atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("bias", [True, False])

@@ -6,7 +6,7 @@ import torch
 
 from finetune_api.reasons import Reason
 from finetune_api.stage import TerminationMessage
-from finetune_api.status import Plan
+from finetune_api.status import Plan, Validation
 from finetune_trainer.data.schedule import schedule
 from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
 from finetune_trainer.train import report
@@ -86,7 +86,7 @@ def test_progress_and_series_of_a_run(tmp_path, capsys):
     reporter = reporter_of(steps, poster, tmp_path, store)
     reporter.begin(4, None, None, None)
     reporter.step(5, loss=2.34567, learning_rate=1e-4, grad_norm=0.5, **STEP)
-    reporter.evaluation(5, 2.1, 2.0)
+    reporter.evaluation(5, Validation(eval_loss=2.1), Validation(eval_loss=2.0))
     progress = reporter.progress
     reporter.close()
     assert (progress.step, progress.total_steps, progress.percent, progress.epoch) == (5, 10, 50, 1.0)

@@ -1,6 +1,6 @@
 """`spec.evaluation`: when and on what the model is scored."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ class Predictions(Record):
     max_new_tokens: int = Field(default=128, ge=1, le=8192, description="Longest answer in tokens.")
 
 
+BestMetric = Literal["loss", "accuracy", "f1"]
+
+
 class EarlyStopping(Record):
     """When training ends before its last step."""
 
@@ -26,7 +29,7 @@ class EarlyStopping(Record):
         description="Training ends after so many evaluations in a row without a gain; the best is exported.",
     )
     min_delta: float = Field(
-        default=0.0, ge=0, le=100, description="What the validation loss must fall by to count as a gain."
+        default=0.0, ge=0, le=100, description="What bestMetric must gain by to count as a gain: a loss by falling."
     )
 
 
@@ -47,7 +50,12 @@ class Evaluation(Record):
         description="Evaluate on the validation rows every so many steps, and at the end; 0 only at the end.",
     )
     early_stopping: EarlyStopping | None = Field(
-        default=None, description="End training once the validation loss falls no more; left out means never."
+        default=None, description="End training once bestMetric gains no more; left out means never."
+    )
+    best_metric: BestMetric = Field(
+        default="loss",
+        description="What tells the best checkpoint, on the validation rows: the lowest loss, or for objective"
+        " classification the highest accuracy or f1 (macro). The best one is kept and exported.",
     )
     baseline: bool = Field(default=True, description="Also score the base model on the test rows, before training.")
     sample_prompts: list[Prompt] = Field(

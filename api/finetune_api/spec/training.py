@@ -113,6 +113,11 @@ class Training(Record):
         description="Share of the target that is spread over the whole vocabulary (https://arxiv.org/abs/1512.00567);"
         " the reported training loss holds it, evaluations do not.",
     )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none",
+        description="balanced: a row counts in the loss by rows / (classes x rows of its class), so that rare classes"
+        " are not drowned (objective classification).",
+    )
     neftune_noise_alpha: float = Field(
         default=0.0,
         ge=0,

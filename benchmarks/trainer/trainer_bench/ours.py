@@ -144,7 +144,7 @@ def _spec(task: Task) -> dict[str, Any]:
 def _prepared(job: StageInput, task: Task) -> Prepared:
     """Return what the prepare stage would have found and planned."""
     spec = job.spec
-    data = RunData.open(task.cache, spec, objective_of(spec))
+    data = RunData.open(task.cache, spec, objective_of(spec, None))
     shape = measure(read_config(task.scratch.model, URI), spec.method, URI)
     plan = resolve(spec, Facts(shape, data.schedule, data.batches.longest_sequence, None))
     split: dict[str, Any] = {}

@@ -25,7 +25,7 @@ class MicroBatch:
     """Input of one forward pass: T tokens of D rows, one after the other.
 
     A row attends to itself alone: row d is the tokens cu_seqlens[d]:cu_seqlens[d + 1]. The hidden state at
-    supervised_positions[i] has to predict labels[i].
+    supervised_positions[i] has to predict labels[i]: the token that follows, or the class of the row that ends there.
     """
 
     input_ids: torch.Tensor
@@ -45,22 +45,26 @@ class MicroBatch:
 def micro_batch(cache: TokenCache, rows: Sequence[int] | NDArray[np.int64]) -> MicroBatch:
     """Concatenate rows of the cache; no rows give the idle batch."""
     if len(rows) == 0:
-        return _build([np.zeros(1, np.int64)], [np.zeros(1, np.bool_)])
+        nothing = np.empty(0, np.int64)
+        return _build([np.zeros(1, np.int64)], nothing, nothing)
     parts = [cache.row(int(row)) for row in rows]
-    return _build([ids.astype(np.int64) for ids, _ in parts], [flags.astype(np.bool_) for _, flags in parts])
-
-
-def _build(tokens: list[NDArray[np.int64]], flags: list[NDArray[np.bool_]]) -> MicroBatch:
-    lengths = [len(part) for part in tokens]
-    input_ids = np.concatenate(tokens)
+    tokens = [ids.astype(np.int64) for ids, _ in parts]
+    if cache.class_labels is not None:
+        ends = np.cumsum([len(ids) for ids in tokens])
+        return _build(tokens, ends - 1, cache.class_labels[np.asarray(rows)].astype(np.int64))
     # A row's first token is never supervised, so no position can point across a boundary.
-    targets = np.flatnonzero(np.concatenate(flags))
+    targets = np.flatnonzero(np.concatenate([flags for _, flags in parts]))
+    return _build(tokens, targets - 1, np.concatenate(tokens)[targets])
+
+
+def _build(tokens: list[NDArray[np.int64]], positions: NDArray[np.int64], labels: NDArray[np.int64]) -> MicroBatch:
+    lengths = [len(part) for part in tokens]
     return MicroBatch(
-        input_ids=torch.from_numpy(input_ids)[None],
+        input_ids=torch.from_numpy(np.concatenate(tokens))[None],
         position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
         cu_seqlens=torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),
-        supervised_positions=torch.from_numpy(targets - 1),
-        labels=torch.from_numpy(input_ids[targets]),
+        supervised_positions=torch.from_numpy(positions),
+        labels=torch.from_numpy(labels),
         max_seqlen=max(lengths),
     )
 

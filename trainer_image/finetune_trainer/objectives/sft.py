@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from finetune_api.run import Confusion
 from finetune_api.spec import Training
 from finetune_api.status import Scores
 from finetune_trainer.data.cache import TokenCache
@@ -54,7 +55,9 @@ class SupervisedLoss(LossModule):
 
 
 class Supervised:
-    """Objective `sft`."""
+    """Objectives `sft` and `pretrain`: they differ in the rows alone (`prepare/encode.py`)."""
+
+    scores_base = True
 
     def loss_of(self, model: nn.Module, training: Training) -> LossModule:
         """Return the model with its loss."""
@@ -74,3 +77,7 @@ class Supervised:
         loss = loss_sum / tokens
         perplexity = exp(min(loss, _LARGEST_EXPONENT))
         return Scores(loss=loss, perplexity=perplexity, token_accuracy=correct / tokens, tokens=int(tokens))
+
+    def confusion(self, counts: Sequence[float]) -> Confusion | None:
+        """Return None: tokens are too many to tell which was taken for which."""
+        return None

@@ -104,5 +104,6 @@ def _activations(shape: ModelShape, layout: Layout, width: int) -> int:
     in_full = shape.layers - recomputed + (recomputed > 0)
     kept = tokens * (recomputed * shape.hidden_size * width + in_full * per_layer)
     # Logits, their gradient and the softmax of one chunk.
-    head = min(tokens, _HEAD_CHUNK_TOKENS) * shape.vocabulary * (width + 2 * _FP32_BYTES)
+    outputs = shape.outputs or shape.vocabulary
+    head = min(tokens, _HEAD_CHUNK_TOKENS) * outputs * (width + 2 * _FP32_BYTES)
     return kept + head

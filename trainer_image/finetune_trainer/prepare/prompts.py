@@ -7,7 +7,7 @@ from finetune_api.reasons import Reason
 from finetune_api.spec import Evaluation
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.encode import build_encoder
-from finetune_trainer.prepare.formats import Completion, Conversation, Example, Format, Turn
+from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example, Format, Turn
 from finetune_trainer.prepare.problems import RowError
 
 _ANSWER = "."
@@ -26,7 +26,9 @@ def encode_prompts(
     for number, row in enumerate(encoded):
         if isinstance(row, RowError):
             raise _refused(number, row.text)
-        found.append(row.input_ids[: row.supervised.index(True)])
+        # All of a running text is supervised; what ends it is no part of the prompt.
+        end = len(row.input_ids) - 1 if form == "text" else row.supervised.index(True)
+        found.append(row.input_ids[:end])
         needed = len(found[-1]) + evaluation.predictions.max_new_tokens
         if max_positions is not None and needed > max_positions:
             raise _refused(
@@ -40,6 +42,8 @@ def encode_prompts(
 def _example(form: Format, prompt: str) -> Example:
     if form == "messages":
         return Conversation((Turn("user", prompt), Turn("assistant", _ANSWER)))
+    if form == "text":
+        return Document(prompt)
     return Completion(prompt, _ANSWER)
 
 

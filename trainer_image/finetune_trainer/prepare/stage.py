@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_api.reasons import Reason
 from finetune_api.run import Prepared, RunLayout
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import StageInput, TerminationMessage
 from finetune_api.uris import parse_s3
 from finetune_trainer import log
@@ -20,8 +21,10 @@ from finetune_trainer.data.prepared import find_prepared
 from finetune_trainer.data.schedule import Schedule, schedule
 from finetune_trainer.data.settings import config_digest, settings_of
 from finetune_trainer.model.compile import require_compiler
+from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.prepare.build import CacheBuilder
 from finetune_trainer.prepare.encode import build_encoder
+from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.lists import RowLists
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
@@ -33,7 +36,7 @@ from finetune_trainer.prepare.prompts import encode_prompts
 from finetune_trainer.prepare.report import check_caches, data_digest, report
 from finetune_trainer.prepare.space import require_scratch
 from finetune_trainer.prepare.split import shares_of
-from finetune_trainer.prepare.tokenizer import load_tokenizer
+from finetune_trainer.prepare.tokenizer import ensure_padding, load_tokenizer
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import Store
 
@@ -60,10 +63,14 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model = ModelFiles(store, parse_s3(job.spec.model.uri))
     model.check()
     small_files = model.fetch_small(scratch / "model")
-    shape = measure(read_config(scratch / "model", job.spec.model.uri), job.spec.method, job.spec.model.uri)
-    tokenizer = load_tokenizer(scratch / "model", job.spec.model)
+    shape = _measure(job, scratch / "model", _provisional_kind(job.spec))
+    tokenizer = _tokenizer(job.spec, scratch / "model", shape)
     tokenizer.save_pretrained(result / "tokenizer")
     builder = _build_caches(job, store, tokenizer=tokenizer, shape=shape, result=result)
+    labels = builder.labels
+    classes = labels.settle(result / "cache", pad_token_id=tokenizer.pad_token_id) if labels else None
+    if classes is not None:
+        shape = _measure(job, scratch / "model", ModelKind.of(classes))
     cache = TokenCache.open(result / "cache", "train")
     log_preview(tokenizer, cache)
     batches = _batches(job, cache)
@@ -83,16 +90,33 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
         model_files=model_files,
         data=data,
         plan=plan,
+        classes=classes,
         settings=settings,
         config_digest=config_digest(settings, plan, data.digest),
     )
     return _publish(store, layout, prepared)
 
 
+def _measure(job: StageInput, model: Path, kind: ModelKind) -> ModelShape:
+    return measure(read_config(model, job.spec.model.uri), job.spec.method, job.spec.model.uri, kind)
+
+
+def _provisional_kind(spec: FineTuneJobSpec) -> ModelKind:
+    """Return the kind of model before its labels are known, so that one that cannot be it is told at once."""
+    return ModelKind(labels=("0", "1")) if spec.objective == "classification" else ModelKind()
+
+
+def _tokenizer(spec: FineTuneJobSpec, model: Path, shape: ModelShape) -> Any:
+    tokenizer = load_tokenizer(model, spec.model)
+    if spec.objective == "classification":
+        ensure_padding(tokenizer, spec.model, vocabulary=shape.vocabulary)
+    return tokenizer
+
+
 def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: ModelShape, result: Path) -> CacheBuilder:
     data = job.spec.data
     lists = RowLists(store, data, result.parent / "rows")
-    form = lists.format()
+    form = lists.format(job.spec.objective)
     log.info("format", format=form)
     encode_prompts(tokenizer, form, job.spec.evaluation, max_positions=shape.max_positions)
     row_limit = min(data.max_length, shape.max_positions or data.max_length)
@@ -100,6 +124,7 @@ def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: Model
         result,
         build_encoder(tokenizer, form),
         form=form,
+        labels=Labels(data.labels) if form == "label" else None,
         shares=shares_of(data),
         privacy=Privacy(data.pii),
         row_limit=row_limit,

@@ -5,12 +5,14 @@ with every step.
 """
 
 from math import isfinite
+from typing import NamedTuple
 
 import torch
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
-from finetune_api.status import Scores
+from finetune_api.run import Confusion
+from finetune_api.status import Scores, Validation
 from finetune_trainer import log
 from finetune_trainer.data.batches import row_batches
 from finetune_trainer.data.cache import TokenCache
@@ -21,7 +23,20 @@ from finetune_trainer.train.run import Run
 from finetune_trainer.train.sync import StepSync, Votes
 
 
-def evaluate(run: Run, cache: TokenCache, doing: str) -> Scores | None:
+class Evaluation(NamedTuple):
+    """What was found on a split."""
+
+    scores: Scores
+    confusion: Confusion | None
+
+    @property
+    def validation(self) -> Validation:
+        """The scores that tell which checkpoint is best."""
+        scores = self.scores
+        return Validation(eval_loss=scores.loss, eval_accuracy=scores.accuracy, eval_f1=scores.f1_macro)
+
+
+def evaluate(run: Run, cache: TokenCache, doing: str) -> Evaluation | None:
     """Score all rows; None without anything to predict. Every process must call it.
 
     Raises StopRequested, on all processes after the same batch, when one of them was asked to stop, and StageFailure
@@ -37,7 +52,8 @@ def evaluate(run: Run, cache: TokenCache, doing: str) -> Scores | None:
     finally:
         run.engine.train(True)
     _require_number(loss_sum)
-    return run.objective.scores(loss_sum, counts)
+    scores = run.objective.scores(loss_sum, counts)
+    return None if scores is None else Evaluation(scores, run.objective.confusion(counts))
 
 
 def _sums(run: Run, cache: TokenCache) -> torch.Tensor:

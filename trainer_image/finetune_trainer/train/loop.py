@@ -9,11 +9,12 @@ from typing import NoReturn
 import numpy as np
 import torch
 
+from finetune_api.status import Validation
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CommitMeta
 from finetune_trainer.errors import StopRequested
 from finetune_trainer.model.flops import count_flops
-from finetune_trainer.train.cadence import commit_due, evaluates
+from finetune_trainer.train.cadence import commit_due, evaluates, is_better
 from finetune_trainer.train.early_stopping import is_over, scored
 from finetune_trainer.train.ending import diverged, no_number, stopped
 from finetune_trainer.train.evaluation import evaluate
@@ -46,7 +47,7 @@ class Loop:
         self._reporter = reporter
         self._sampler = sampler
         self.state = state
-        self._best = saver.best.eval_loss if saver.best else None
+        self._best: Validation | None = saver.best
         self._evaluated_at: int | None = None
         """Steps done at the newest evaluation of this attempt."""
         self._sync = StepSync(run.process.device)
@@ -142,19 +143,20 @@ class Loop:
             self._reporter.commits(self._saver.last, self._saver.best)
 
     def _evaluate(self) -> bool:
-        """Score the validation rows; return whether the loss is the lowest so far."""
+        """Score the validation rows; return whether they are the best scores so far."""
         try:
-            scores = evaluate(self._run, self._run.data.validation, f"while it evaluates after step {self.done}")
+            found = evaluate(self._run, self._run.data.validation, f"while it evaluates after step {self.done}")
         except StopRequested:
             self._end_early()
-        if scores is None:
+        if found is None:
             return False
+        validation, settings = found.validation, self._run.spec.evaluation
         self._evaluated_at = self.done
-        self.state = scored(self.state, scores.loss, self._run.spec.evaluation.early_stopping)
-        improved = self._best is None or scores.loss < self._best
-        self._best = scores.loss if improved else self._best
+        self.state = scored(self.state, validation, settings)
+        improved = is_better(validation, self._best, settings.best_metric)
+        self._best = validation if improved else self._best
         if self._reporter is not None:
-            self._reporter.evaluation(self.done, scores.loss, self._best or scores.loss)
+            self._reporter.evaluation(self.done, validation, self._best or validation)
         return improved
 
     def _sample(self, sampler: Sampler) -> None:
@@ -178,7 +180,7 @@ class Loop:
             zero_stage=run.plan.zero_stage,
             consumed_sequences=run.data.schedule.cursor(self.done),
             config_digest=run.config_digest,
-            eval_loss=self.state.eval_loss if self._evaluated_at == self.done else None,
+            validation=Validation(**self.state.scores) if self._evaluated_at == self.done else Validation(),
         )
         with run.watchdog.during(f"while it saves after step {self.done}", slow=True):
             self._saver.save(self.done, self.state, meta)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from finetune_trainer.methods.freeze import decoder_layers
 from finetune_trainer.model.weights import whole_shape
 
 MUON = "muon"
@@ -25,17 +26,9 @@ MUON = "muon"
 
 
 def hidden_matrices(model: PreTrainedModel) -> set[nn.Parameter]:
-    """Return the trained matrices that map hidden states to hidden states, those of adapters among them."""
-    outer = [model.get_input_embeddings(), model.get_output_embeddings()]
-    excluded = {parameter for module in outer if module is not None for parameter in module.parameters()}
-    excluded |= {
-        parameter
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters(recurse=False)
-    }
-    trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
-    return {parameter for parameter in trained - excluded if _is_matrix(whole_shape(parameter))}
+    """Return the trained matrices of the layers, those of adapters among them."""
+    trained = (parameter for parameter in decoder_layers(model).parameters() if parameter.requires_grad)
+    return {parameter for parameter in trained if _is_matrix(whole_shape(parameter))}
 
 
 def _is_matrix(shape: torch.Size) -> bool:

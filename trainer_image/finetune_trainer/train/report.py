@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from finetune_api.stage import ProgressSample, TerminationMessage
-from finetune_api.status import CheckpointRef, Plan, Progress
+from finetune_api.status import CheckpointRef, Plan, Progress, Validation
 from finetune_trainer import log
 from finetune_trainer.data.schedule import Schedule
 from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
@@ -113,10 +113,11 @@ class Reporter:
             self._bar.set_postfix(loss=f"{loss:.4f}")
         self._post(urgent=False)
 
-    def evaluation(self, done: int, eval_loss: float, best_eval_loss: float) -> None:
-        """Tell the validation loss after `done` steps."""
-        self._fields |= {"eval_loss": _rounded(eval_loss), "best_eval_loss": _rounded(best_eval_loss)}
-        line = {"step": done, "evalLoss": eval_loss, "bestEvalLoss": best_eval_loss}
+    def evaluation(self, done: int, found: Validation, best: Validation) -> None:
+        """Tell the validation scores after `done` steps, and those of the best checkpoint."""
+        self._fields |= {name: _rounded(getattr(found, name)) for name in Validation.model_fields}
+        self._fields["best_eval_loss"] = _rounded(best.eval_loss)
+        line = {"step": done, **found.model_dump(by_alias=True, exclude_none=True), "bestEvalLoss": best.eval_loss}
         log.info("evaluation", **line)
         self._append(line)
         self._post(urgent=True)

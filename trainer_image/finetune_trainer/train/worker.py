@@ -9,7 +9,6 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Prepared, TrainResult
 from finetune_api.stage import StageInput, TerminationMessage
-from finetune_api.status import EvaluationResult
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CheckpointWriter, WriterSettings
 from finetune_trainer.data.prepared import PreparedFiles
@@ -60,7 +59,8 @@ def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
 def _train_and_score(run: Run, sampler: Sampler | None, store: Store, pod: Pod, writer: str) -> TrainResult:
     """Run the training with its uploader and its reporter, which end with it; a failure tells what was reached."""
     scratch, process = Scratch(pod.work_dir), run.process
-    saver = Saver(_checkpoint_writer(run, writer), run.engine, run.method, process, scratch.staged)
+    metric = run.spec.evaluation.best_metric
+    saver = Saver(_checkpoint_writer(run, writer), run.engine, run.method, process, scratch.staged, metric)
     reporter = reporter_of(run, store, pod, writer) if process.rank == 0 else None
     succeeded = False
     run.watchdog.listener = reporter
@@ -117,14 +117,14 @@ def _run(
     with run.watchdog.during("while it reads its commits", slow=True):
         commits = finish.final_commits(run, saver, store, done=loop.done)
     chosen, tuned = finish.tuned_scores(run, store, commits, done=loop.done, scratch=scratch.best)
-    scores = EvaluationResult(base=state.baseline, tuned=tuned)
-    log.info("scored", exportedStep=chosen.step, **scores.to_wire())
 
     def conclude() -> TrainResult:
         assert reporter is not None  # noqa: S101 - this is rank 0
+        progress = reporter.progress
         result = finish.result_of(
-            run, writer, chosen=chosen, commits=commits, progress=reporter.progress, scores=scores
+            run, writer, chosen=chosen, commits=commits, progress=progress, base=state.baseline, tuned=tuned
         )
+        log.info("scored", exportedStep=chosen.step, **result.evaluation.to_wire())
         return publish(store, run.layout, result)
 
     with run.watchdog.during("while it writes down its result", slow=True):
@@ -143,11 +143,12 @@ def _begin(run: Run, saver: Saver, reporter: Reporter | None, store: Store, scra
 
 def _baseline(run: Run) -> RunState:
     """Score the base model if the job asks for it; adapters are still without effect."""
-    wanted = run.spec.evaluation.baseline
-    scores = finish.test_scores(run, "while it scores the base model") if wanted else None
-    if scores is not None:
-        log.info("baseline", **scores.to_wire())
-    return RunState(baseline=scores)
+    wanted = run.spec.evaluation.baseline and run.objective.scores_base
+    found = finish.test_scores(run, "while it scores the base model") if wanted else None
+    if found is None:
+        return RunState()
+    log.info("baseline", **found.scores.to_wire())
+    return RunState(baseline=found.scores)
 
 
 def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:
@@ -162,5 +163,6 @@ def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:
             attempt=run.job.attempt,
             keep_last=checkpoint.keep_last,
             keep_best=checkpoint.keep_best,
+            best_metric=run.spec.evaluation.best_metric,
         )
     )
