@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
     STORAGE = 76
     """S3 refused for longer than the retry budget."""
     DIVERGED = 77
-    """Loss or gradients are no longer numbers."""
+    """Loss or gradients are no longer numbers, or the loss jumped."""
     HUNG = 78
     """No step for so long that the training hangs; the stacks of all ranks are in the log."""
     KILLED = 137

@@ -27,6 +27,8 @@ TOKEN_AUDIENCE = "finetune-operator"  # noqa: S105 - the audience of a token, no
 
 CREDENTIALS_FILE = PurePosixPath("/var/run/finetune/s3/credentials")
 CA_BUNDLE_FILE = PurePosixPath("/var/run/finetune/ca/ca.crt")
+MLFLOW_FOLDER = PurePosixPath("/var/run/finetune/mlflow")
+"""Username and password, or a token, of the tracking server."""
 TOKEN_FILE = PurePosixPath("/var/run/finetune/token/token")
 WORK_DIR = PurePosixPath("/var/lib/finetune")
 """The pod's scratch space (spec.storage.cache); everything else of its file system is read-only but /tmp."""
@@ -72,7 +74,7 @@ class ProgressSample(Record):
     plan: Plan | None = Field(default=None, description="How it computes.")
     progress: Progress = Field(description="Where it is.")
     last_checkpoint: CheckpointRef | None = Field(default=None, description="Newest commit.")
-    best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
+    best_checkpoint: CheckpointRef | None = Field(default=None, description="Best commit by evaluation.bestMetric.")
 
 
 class TerminationMessage(Record):

@@ -27,9 +27,14 @@ def test_job_is_trained_scored_and_exported(make_job):
     job = make_job(
         training={"epochs": 6, "globalBatchSize": 2, "learningRate": 1e-2, "precision": "fp32"},
         distributed={"device": "cpu", "processesPerNode": 2},
-        evaluation={"everySteps": 8, "predictions": {"rows": 2, "maxNewTokens": 4}},
+        evaluation={
+            "everySteps": 8,
+            "predictions": {"rows": 2, "maxNewTokens": 4},
+            "samplePrompts": ["Where is my invoice?"],
+        },
         checkpoint={"everyMinutes": 0, "keepLast": 1},
         output={"merge": True},
+        tracking={"tensorboard": True},
     )
     [pod] = job.pods()
     assert pod.end() == ExitCode.DONE, pod.text()
@@ -50,6 +55,11 @@ def test_job_is_trained_scored_and_exported(make_job):
     assert {line["step"]: line["loss"] for line in series if "loss" in line} == {
         step: event["loss"] for step, event in pod.steps().items()
     }
+    samples = [json.loads(line) for line in job.s3.store.read(job.layout.samples(result.writer)).splitlines()]
+    assert [sample["step"] for sample in samples] == sorted(scored)
+    assert {sample["prompt"] for sample in samples} == {"Where is my invoice?"}
+    assert job.s3.store.list(job.layout.tensorboard(result.writer))
+    assert result.progress.peak_bytes_per_device > 100 * 2**20
     again = job.pods(attempt=2)[0]
     assert again.end() == ExitCode.DONE
     assert not again.steps()
@@ -158,6 +168,10 @@ def test_run_that_diverges_fails_and_names_its_last_good_checkpoint(make_job):
     assert all(math.isfinite(event["loss"]) for event in pod.steps().values())
     assert word.last_checkpoint.step == newest
     assert "lower spec.training.learningRate" in word.message
+    [suspects] = [event for event in pod.events if event["event"] == "suspect-rows"]
+    assert suspects["step"] == max(pod.steps()) + 1
+    assert suspects["rows"][0].startswith(job.s3.uri("rows/train.jsonl:"))
+    assert suspects["rows"][0] in word.message
 
 
 def test_gpu_job_on_a_node_without_cuda_is_refused(make_job):

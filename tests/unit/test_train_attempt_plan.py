@@ -70,6 +70,7 @@ def test_the_prepared_plan_holds_and_nothing_is_measured():
         ({"zeroStage": 1}, {"zero_stage": 1}),
         ({"training": {"microBatchSize": 2}}, {"micro_batch_size": 2, "gradient_accumulation_steps": 32}),
         ({"training": {"activationCheckpointing": "on"}}, {"activation_checkpointing": True}),
+        ({"training": {"activationCheckpointing": "selective"}}, {"activation_checkpointing_every": 2}),
     ],
 )
 def test_an_edited_spec_gets_another_plan(edited, expected):

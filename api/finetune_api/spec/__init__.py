@@ -12,7 +12,8 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import Freeze, Ia3, Lora, Method, Quantization
 from finetune_api.spec.model import Model
 from finetune_api.spec.storage import Cache, Checkpoint, Output, S3Storage, Storage
-from finetune_api.spec.training import Optimizer, Training
+from finetune_api.spec.tracking import Mlflow, Tracking
+from finetune_api.spec.training import LossSpike, Optimizer, Training
 
 __all__ = [
     "Cache",
@@ -26,7 +27,9 @@ __all__ = [
     "Freeze",
     "Ia3",
     "Lora",
+    "LossSpike",
     "Method",
+    "Mlflow",
     "Model",
     "Optimizer",
     "Output",
@@ -36,5 +39,6 @@ __all__ = [
     "S3Storage",
     "Split",
     "Storage",
+    "Tracking",
     "Training",
 ]

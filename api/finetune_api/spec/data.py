@@ -1,6 +1,6 @@
 """`spec.data`: rows to train, validate and test on."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,7 @@ class Split(Record):
     seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of the hash.")
 
 
+Label = Annotated[str, Field(min_length=1, max_length=64)]
 PiiKind = Literal["email", "iban", "cardNumber", "fiscalCode", "vatNumber", "ipAddress", "phone"]
 
 
@@ -69,12 +70,24 @@ class Data(Record):
             "!has(self.test) || size(self.test) == 0 || !has(self.split) || self.split.test == 0.0",
             "spec.data.test and spec.data.split.test exclude each other; set split.test: 0 or remove the test list",
         ),
+        Rule(
+            "!has(self.labels) || size(self.labels) != 1",
+            "spec.data.labels names one label, and a single class leaves nothing to tell apart; add the others, or"
+            " remove the list to read them from the rows",
+        ),
     )
 
-    format: Literal["auto", "messages", "promptCompletion"] = Field(
+    format: Literal["auto", "messages", "promptCompletion", "text", "label"] = Field(
         default="auto",
-        description="messages: a list of role/content turns; promptCompletion: columns prompt and completion;"
-        " auto: told from the first row.",
+        description="messages: a list of role/content turns; promptCompletion: columns prompt and completion; text: a"
+        " column text, for objective pretrain; label: columns text (or messages) and label, for objective"
+        " classification; auto: told from the objective and the first row.",
+    )
+    labels: list[Label] = Field(
+        default=[],
+        max_length=1000,
+        description="Labels that the model tells apart (objective classification), by class id; empty: those of the"
+        " training rows, sorted.",
     )
     train: list[DataSource] = Field(min_length=1, max_length=64, description="Sources of training rows.")
     validation: list[DataSource] = Field(default=[], max_length=64, description="Sources of validation rows.")
@@ -87,7 +100,7 @@ class Data(Record):
         default=2048,
         ge=16,
         le=1048576,
-        description="Longest row in tokens; longer rows are dropped and counted.",
+        description="Longest row in tokens; longer rows are dropped and counted, but those of format text are cut.",
     )
     pii: Pii = Field(default=Pii(), description="What is done about personal data in the rows.")
     packing: bool = Field(

@@ -47,6 +47,8 @@ def examine(request: Request, scratch: Path) -> Reply:
         raise _broken(f"it cannot be loaded: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
     reply = Reply.model_validate_json(answer.read_text())
     judge(reply)
+    if request.classes is not None and reply.labels != request.classes.labels:
+        raise _broken("its configuration does not have the labels that were trained")
     log.info("result-examined", divergence=reply.divergence, dtype=reply.dtype)
     return reply
 

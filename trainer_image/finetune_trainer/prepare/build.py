@@ -18,8 +18,18 @@ from typing import Any
 
 from finetune_trainer import log
 from finetune_trainer.data.cache import SPLITS, CacheWriter, SplitName
-from finetune_trainer.prepare.encode import Encoded, Encoder
-from finetune_trainer.prepare.formats import Example, Format, canonical, other_columns, parse, to_columns
+from finetune_trainer.data.places import PlaceWriter
+from finetune_trainer.prepare.encode import Encoded, Encoder, cut
+from finetune_trainer.prepare.formats import (
+    Example,
+    Format,
+    Labelled,
+    canonical,
+    other_columns,
+    parse,
+    to_columns,
+)
+from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.pii.policy import Privacy
 from finetune_trainer.prepare.problems import Place, Problems, RowError
 from finetune_trainer.prepare.readers import Row
@@ -43,6 +53,8 @@ class Counts:
 
     read: int = 0
     too_long: dict[SplitName, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    cut: int = 0
+    """Documents that became several rows."""
     longest: int = 0
     """Tokens of the longest row, kept or not."""
     in_held_out: int = 0
@@ -54,7 +66,15 @@ class CacheBuilder:
     """Builds the caches of all splits below a folder; a context manager that closes the files."""
 
     def __init__(
-        self, directory: Path, encoder: Encoder, *, form: Format, shares: Shares, privacy: Privacy, row_limit: int
+        self,
+        directory: Path,
+        encoder: Encoder,
+        *,
+        form: Format,
+        labels: Labels | None,
+        shares: Shares,
+        privacy: Privacy,
+        row_limit: int,
     ) -> None:
         self._directory = directory
         self._encoder = encoder
@@ -65,6 +85,7 @@ class CacheBuilder:
         self._held_out: set[bytes] = set()
         self._files = ExitStack()
         self.writers: dict[SplitName, CacheWriter] = {}
+        self.labels = labels
         self.counts = Counts()
         self.problems = Problems()
 
@@ -72,7 +93,11 @@ class CacheBuilder:
         """Open the files."""
         cache = self._directory / "cache"
         cache.mkdir(parents=True)
-        self.writers = {split: self._files.enter_context(CacheWriter(cache, split)) for split in SPLITS}
+        labelled = self.labels is not None
+        self.writers = {
+            split: self._files.enter_context(CacheWriter(cache, split, labelled=labelled)) for split in SPLITS
+        }
+        self._places = {split: self._files.enter_context(PlaceWriter(cache, split)) for split in SPLITS}
         path = self._directory / "test.jsonl"
         self._test_rows = self._files.enter_context(path.open("w", encoding="utf-8", errors="surrogatepass"))
         return self
@@ -95,6 +120,8 @@ class CacheBuilder:
                 if isinstance(row.columns, RowError):
                     raise row.columns
                 example = parse(row.columns, self.form)
+                if self.labels is not None and isinstance(example, Labelled):
+                    self.labels.require_known(example.label)
             except RowError as error:
                 self.problems.add(row.place, error)
                 continue
@@ -116,21 +143,32 @@ class CacheBuilder:
         for row, encoded in zip(batch, self._encoder.encode([row.example for row in batch]), strict=True):
             if isinstance(encoded, RowError):
                 self.problems.add(row.place, encoded)
-            elif not any(encoded.supervised[1:]):
+            elif self.labels is None and not any(encoded.supervised[1:]):
                 self.problems.add(row.place, RowError("messages", "the chat template leaves no token of the answer"))
             else:
                 self._append(row, encoded)
 
     def _append(self, row: _Checked, encoded: Encoded) -> None:
         self.counts.longest = max(self.counts.longest, len(encoded.input_ids))
+        pieces = [encoded]
         if len(encoded.input_ids) > self._row_limit:
-            self.counts.too_long[row.split] += 1
-            return
+            if self.form != "text":
+                self.counts.too_long[row.split] += 1
+                return
+            self.counts.cut += 1
+            pieces = cut(encoded, self._row_limit)
         self.counts.highest_token = max(self.counts.highest_token, *encoded.input_ids)
-        self.writers[row.split].append(encoded.input_ids, [False, *encoded.supervised[1:]])
+        for piece in pieces:
+            self.writers[row.split].append(piece.input_ids, [False, *piece.supervised[1:]], self._number(row))
+            self._places[row.split].append(f"{row.place.file}:{row.place.unit}", row.place.number)
         if row.split == "test":
             columns = {**other_columns(row.columns, self.form), **to_columns(row.example)}
             self._test_rows.write(json.dumps(columns, ensure_ascii=False, default=str) + "\n")
+
+    def _number(self, row: _Checked) -> int | None:
+        if self.labels is None or not isinstance(row.example, Labelled):
+            return None
+        return self.labels.number(row.example.label, row.split, row.place)
 
     def log_counts(self) -> None:
         """Log what was kept and what was left out."""

@@ -3,9 +3,11 @@
 A conversation is rendered by the chat template (`template.py`); the answers are supervised, each with the token
 that ends the turn, so that the tuned model knows when to stop, but without the white space that a template puts
 after it. Prompt and completion are used as they stand, as TRL does with plain text: the tokenizer's own opening
-token if it has one, the prompt, the completion, the end-of-sequence token; no chat template is applied.
+token if it has one, the prompt, the completion, the end-of-sequence token; no chat template is applied. Running text
+is encoded likewise, and all of it but its first token is supervised. Rows with a label have no supervised token: what
+is predicted is their class.
 
-Text is always cut where an answer begins: generation starts from the tokens of the prompt alone, so a token that
+Where an answer begins, text is always cut: generation starts from the tokens of the prompt alone, so a token that
 reaches over the cut could never be produced there.
 """
 
@@ -15,10 +17,11 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from finetune_trainer import log
-from finetune_trainer.prepare.formats import Completion, Conversation, Example, Format
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example, Format, Labelled
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.problems import RowError
-from finetune_trainer.prepare.template import Rendered, render
+from finetune_trainer.prepare.template import Rendered, apply, render
 from finetune_trainer.prepare.tokenizer import special_tokens
 
 
@@ -40,19 +43,25 @@ class Encoder(Protocol):
 
 def build_encoder(tokenizer: Any, form: Format) -> Encoder:
     """Return the encoder of a format. Raises StageFailure when the tokenizer lacks what the format needs."""
-    if form == "promptCompletion":
+    if form in ("promptCompletion", "text"):
         if tokenizer.eos_token_id is None:
             raise invalid_model(
-                "the tokenizer has no end-of-sequence token, so answers would never end;"
+                "the tokenizer has no end-of-sequence token, so what the model writes would never end;"
                 " set eos_token in tokenizer_config.json"
             )
-        return CompletionEncoder(tokenizer)
+        return CompletionEncoder(tokenizer) if form == "promptCompletion" else TextEncoder(tokenizer)
+    if form == "label":
+        return LabelEncoder(tokenizer)
     if not tokenizer.chat_template:
-        raise invalid_model(
-            "the tokenizer has no chat template, which format messages needs;"
-            " set spec.model.chatTemplate, or use columns prompt and completion"
-        )
+        raise _no_template()
     return ChatEncoder(tokenizer)
+
+
+def _no_template() -> StageFailure:
+    return invalid_model(
+        "the tokenizer has no chat template, which a column messages needs;"
+        " set spec.model.chatTemplate, or use columns of plain text"
+    )
 
 
 class ChatEncoder:
@@ -143,8 +152,7 @@ class CompletionEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        bos = tokenizer.bos_token_id
-        self._opening = [bos] if list(tokenizer("")["input_ids"])[:1] == [bos] else []
+        self._opening = _opening(tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
         """Encode prompts and completions; the tokenizer spreads a batch over the cores."""
@@ -161,3 +169,77 @@ class CompletionEncoder:
         if not given:
             return RowError("prompt", "has no tokens, so nothing can be predicted from it")
         return Encoded(given + target, [False] * len(given) + [True] * len(target))
+
+
+class TextEncoder:
+    """Encodes documents of running text, each with the end-of-sequence token that says that it ends here."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._opening = _opening(tokenizer)
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
+        """Encode documents; the tokenizer spreads a batch over the cores."""
+        texts = [example.text for example in examples if isinstance(example, Document)]
+        return [self._close(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    def _close(self, tokens: list[int]) -> Encoded | RowError:
+        if not tokens:
+            return RowError("text", "has no tokens")
+        end = self._tokenizer.eos_token_id
+        ids = [*self._opening, *tokens, *([] if tokens[-1] == end else [end])]
+        return Encoded(ids, [False] + [True] * (len(ids) - 1))
+
+
+class LabelEncoder:
+    """Encodes rows to classify as the tokenizer encodes any text: so any program gives the model the same tokens.
+
+    The class is read off the last token. Padding at the end is left out, since transformers looks for the last token
+    that is none.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
+        """Encode texts and conversations; the tokenizer spreads the texts of a batch over the cores."""
+        contents = [example.content for example in examples if isinstance(example, Labelled)]
+        texts = [content.text for content in contents if isinstance(content, Document)]
+        encoded = iter(self._tokenizer(texts)["input_ids"] if texts else [])
+        return [
+            self._without_padding(next(encoded)) if isinstance(content, Document) else self._conversation(content)
+            for content in contents
+        ]
+
+    def _conversation(self, conversation: Conversation) -> Encoded | RowError:
+        if not self._tokenizer.chat_template:
+            raise _no_template()
+        try:
+            text = apply(self._tokenizer, conversation.turns, prompt=False)
+        except RowError as error:
+            return error
+        return self._without_padding(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _without_padding(self, tokens: Sequence[int]) -> Encoded | RowError:
+        ids = list(tokens)
+        while ids and ids[-1] == self._tokenizer.pad_token_id:
+            ids.pop()
+        return Encoded(ids, [False] * len(ids)) if ids else RowError("label", "stands beside a text without tokens")
+
+
+def _opening(tokenizer: Any) -> list[int]:
+    """Return the token that the tokenizer itself puts before a text, if it is one that stands there by its role."""
+    bos = tokenizer.bos_token_id
+    return [bos] if list(tokenizer("")["input_ids"])[:1] == [bos] else []
+
+
+def cut(document: Encoded, limit: int) -> list[Encoded]:
+    """Cut a document into rows of at most `limit` tokens.
+
+    Each row but the first begins with the last token of the one before, which nothing predicts there: so every token
+    of the document but its first is learned once, and each with a token before it.
+    """
+    ids = document.input_ids
+    starts = range(0, max(1, len(ids) - 1), limit - 1)
+    pieces = [ids[start : start + limit] for start in starts]
+    return [Encoded(piece, [False] + [True] * (len(piece) - 1)) for piece in pieces]

@@ -2,9 +2,11 @@
 
     messages           {"messages": [{"role": "system"|"user"|"assistant", "content": "..."}, ...]}
     promptCompletion   {"prompt": "...", "completion": "..."}
+    text               {"text": "..."}
+    label              {"text": "...", "label": "..."} or {"messages": [...], "label": "..."}
 
 A conversation may open with a system turn; then user and assistant take turns, beginning with user and ending with
-assistant. Other columns are no part of an example.
+assistant, or with either where it has a label. Other columns are no part of an example.
 """
 
 import json
@@ -12,10 +14,28 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from finetune_api.spec.job import ObjectiveType
 from finetune_trainer.prepare.problems import RowError
 
-Format = Literal["messages", "promptCompletion"]
-_COLUMNS: dict[Format, tuple[str, ...]] = {"messages": ("messages",), "promptCompletion": ("prompt", "completion")}
+Format = Literal["messages", "promptCompletion", "text", "label"]
+_COLUMNS: dict[Format, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "promptCompletion": ("prompt", "completion"),
+    "text": ("text",),
+    "label": ("text", "messages", "label"),
+}
+_NEEDED: dict[Format, tuple[tuple[str, ...], ...]] = {
+    **{form: (columns,) for form, columns in _COLUMNS.items()},
+    "label": (("text", "label"), ("messages", "label")),
+}
+"""Sets of columns of which a row has to have one."""
+_FORMATS: dict[ObjectiveType, tuple[Format, ...]] = {
+    "sft": ("messages", "promptCompletion"),
+    "pretrain": ("text",),
+    "classification": ("label",),
+}
+"""What an objective can be trained on."""
+_LONGEST_LABEL = 64
 _ROLES = ("system", "user", "assistant")
 
 
@@ -42,26 +62,47 @@ class Completion:
     completion: str
 
 
-Example = Conversation | Completion
+@dataclass(frozen=True)
+class Document:
+    """An example of format text."""
+
+    text: str
 
 
-def detect(columns: dict[str, Any]) -> Format:
-    """Tell the format from a row's columns. Raises RowError when it is none."""
-    for name, needed in _COLUMNS.items():
-        if all(column in columns for column in needed):
+@dataclass(frozen=True)
+class Labelled:
+    """An example of format label."""
+
+    content: Document | Conversation
+    label: str
+
+
+Example = Conversation | Completion | Document | Labelled
+
+
+def detect(columns: dict[str, Any], objective: ObjectiveType) -> Format:
+    """Tell the format of an objective from a row's columns. Raises RowError when it is none."""
+    for name in _FORMATS[objective]:
+        if any(all(column in columns for column in needed) for needed in _NEEDED[name]):
             return name
+    choices = [needed for name in _FORMATS[objective] for needed in _NEEDED[name]]
+    wanted = ", or ".join(" and ".join(map(repr, needed)) for needed in choices)
     found = ", ".join(repr(column) for column in columns) or "none"
-    raise RowError("columns", f"need 'messages', or 'prompt' and 'completion'; found {found}")
+    raise RowError("columns", f"need {wanted}; found {found}")
 
 
 def parse(columns: dict[str, Any], form: Format) -> Example:
     """Return the example of a row. Raises RowError."""
+    if form == "label":
+        return _labelled(columns)
     for column in _COLUMNS[form]:
         if columns.get(column) is None:
             raise RowError(column, f"is missing; format {form} needs it in every row")
+    if form == "text":
+        return Document(_text(columns["text"], "text"))
     if form == "promptCompletion":
         return Completion(_text(columns["prompt"], "prompt"), _text(columns["completion"], "completion"))
-    return _conversation(columns["messages"])
+    return _conversation(columns["messages"], answered=True)
 
 
 def other_columns(columns: dict[str, Any], form: Format) -> dict[str, Any]:
@@ -71,6 +112,10 @@ def other_columns(columns: dict[str, Any], form: Format) -> dict[str, Any]:
 
 def to_columns(example: Example) -> dict[str, Any]:
     """Return the columns of an example: the inverse of parse."""
+    if isinstance(example, Labelled):
+        return {**to_columns(example.content), "label": example.label}
+    if isinstance(example, Document):
+        return {"text": example.text}
     if isinstance(example, Completion):
         return {"prompt": example.prompt, "completion": example.completion}
     return {"messages": [{"role": turn.role, "content": turn.content} for turn in example.turns]}
@@ -101,13 +146,37 @@ def _text(value: Any, field: str) -> str:
     return value
 
 
-def _conversation(value: Any) -> Conversation:
+def _labelled(columns: dict[str, Any]) -> Labelled:
+    text, messages = columns.get("text"), columns.get("messages")
+    if (text is None) == (messages is None):
+        raise RowError("text", "is missing; format label needs a text or messages, and not both, in every row")
+    content = _conversation(messages, answered=False) if text is None else Document(_text(text, "text"))
+    return Labelled(content, _label(columns.get("label")))
+
+
+def _label(value: Any) -> str:
+    """Return a label as text: whole numbers and truth values as JSON writes them."""
+    if value is None:
+        raise RowError("label", "is missing; format label needs it in every row")
+    label = _text(json.dumps(value) if isinstance(value, int) else value, "label").strip()
+    if len(label) > _LONGEST_LABEL:
+        raise RowError(
+            "label", f"has {len(label)} characters, at most {_LONGEST_LABEL} are possible; give it a short name"
+        )
+    return label
+
+
+def _conversation(value: Any, *, answered: bool) -> Conversation:
     if not isinstance(value, list):
         raise RowError("messages", f"is {type(value).__name__}, not a list of turns")
     if not value:
         raise RowError("messages", "has no turns")
     turns = tuple(_turn(item, f"messages[{index}]") for index, item in enumerate(value))
+    if answered and all(turn.role != "assistant" for turn in turns):
+        raise RowError("messages", "has no assistant turn, so there is nothing to learn from")
     _check_order(turns)
+    if answered and turns[-1].role != "assistant":
+        raise RowError("messages", f"ends with a {turns[-1].role} turn; the last turn must be the assistant's")
     return Conversation(turns)
 
 
@@ -124,12 +193,8 @@ def _turn(value: Any, field: str) -> Turn:
 
 
 def _check_order(turns: tuple[Turn, ...]) -> None:
-    if all(turn.role != "assistant" for turn in turns):
-        raise RowError("messages", "has no assistant turn, so there is nothing to learn from")
     opening = 1 if turns[0].role == "system" else 0
     for index, turn in enumerate(turns[opening:], start=opening):
         wanted = "user" if (index - opening) % 2 == 0 else "assistant"
         if turn.role != wanted:
             raise RowError(f"messages[{index}].role", f"is {turn.role}, but {wanted} must speak here")
-    if turns[-1].role != "assistant":
-        raise RowError("messages", f"ends with a {turns[-1].role} turn; the last turn must be the assistant's")

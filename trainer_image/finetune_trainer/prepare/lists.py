@@ -5,6 +5,7 @@ from itertools import chain
 from pathlib import Path
 
 from finetune_api.spec import Data
+from finetune_api.spec.job import ObjectiveType
 from finetune_trainer.data.cache import SplitName
 from finetune_trainer.prepare.formats import Format, detect
 from finetune_trainer.prepare.problems import Problems, RowError, invalid_data
@@ -27,7 +28,7 @@ class RowLists:
         self._store = store
         self._scratch = scratch
 
-    def format(self) -> Format:
+    def format(self, objective: ObjectiveType) -> Format:
         """Return the format that is set, or that of the first training row that can be read."""
         if self._data.format != "auto":
             return self._data.format
@@ -36,7 +37,7 @@ class RowLists:
             seen.append(row)
             if not isinstance(row.columns, RowError):
                 self._train = chain(seen, self._train)
-                return _detect(row)
+                return _detect(row, objective)
         problems = Problems()
         for row in seen:
             assert isinstance(row.columns, RowError)  # noqa: S101 - else it would have told the format
@@ -68,9 +69,9 @@ class RowLists:
         return invalid_data(f"the data set is empty: spec.data.{split} ({files}) holds no rows")
 
 
-def _detect(row: Row) -> Format:
+def _detect(row: Row, objective: ObjectiveType) -> Format:
     assert not isinstance(row.columns, RowError)  # noqa: S101
     try:
-        return detect(row.columns)
+        return detect(row.columns, objective)
     except RowError as error:
         raise invalid_data(f"{row.place}: {error.field}: {error.text}") from error

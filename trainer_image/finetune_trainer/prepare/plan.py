@@ -1,8 +1,9 @@
 """The plan: what every `auto` becomes, decided before any training pod exists, and whether it fits at all.
 
-    zeroStage              0 for one process; else 2, and 3 where 2 does not fit: sharding the weights too costs
-                           a few percent of speed, so it is not done without need
-    activationCheckpointing  off where the activations fit, since recomputing them costs about a fifth of the speed
+    zeroStage              0 for one process, or an optimizer that is not sharded; else 2, and 3 where 2 does not fit:
+                           sharding the weights too costs a few percent of speed, so it is not done without need
+    activationCheckpointing  off where the activations fit, since recomputing them costs about a fifth of the speed;
+                           else selective, and on where that does not fit
     microBatchSize         the largest divisor of a process's share of a step that fits, up to the number of tokens
                            beyond which a larger forward pass is not faster
 
@@ -93,7 +94,7 @@ def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
     quantization = spec.method.spelled_out().quantization
     quantized_bits = quantization.bits if quantization else 4
     for zero_stage in _zero_stages(spec, world):
-        for checkpointing in _checkpointing(spec):
+        for every in checkpointing(spec):
             for micro in _micro_batch_sizes(spec, facts, world):
                 layout = Layout(
                     device=spec.distributed.device,
@@ -101,7 +102,8 @@ def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
                     zero_stage=zero_stage,
                     world_size=world,
                     micro_batch_tokens=micro * facts.sequence_tokens,
-                    activation_checkpointing=checkpointing,
+                    activation_checkpointing=every > 0,
+                    activation_checkpointing_every=max(1, every),
                     optimizer_bytes=OPTIMIZER_BYTES[spec.training.optimizer.type],
                     quantized_bits=quantized_bits,
                 )
@@ -112,14 +114,16 @@ def _zero_stages(spec: FineTuneJobSpec, world: int) -> list[int]:
     wanted = spec.distributed.zero_stage
     if wanted != "auto":
         return [wanted]
-    if world == 1:
+    if world == 1 or not spec.training.optimizer.can_shard:
         return [0]
-    return [2, 3] if spec.method.can_shard_weights else [2]
+    can_shard_weights = spec.method.can_shard_weights and not spec.training.compile
+    return [2, 3] if can_shard_weights else [2]
 
 
-def _checkpointing(spec: FineTuneJobSpec) -> list[bool]:
-    wanted = spec.training.activation_checkpointing
-    return [False, True] if wanted == "auto" else [wanted == "on"]
+def checkpointing(spec: FineTuneJobSpec) -> list[int]:
+    """Return what the spec allows, from the fastest on: every how many-th layer is recomputed; 0 none."""
+    choices = {"off": [0], "selective": [2], "on": [1]}
+    return choices.get(spec.training.activation_checkpointing, [0, 2, 1])
 
 
 def per_process(schedule: Schedule, world: int) -> int:
@@ -146,6 +150,7 @@ def _plan(spec: FineTuneJobSpec, facts: Facts, choice: _Choice) -> Plan:
         micro_batch_size=choice.micro_batch_size,
         gradient_accumulation_steps=-(-per_process(facts.schedule, world) // choice.micro_batch_size),
         activation_checkpointing=choice.layout.activation_checkpointing,
+        activation_checkpointing_every=choice.layout.activation_checkpointing_every,
         attention="varlen" if varlen else "sdpa",
         precision=spec.training.precision,
         total_steps=facts.schedule.total_steps,
@@ -175,9 +180,10 @@ def _advice(spec: FineTuneJobSpec, least: _Choice) -> str:
         advice.append("set spec.method.type: lora")
     if spec.method.type == "lora":
         advice.append("set spec.method.type: qlora")
-    if layout.world_size > 1 and layout.zero_stage < 3 and spec.method.can_shard_weights:
+    can_shard = spec.method.can_shard_weights and spec.training.optimizer.can_shard and not spec.training.compile
+    if layout.world_size > 1 and layout.zero_stage < 3 and can_shard:
         advice.append("set spec.distributed.zeroStage: 3")
-    if not layout.activation_checkpointing:
+    if not layout.activation_checkpointing or layout.activation_checkpointing_every > 1:
         advice.append("set spec.training.activationCheckpointing: on")
     if least.micro_batch_size > 1:
         advice.append("set spec.training.microBatchSize: 1")

@@ -27,12 +27,12 @@ class Rendered(NamedTuple):
 def render(tokenizer: Any, conversation: Conversation) -> Rendered:
     """Render a conversation. Raises RowError when the template refuses it or is not built up turn by turn."""
     turns = conversation.turns
-    text = _apply(tokenizer, turns, prompt=False)
+    text = apply(tokenizer, turns, prompt=False)
     answers = []
     for index, turn in enumerate(turns):
         if turn.role == "assistant":
-            before = _apply(tokenizer, turns[:index], prompt=True)
-            upto = text if index + 1 == len(turns) else _apply(tokenizer, turns[: index + 1], prompt=False)
+            before = apply(tokenizer, turns[:index], prompt=True)
+            upto = text if index + 1 == len(turns) else apply(tokenizer, turns[: index + 1], prompt=False)
             if not (text.startswith(before) and text.startswith(upto) and len(before) < len(upto)):
                 raise RowError(
                     f"messages[{index}]",
@@ -43,7 +43,8 @@ def render(tokenizer: Any, conversation: Conversation) -> Rendered:
     return Rendered(text, answers)
 
 
-def _apply(tokenizer: Any, turns: tuple[Turn, ...], *, prompt: bool) -> str:
+def apply(tokenizer: Any, turns: tuple[Turn, ...], *, prompt: bool) -> str:
+    """Return the text of turns, with what opens an answer (`prompt`). Raises RowError when the template refuses."""
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))

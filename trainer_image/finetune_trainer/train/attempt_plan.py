@@ -17,7 +17,7 @@ from finetune_trainer import log
 from finetune_trainer.data.schedule import Schedule
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.memory import GIB
-from finetune_trainer.prepare.plan import Facts, budget_of, more_frugal, per_process, resolve
+from finetune_trainer.prepare.plan import Facts, budget_of, checkpointing, more_frugal, per_process, resolve
 
 
 def plan_of_attempt(
@@ -46,13 +46,14 @@ def _holds(spec: FineTuneJobSpec, plan: Plan, schedule: Schedule, budget: int | 
     """Whether a plan is one that the spec allows and that fits."""
     distributed, training = spec.distributed, spec.training
     world = distributed.num_nodes * distributed.processes_per_node
-    checkpointing = {"on": True, "off": False}.get(training.activation_checkpointing, plan.activation_checkpointing)
+    recomputed = plan.activation_checkpointing_every if plan.activation_checkpointing else 0
     wanted = training.micro_batch_size
     micro = plan.micro_batch_size if wanted == "auto" else min(wanted, per_process(schedule, world))
     return (
         plan.world_size == world
         and distributed.zero_stage in ("auto", plan.zero_stage)
-        and plan.activation_checkpointing == checkpointing
+        and recomputed in checkpointing(spec)
+        and not (training.compile and plan.zero_stage == 3)
         and plan.micro_batch_size == micro
         and (budget is None or plan.estimated_bytes_per_device <= budget)
     )
