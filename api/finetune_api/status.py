@@ -87,6 +87,8 @@ class DataReport(Record):
     validation: SplitReport = Field(description="Validation rows.")
     test: SplitReport = Field(description="Test rows.")
     dropped_too_long: int = Field(default=0, description="Rows left out because they are longer than maxLength.")
+    dropped_invalid: int = Field(default=0, description="Rows left out because they are wrong; see maxInvalidRows.")
+    truncated: int = Field(default=0, description="Rows longer than maxLength that were shortened; see truncation.")
     cut_documents: int = Field(
         default=0, description="Documents of format text that are longer than maxLength: each became several rows."
     )

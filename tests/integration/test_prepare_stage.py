@@ -205,6 +205,26 @@ def test_rows_that_are_too_long_are_dropped_and_counted(s3_job):
     assert (data.train.rows, data.dropped_too_long) == (10, 1)
 
 
+def test_wrong_rows_may_be_left_out_and_long_ones_shortened(s3_job, tmp_path, capsys):
+    long = [turn for number in range(40) for turn in row(number)["messages"]]
+    wrong = {"dialog": [{"role": "user", "content": "Alone"}]}
+    s3_job.put_rows("rows/train.jsonl", [{"dialog": item["messages"]} for item in rows(20)])
+    s3_job.put_rows("rows/more.jsonl", [{"dialog": long}, wrong, {"dialog": "no turns"}])
+    sources = [{"uri": s3_job.uri(f"rows/{name}.jsonl")} for name in ("train", "more")]
+    settings = {"train": sources, "columns": {"messages": "dialog"}, "split": NO_SPLIT, "truncation": "keepAnswer"}
+    with pytest.raises(StageFailure) as caught:
+        run(s3_job.stage_input(data={**settings, "maxInvalidRows": 1}), s3_job.store)
+    assert "2 of 23 rows are invalid" in caught.value.message
+    assert "spec.data.maxInvalidRows allows 1" in caught.value.message
+    job = s3_job.stage_input(data={**settings, "maxInvalidRows": 2})
+    data = run(job, s3_job.store).data
+    assert (data.train.rows, data.dropped_invalid, data.truncated, data.dropped_too_long) == (21, 2, 1, 0)
+    kinds = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"invalid-rows"' in line][-1]
+    assert sum(kinds["kinds"].values()) == 2
+    [shortened] = [text for text in texts(fetched(s3_job, job, tmp_path / "fetched"), "train") if "page 39" in text]
+    assert "page 0." not in shortened
+
+
 def test_long_documents_are_cut_and_learned_whole(s3_job, tmp_path):
     texts_of = [f"Page {number}. " + "Open the settings page and press reset. " * number for number in range(40)]
     s3_job.put_rows("rows/train.jsonl", [{"text": text} for text in texts_of])

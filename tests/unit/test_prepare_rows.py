@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.spec import Columns
 from finetune_trainer.prepare import readers
+from finetune_trainer.prepare.columns import named
 from finetune_trainer.prepare.formats import (
     Completion,
     Document,
@@ -28,7 +30,7 @@ GOOD = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel
 def read(reader, path):
     return [
         (str(row.place), row.columns if isinstance(row.columns, dict) else f"{row.columns.field}|{row.columns.text}")
-        for row in reader(path, "s3://d/f")
+        for row in named(reader(path, "s3://d/f"), Columns())
     ]
 
 
@@ -172,7 +174,7 @@ def test_an_unknown_format_names_what_was_found(objective, problem):
     assert caught.value.text == problem
 
 
-ROLES = "write system, user or assistant"
+ROLES = "write system, user, assistant or tool"
 NO_ANSWER = "has no assistant turn, so there is nothing to learn from"
 
 
@@ -191,7 +193,7 @@ def turns(*roles):
         (
             {"messages": [{"role": "bot", "content": "x"}]},
             "messages[0].role",
-            "is 'bot'; write system, user or assistant",
+            "is 'bot'; write system, user, assistant or tool",
         ),
         ({"messages": [{"content": "x"}]}, "messages[0].role", f"is None; {ROLES}"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "is NoneType, not text"),
@@ -203,8 +205,8 @@ def turns(*roles):
             "is empty",
         ),
         (
-            {"messages": [{"role": "user", "content": "x", "tool_calls": []}]},
-            "messages[0].tool_calls",
+            {"messages": [{"role": "user", "content": "x", "mood": "good"}]},
+            "messages[0].mood",
             "is not known; a turn has role and content",
         ),
         ({"messages": turns("user")}, "messages", NO_ANSWER),
@@ -335,8 +337,9 @@ def test_problems_are_told_with_their_number():
     assert caught.value.message == (
         "30 of 40 rows are invalid: s3://d/f.jsonl:1: messages: has no turns;"
         " s3://d/f.jsonl:2: messages: has no turns;"
-        " s3://d/f.jsonl:3: messages: has no turns; the log lists the first 20"
+        " s3://d/f.jsonl:3: messages: has no turns; the log lists the first 20 and counts the kinds"
     )
+    assert problems.kinds == {"messages: has no turns": 30}
 
 
 def test_one_problem_fits_a_sentence():

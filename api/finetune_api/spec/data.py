@@ -12,7 +12,8 @@ class DataSource(Record):
     """One source of rows."""
 
     uri: S3Uri = Field(
-        description="One file, or a prefix (ending in /) whose .jsonl, .csv and .parquet files are all read."
+        description="One file, or a prefix (ending in /) whose .jsonl, .csv and .parquet files are all read; .jsonl"
+        " and .csv may be compressed (.gz, .zst)."
     )
 
 
@@ -32,6 +33,22 @@ class Split(Record):
 
 
 Label = Annotated[str, Field(min_length=1, max_length=64)]
+ColumnName = Annotated[str, Field(max_length=256)]
+
+
+class Columns(Record):
+    """What the columns are called in the files, where that is not what the format calls them."""
+
+    messages: ColumnName = Field(default="", description="Column of the turns; empty: messages.")
+    tools: ColumnName = Field(default="", description="Column of the tools that may be called; empty: tools.")
+    prompt: ColumnName = Field(default="", description="Column of the prompt; empty: prompt.")
+    completion: ColumnName = Field(default="", description="Column of the completion; empty: completion.")
+    text: ColumnName = Field(default="", description="Column of the text; empty: text.")
+    label: ColumnName = Field(default="", description="Column of the label; empty: label.")
+
+
+LossOn = Literal["assistant", "lastAssistant", "completion", "all"]
+Truncation = Literal["drop", "keepAnswer", "end"]
 PiiKind = Literal["email", "iban", "cardNumber", "fiscalCode", "vatNumber", "ipAddress", "phone"]
 
 
@@ -83,6 +100,20 @@ class Data(Record):
         " column text, for objective pretrain; label: columns text (or messages) and label, for objective"
         " classification; auto: told from the objective and the first row.",
     )
+    columns: Columns = Field(
+        default=Columns(), description="Names of columns that are called otherwise in the files."
+    )
+    max_invalid_rows: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000_000,
+        description="So many rows that are wrong are left out, told in the log and counted; one more fails the job.",
+    )
+    loss_on: LossOn = Field(
+        default="assistant",
+        description="Tokens that are learned (objective sft). assistant: every answer, or the completion;"
+        " lastAssistant: the last answer; completion: all from the first answer on; all: every token.",
+    )
     labels: list[Label] = Field(
         default=[],
         max_length=1000,
@@ -100,7 +131,12 @@ class Data(Record):
         default=2048,
         ge=16,
         le=1048576,
-        description="Longest row in tokens; longer rows are dropped and counted, but those of format text are cut.",
+        description="Longest row in tokens; see truncation for longer ones. Those of format text become several.",
+    )
+    truncation: Truncation = Field(
+        default="drop",
+        description="What becomes of longer rows. drop: left out; keepAnswer: the oldest turns, or the beginning of"
+        " the prompt, are left out so that the last answer stays whole; end: cut, answers too.",
     )
     pii: Pii = Field(default=Pii(), description="What is done about personal data in the rows.")
     packing: bool = Field(

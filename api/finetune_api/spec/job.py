@@ -71,6 +71,24 @@ class FineTuneJobSpec(Record):
             " (one process per GPU)",
         ),
         Rule(
+            "self.objective == 'sft' || self.data.lossOn == 'assistant'",
+            "spec.data.lossOn belongs to spec.objective: sft, whose rows have answers; remove it or set sft",
+        ),
+        Rule(
+            "self.data.lossOn in ['assistant', 'lastAssistant'] || self.evaluation.predictions.rows == 0",
+            "spec.evaluation.predictions asks what stands before the last answer, which spec.data.lossOn: completion"
+            " or all does not tell; set predictions.rows: 0, or lossOn: assistant",
+        ),
+        Rule(
+            "self.objective == 'sft' || self.data.truncation != 'keepAnswer'",
+            "spec.data.truncation: keepAnswer belongs to spec.objective: sft, whose rows have answers; set drop",
+        ),
+        Rule(
+            "self.objective != 'pretrain' || self.data.truncation == 'drop'",
+            "spec.data.truncation: running text (spec.objective: pretrain) is never left out but becomes several"
+            " rows; remove truncation",
+        ),
+        Rule(
             "self.objective == 'pretrain' || self.data.format != 'text'",
             "spec.data.format: text is running text, which spec.objective: pretrain trains on; set that objective, or"
             " another format",

@@ -53,8 +53,8 @@ def assemble_partial(base: Path, weights: Path, *, kind: ModelKind, tokenizer: P
     outcome = model.load_state_dict(trained, strict=False)
     if outcome.unexpected_keys:
         raise ValueError(f"the base model has no place for {outcome.unexpected_keys[:3]}")
+    shutil.copytree(tokenizer, target)
     model.save_pretrained(target, max_shard_size=LARGEST_SHARD)
-    shutil.copytree(tokenizer, target, dirs_exist_ok=True)
 
 
 def load_base(directory: Path, quantization: Quantization | None, kind: ModelKind) -> PreTrainedModel:
@@ -94,8 +94,8 @@ def merge(
     if quantization is not None:
         model = model.dequantize()
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    shutil.copytree(tokenizer, target)
     merged.save_pretrained(target, max_shard_size=LARGEST_SHARD)
-    shutil.copytree(tokenizer, target, dirs_exist_ok=True)
     log.info("merged", dtype=str(merged.dtype))
 
 

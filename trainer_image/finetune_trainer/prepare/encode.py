@@ -12,13 +12,15 @@ reaches over the cut could never be produced there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
+from finetune_api.spec.data import LossOn
 from finetune_trainer import log
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example, Format, Labelled
+from finetune_trainer.prepare.loss_on import supervise
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.problems import RowError
 from finetune_trainer.prepare.template import Rendered, apply, render
@@ -40,8 +42,12 @@ class Encoder(Protocol):
         """Encode examples; one that cannot be encoded gives its error instead."""
         ...
 
+    def shorten(self, example: Example, limit: int) -> Encoded | None:
+        """Encode an example to at most `limit` tokens with its last answer whole; None where that cannot be."""
+        ...
 
-def build_encoder(tokenizer: Any, form: Format) -> Encoder:
+
+def build_encoder(tokenizer: Any, form: Format, loss_on: LossOn = "assistant") -> Encoder:
     """Return the encoder of a format. Raises StageFailure when the tokenizer lacks what the format needs."""
     if form in ("promptCompletion", "text"):
         if tokenizer.eos_token_id is None:
@@ -49,12 +55,12 @@ def build_encoder(tokenizer: Any, form: Format) -> Encoder:
                 "the tokenizer has no end-of-sequence token, so what the model writes would never end;"
                 " set eos_token in tokenizer_config.json"
             )
-        return CompletionEncoder(tokenizer) if form == "promptCompletion" else TextEncoder(tokenizer)
+        return CompletionEncoder(tokenizer, loss_on) if form == "promptCompletion" else TextEncoder(tokenizer)
     if form == "label":
         return LabelEncoder(tokenizer)
     if not tokenizer.chat_template:
         raise _no_template()
-    return ChatEncoder(tokenizer)
+    return ChatEncoder(tokenizer, loss_on)
 
 
 def _no_template() -> StageFailure:
@@ -67,8 +73,9 @@ def _no_template() -> StageFailure:
 class ChatEncoder:
     """Encodes conversations through the tokenizer's chat template."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, loss_on: LossOn) -> None:
         self._tokenizer = tokenizer
+        self._loss_on: LossOn = loss_on
         self._warned = False
         self._special = special_tokens(tokenizer)
 
@@ -89,6 +96,17 @@ class ChatEncoder:
         )
         return [result if isinstance(result, RowError) else next(marked) for result in results]
 
+    def shorten(self, example: Example, limit: int) -> Encoded | None:
+        """Leave out the oldest questions with their answers, one after the other, but not what the system says."""
+        assert isinstance(example, Conversation)  # noqa: S101
+        opening = example.turns[:1] if example.turns[0].role == "system" else ()
+        questions = [index for index, turn in enumerate(example.turns) if turn.role == "user"]
+        for first in questions[1:]:
+            [encoded] = self.encode([replace(example, turns=opening + example.turns[first:])])
+            if isinstance(encoded, Encoded) and len(encoded.input_ids) <= limit:
+                return encoded
+        return None
+
     def _render(self, example: Example) -> Rendered | RowError:
         assert isinstance(example, Conversation)  # noqa: S101
         try:
@@ -103,12 +121,11 @@ class ChatEncoder:
         crosses_end = any(start < end < stop for end in ends for start, stop in offsets)
         if crosses_end or any(ids[: len(prompt)] != prompt for prompt in prompts):
             return self._mark_segments(row)
-        supervised = [False] * len(ids)
+        answers = []
         for first, end in row.answers:
             inside = [index for index, (start, stop) in enumerate(offsets) if start >= first and stop <= end]
-            for index in self._up_to_turn_end(inside, ids, row.text, offsets):
-                supervised[index] = True
-        return Encoded(ids, supervised)
+            answers.append(self._up_to_turn_end(inside, ids, row.text, offsets))
+        return Encoded(ids, supervise(self._loss_on, answers, len(ids)))
 
     def _up_to_turn_end(
         self, inside: list[int], ids: list[int], text: str, offsets: list[tuple[int, int]]
@@ -134,24 +151,26 @@ class ChatEncoder:
     def _mark_segments(self, row: Rendered) -> Encoded:
         """Encode a row whose tokens would differ at a cut: each stretch between two cuts by itself."""
         ids: list[int] = []
-        supervised: list[bool] = []
+        answers: list[list[int]] = []
         bounds = [0, *(cut for span in row.answers for cut in span), len(row.text)]
         for number, (start, end) in enumerate(pairwise(bounds)):
             text = row.text[start:end]
             part = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             tokens, offsets = part["input_ids"], part["offset_mapping"]
             # Stretches alternate: what is given, an answer, what is given ...
-            answer = self._up_to_turn_end(list(range(len(tokens))), tokens, text, offsets) if number % 2 else []
+            if number % 2:
+                answer = self._up_to_turn_end(list(range(len(tokens))), tokens, text, offsets)
+                answers.append([len(ids) + index for index in answer])
             ids += tokens
-            supervised += [index < len(answer) for index in range(len(tokens))]
-        return Encoded(ids, supervised)
+        return Encoded(ids, supervise(self._loss_on, answers, len(ids)))
 
 
 class CompletionEncoder:
     """Encodes prompt and completion as plain text."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, loss_on: LossOn) -> None:
         self._tokenizer = tokenizer
+        self._loss_on: LossOn = loss_on
         self._opening = _opening(tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
@@ -163,12 +182,21 @@ class CompletionEncoder:
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         return list(self._tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []
 
+    def shorten(self, example: Example, limit: int) -> Encoded | None:
+        """Leave out the beginning of the prompt, but for the token that opens every text."""
+        assert isinstance(example, Completion)  # noqa: S101
+        prompt, answer = self._tokens([example.prompt, example.completion])
+        room = limit - len(self._opening) - len(answer) - 1
+        joined = self._join(prompt[-room:], answer) if room > 0 else None
+        return joined if isinstance(joined, Encoded) else None
+
     def _join(self, prompt: list[int], answer: list[int]) -> Encoded | RowError:
         given = [*self._opening, *prompt]
         target = [*answer, self._tokenizer.eos_token_id]
         if not given:
             return RowError("prompt", "has no tokens, so nothing can be predicted from it")
-        return Encoded(given + target, [False] * len(given) + [True] * len(target))
+        ids = given + target
+        return Encoded(ids, supervise(self._loss_on, [range(len(given), len(ids))], len(ids)))
 
 
 class TextEncoder:
@@ -182,6 +210,10 @@ class TextEncoder:
         """Encode documents; the tokenizer spreads a batch over the cores."""
         texts = [example.text for example in examples if isinstance(example, Document)]
         return [self._close(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    def shorten(self, example: Example, limit: int) -> Encoded | None:
+        """Return None: running text is cut into pieces."""
+        return None
 
     def _close(self, tokens: list[int]) -> Encoded | RowError:
         if not tokens:
@@ -210,6 +242,10 @@ class LabelEncoder:
             self._without_padding(next(encoded)) if isinstance(content, Document) else self._conversation(content)
             for content in contents
         ]
+
+    def shorten(self, example: Example, limit: int) -> Encoded | None:
+        """Return None: there is no answer to keep."""
+        return None
 
     def _conversation(self, conversation: Conversation) -> Encoded | RowError:
         if not self._tokenizer.chat_template:

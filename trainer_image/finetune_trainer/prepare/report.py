@@ -11,14 +11,14 @@ from finetune_trainer.prepare.build import CacheBuilder
 from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.model_shape import ModelShape
-from finetune_trainer.prepare.problems import invalid_data
+from finetune_trainer.prepare.problems import Problems, invalid_data
 
 
 def check_caches(builder: CacheBuilder, data: Data, shape: ModelShape) -> None:
     """Raise StageFailure when rows are invalid, nothing is left to train on, or the model lacks their tokens."""
     builder.log_counts()
     counts = builder.counts
-    builder.problems.raise_if_any(counts.read)
+    builder.problems.raise_if_any(counts.read, allowed=data.max_invalid_rows)
     if not builder.writers["train"].rows:
         raise invalid_data(_nothing_left(builder, data, shape))
     if builder.labels is not None:
@@ -31,9 +31,10 @@ def check_caches(builder: CacheBuilder, data: Data, shape: ModelShape) -> None:
 
 
 def _check_labels(builder: CacheBuilder, labels: Labels) -> None:
+    unknown = Problems()
     for place, error in labels.problems():
-        builder.problems.add(place, error)
-    builder.problems.raise_if_any(builder.counts.read)
+        unknown.add(place, error)
+    unknown.raise_if_any(builder.counts.read)
     labels.require_classes()
 
 
@@ -67,6 +68,8 @@ def report(builder: CacheBuilder, *, sequences: int, digest: str) -> DataReport:
         validation=splits["validation"],
         test=splits["test"],
         dropped_too_long=sum(builder.counts.too_long.values()),
+        dropped_invalid=builder.problems.total,
+        truncated=builder.counts.truncated,
         cut_documents=builder.counts.cut,
         dropped_pii=pii.dropped,
         pii_rows=pii.rows,

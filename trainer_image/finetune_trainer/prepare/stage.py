@@ -28,14 +28,12 @@ from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.lists import RowLists
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
-from finetune_trainer.prepare.pii.policy import Privacy
 from finetune_trainer.prepare.plan import Facts, resolve
 from finetune_trainer.prepare.preview import log_preview
 from finetune_trainer.prepare.probe import probe
 from finetune_trainer.prepare.prompts import encode_prompts
 from finetune_trainer.prepare.report import check_caches, data_digest, report
 from finetune_trainer.prepare.space import require_scratch
-from finetune_trainer.prepare.split import shares_of
 from finetune_trainer.prepare.tokenizer import ensure_padding, load_tokenizer
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import Store
@@ -122,11 +120,10 @@ def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: Model
     row_limit = min(data.max_length, shape.max_positions or data.max_length)
     with CacheBuilder(
         result,
-        build_encoder(tokenizer, form),
+        build_encoder(tokenizer, form, data.loss_on),
         form=form,
         labels=Labels(data.labels) if form == "label" else None,
-        shares=shares_of(data),
-        privacy=Privacy(data.pii),
+        data=data,
         row_limit=row_limit,
     ) as builder:
         for split, rows in lists.rows():
