@@ -35,9 +35,11 @@ TOKENS = {  # name of the template: bos, eos, further special tokens
     "gemma": ("<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>"]),
     "mistral": ("<s>", "</s>", []),
     "plain": (None, "</s>", []),
+    "phi": (None, "<|endoftext|>", ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]),
+    "qwen": (None, "<|im_end|>", ["<|im_start|>"]),
     "think": (None, "<|im_end|>", ["<|im_start|>"]),
 }
-WITHOUT_SYSTEM = ("gemma", "mistral", "plain")
+WITHOUT_SYSTEM = ("gemma", "mistral", "plain", "qwen")
 
 
 def make_tokenizer(name: str, *, metaspace: bool = False) -> PreTrainedTokenizerFast:
@@ -91,12 +93,27 @@ def smollm2():
     return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
 
 
-@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral", "plain"])
+@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral", "phi", "plain", "qwen"])
 def test_masks_match_the_golden_files(name):
     tokenizer = make_tokenizer(name)
     [row] = build_encoder(tokenizer, "messages").encode([conversation(name)])
     assert isinstance(row, Encoded)
     assert bracketed(tokenizer, row) == (GOLDEN / "masks" / f"{name}.txt").read_text()
+
+
+def test_mask_of_calls_of_tools():
+    """The calls are the model's own words, what the tools answered is not."""
+    call = {"type": "function", "function": {"name": "price", "arguments": {"item": "tea"}}}
+    turns = (
+        Turn("user", "What does tea cost?"),
+        Turn("assistant", "", {"tool_calls": [call]}),
+        Turn("tool", "3 EUR"),
+        Turn("assistant", "Three euros."),
+    )
+    tools = ({"type": "function", "function": {"name": "price"}},)
+    tokenizer = make_tokenizer("qwen")
+    [row] = build_encoder(tokenizer, "messages").encode([Conversation(turns, tools)])
+    assert bracketed(tokenizer, row) == (GOLDEN / "masks" / "qwen-tools.txt").read_text()
 
 
 def test_mask_of_the_real_smollm2(smollm2):
@@ -107,7 +124,7 @@ def test_mask_of_the_real_smollm2(smollm2):
     assert row.input_ids == smollm2(smollm2.decode(row.input_ids), add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral", "plain", "smollm2"])
+@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral", "phi", "plain", "qwen", "smollm2"])
 def test_the_given_tokens_are_those_that_generation_starts_from(name, request):
     tokenizer = request.getfixturevalue("smollm2") if name == "smollm2" else make_tokenizer(name)
     encoder = build_encoder(tokenizer, "messages")

@@ -33,6 +33,7 @@ def render(tokenizer: Any, conversation: Conversation) -> Rendered:
         if turn.role == "assistant":
             before = apply(tokenizer, turns[:index], tools, prompt=True)
             upto = text if index + 1 == len(turns) else apply(tokenizer, turns[: index + 1], tools, prompt=False)
+            upto = _without_closing(tokenizer, upto)
             if not (text.startswith(before) and text.startswith(upto) and len(before) < len(upto)):
                 raise RowError(
                     f"messages[{index}]",
@@ -41,6 +42,16 @@ def render(tokenizer: Any, conversation: Conversation) -> Rendered:
                 )
             answers.append((len(before), len(upto)))
     return Rendered(text, answers)
+
+
+def _without_closing(tokenizer: Any, text: str) -> str:
+    """Leave out the token that some templates put behind the last turn, which is ended already (as Phi-3's does)."""
+    eos = tokenizer.eos_token
+    if not eos or not text.endswith(eos):
+        return text
+    rest = text[: -len(eos)]
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return rest if rest.rstrip().endswith(tuple(special)) else text
 
 
 def apply(tokenizer: Any, turns: tuple[Turn, ...], tools: tuple[dict[str, Any], ...] = (), *, prompt: bool) -> str:
