@@ -113,7 +113,7 @@ class CacheBuilder:
         """Add the rows of one list; `given` says that it is a list of its own, from which nothing is split off."""
         checked = self._check(rows, split, given=given)
         while batch := list(islice(checked, _BATCH)):
-            if self.problems.total <= self._max_invalid_rows:
+            if not self.problems.exceed(self._max_invalid_rows):
                 self._store(batch)
 
     def _check(self, rows: Iterable[Row], split: SplitName, *, given: bool) -> Iterator[_Checked]:

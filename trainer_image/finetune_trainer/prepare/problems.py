@@ -1,4 +1,7 @@
-"""What is wrong with a row, said as `file:line: field: problem`, and the verdict over a whole data set."""
+"""What is wrong with a row, said as `file:line: field: problem`, and the verdict over a whole data set.
+
+Wrong rows may be allowed; a file that cannot be read to its end never is, since nobody knows how many rows it held.
+"""
 
 import re
 from collections import Counter
@@ -24,6 +27,10 @@ class RowError(Exception):
         self.text = text
 
 
+class FileError(RowError):
+    """A file cannot be read from here on."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a row stands: a line of a text file, or a row of a Parquet file (both from 1)."""
@@ -44,6 +51,8 @@ class Problems:
     kinds: Counter[str] = field(default_factory=Counter)
     """How many of each kind: field and problem without what differs from row to row."""
     first: list[str] = field(default_factory=list)
+    """Files that break off before all others."""
+    is_file_broken: bool = False
 
     def add(self, place: Place, error: RowError) -> None:
         """Note one invalid row."""
@@ -51,21 +60,28 @@ class Problems:
         self.kinds[_kind(error)] += 1
         if len(self.first) < LISTED_IN_LOG:
             text = f"{place}: {error.field}: {error.text}" if error.field else f"{place}: {error.text}"
-            self.first.append(text)
+            self.first.insert(0 if isinstance(error, FileError) else len(self.first), text)
             log.error("invalid-row", problem=text)
+        self.is_file_broken |= isinstance(error, FileError)
+
+    def exceed(self, allowed: int) -> bool:
+        """Whether more is wrong than is allowed."""
+        return self.is_file_broken or self.total > allowed
 
     def raise_if_any(self, rows: int, *, allowed: int = 0) -> None:
         """Raise StageFailure with the first problems and the total when there are more than are allowed."""
         if self.total:
             log.warning("invalid-rows", rows=self.total, allowed=allowed, kinds=dict(self.kinds.most_common(_KINDS)))
-        if self.total <= allowed:
+        if not self.exceed(allowed):
             return
         shown = self.first[:_LISTED_IN_MESSAGE]
         while len(shown) > 1 and sum(map(len, shown)) > _MESSAGE_CHARACTERS:
             shown.pop()
         verb = "rows is" if self.total == 1 else "rows are"
         more = "" if self.total == len(shown) else f"; the log lists the first {len(self.first)} and counts the kinds"
-        more += f"; spec.data.maxInvalidRows allows {allowed}" if allowed else ""
+        if allowed:
+            kind = ", but no file that cannot be read to its end" if self.is_file_broken else ""
+            more += f"; spec.data.maxInvalidRows allows {allowed}{kind}"
         raise invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
 
 
