@@ -5,6 +5,7 @@ Wrong rows may be allowed; a file that cannot be read to its end never is, since
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from finetune_api.exitcodes import ExitCode
@@ -47,6 +48,8 @@ class Place:
 class Problems:
     """All that is wrong with the rows: the first ones in words, the rest in number."""
 
+    name_of: Callable[[str], str] = str
+    """From the name of a field to the one that the rows have for it."""
     total: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     """How many of each kind: field and problem without what differs from row to row."""
@@ -56,10 +59,11 @@ class Problems:
 
     def add(self, place: Place, error: RowError) -> None:
         """Note one invalid row."""
+        name = self.name_of(error.field)
         self.total += 1
-        self.kinds[_kind(error)] += 1
+        self.kinds[_kind(name, error.text)] += 1
         if len(self.first) < LISTED_IN_LOG:
-            text = f"{place}: {error.field}: {error.text}" if error.field else f"{place}: {error.text}"
+            text = f"{place}: {name}: {error.text}" if name else f"{place}: {error.text}"
             self.first.insert(0 if isinstance(error, FileError) else len(self.first), text)
             log.error("invalid-row", problem=text)
         self.is_file_broken |= isinstance(error, FileError)
@@ -85,11 +89,11 @@ class Problems:
         raise invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
 
 
-def _kind(error: RowError) -> str:
+def _kind(name: str, text: str) -> str:
     """Return the field and the problem with numbers and quoted values left out."""
-    field = re.sub(r"\[\d+\]", "[]", error.field)
-    text = re.sub(r"'[^']*'|\d+", "…", error.text.split(";")[0])
-    return f"{field}: {text}" if field else text
+    name = re.sub(r"\[\d+\]", "[]", name)
+    text = re.sub(r"'[^']*'|\d+", "…", text.split(";", maxsplit=1)[0])
+    return f"{name}: {text}" if name else text
 
 
 def invalid_data(message: str) -> StageFailure:

@@ -34,7 +34,7 @@ def check_caches(builder: CacheBuilder, data: Data, shape: ModelShape) -> None:
 
 
 def _check_labels(builder: CacheBuilder, labels: Labels) -> None:
-    unknown = Problems()
+    unknown = Problems(builder.problems.name_of)
     for place, error in labels.problems():
         unknown.add(place, error)
     unknown.raise_if_any(builder.counts.read)
