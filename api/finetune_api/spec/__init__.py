@@ -11,6 +11,7 @@ from finetune_api.spec.evaluation import EarlyStopping, Evaluation, Predictions
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import Freeze, Ia3, Lora, Method, Quantization
 from finetune_api.spec.model import Model
+from finetune_api.spec.soft_prompts import Prefix, Prompt
 from finetune_api.spec.storage import Cache, Checkpoint, Output, S3Storage, Storage
 from finetune_api.spec.training import Optimizer, Training
 
@@ -32,6 +33,8 @@ __all__ = [
     "Output",
     "Pii",
     "Predictions",
+    "Prefix",
+    "Prompt",
     "Quantization",
     "S3Storage",
     "Split",

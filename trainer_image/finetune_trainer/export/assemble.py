@@ -18,6 +18,7 @@ from finetune_api.spec import Quantization
 from finetune_trainer import log
 from finetune_trainer.methods.freeze import TRAINED_TENSORS
 from finetune_trainer.methods.qlora import bitsandbytes_config, keep_layout
+from finetune_trainer.methods.soft_prompts import write_projected
 
 LARGEST_SHARD = "4GB"
 
@@ -25,9 +26,13 @@ LARGEST_SHARD = "4GB"
 def assemble_adapter(weights: Path, *, tokenizer: Path, base_uri: str, target: Path) -> None:
     """Make the adapter's folder: weights, configuration that names the base model, tokenizer with its template."""
     shutil.copytree(tokenizer, target)
-    shutil.copy(weights / "adapter_model.safetensors", target)
     config = json.loads((weights / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = base_uri
+    if (weights / TRAINED_TENSORS).exists():
+        write_projected(weights, target)
+        config["prefix_projection"] = False
+    else:
+        shutil.copy(weights / "adapter_model.safetensors", target)
     (target / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

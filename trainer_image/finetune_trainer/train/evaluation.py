@@ -41,7 +41,13 @@ def evaluate(run: Run, cache: TokenCache, doing: str) -> Scores | None:
 def _sums(run: Run, cache: TokenCache) -> torch.Tensor:
     """Return this process's sums of cross-entropies, right predictions and supervised tokens."""
     process, sync = run.process, StepSync(run.process.device)
-    batches = row_batches(cache, rank=process.rank, world_size=process.world_size, max_tokens=run.evaluation_tokens)
+    batches = row_batches(
+        cache,
+        rank=process.rank,
+        world_size=process.world_size,
+        max_tokens=run.evaluation_tokens,
+        virtual_tokens=run.spec.method.virtual_tokens,
+    )
     # float64: millions of tokens would lose digits in fp32.
     sums = torch.zeros(3, dtype=torch.float64, device=process.device)
     for number, batch in enumerate(batches):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from finetune_api.spec import Optimizer
-from finetune_trainer.model.weights import whole_shape
+from finetune_trainer.model.sharded import whole_shape
 
 RATE = "rate"
 """Key of a parameter group: its share of the run's learning rate, which the loop sets in every step."""

@@ -36,7 +36,13 @@ class RunData:
         """Open the token cache in a folder."""
         data, training = spec.data, spec.training
         train = TokenCache.open(directory, "train")
-        batches = TrainingBatches(train, max_length=data.max_length, packing=data.packing, seed=training.seed)
+        batches = TrainingBatches(
+            train,
+            max_length=data.max_length,
+            packing=data.packing,
+            seed=training.seed,
+            virtual_tokens=spec.method.virtual_tokens,
+        )
         steps = schedule(
             batches.num_sequences,
             epochs=training.epochs,

@@ -15,6 +15,7 @@ from finetune_trainer.checkpoint import add_score, fetch_commit, find_commit, re
 from finetune_trainer.data.prepared import PreparedFiles
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods import method_of
+from finetune_trainer.methods.given import Given
 from finetune_trainer.model import selfcheck
 from finetune_trainer.model.attention import backend_for
 from finetune_trainer.model.load import DTYPES, load_base
@@ -43,7 +44,8 @@ def build(
 ) -> Run:
     """Load the model and start its engine; every process must call it."""
     spec, plan = job.spec, prepared.plan
-    method = method_of(spec.method)
+    files = PreparedFiles(prepared, scratch.prepared)
+    method = method_of(spec.method, Given(files.tokenizer))
     width = AutoConfig.from_pretrained(scratch.model, local_files_only=True).get_text_config().hidden_size
     config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
     if spec.training.deterministic:
@@ -58,7 +60,7 @@ def build(
     )
     engine = start_engine(loss, plan, spec.training, config)
     backend = backend_for(process.device, DTYPES[plan.precision])
-    gap = selfcheck.check(engine.module, process.device, backend)
+    gap = selfcheck.check(engine.module, process.device, backend, virtual_tokens=spec.method.virtual_tokens)
     engine.train()
     processes.seed(spec.training.seed, process)
     log.info("engine-ready", zeroStage=plan.zero_stage, precision=plan.precision, attention=backend, packingGap=gap)
@@ -67,7 +69,7 @@ def build(
         plan=plan,
         process=process,
         layout=RunLayout(spec.checkpoint.uri, job.run_id),
-        data=RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec),
+        data=RunData.open(files.cache, spec),
         method=method,
         engine=engine,
         backend=backend,
