@@ -120,8 +120,8 @@ class Method(Record):
     type: MethodType = Field(
         default="lora",
         description="full trains every weight; freeze trains some layers; lora trains low-rank adapters; qlora does"
-        " so on a base of 4 or 8 bits; ia3 trains a few factors per layer; prompt and prefix train virtual tokens that"
-        " stand before every row.",
+        " so on a base of 4 or 8 bits; ia3 trains a few factors per layer; prompt and prefix train virtual tokens"
+        " that stand before every row.",
     )
     lora: Lora | None = Field(default=None, description="Settings of lora and qlora; left out means the defaults.")
     quantization: Quantization | None = Field(

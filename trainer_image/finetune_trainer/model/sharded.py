@@ -22,3 +22,9 @@ def whole(tensor: torch.Tensor, *, writes: bool = False) -> Iterator[None]:
 
     with GatheredParameters([tensor], modifier_rank=0 if writes else None):
         yield
+
+
+def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Put values of the whole shape into a tensor of the model. Every process must call it, with the same values."""
+    with whole(tensor, writes=True), torch.no_grad():
+        tensor.copy_(values)

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from torch import nn
 
 from finetune_trainer.methods import Method
-from finetune_trainer.model.sharded import whole, whole_shape
+from finetune_trainer.model.sharded import fill, whole, whole_shape
 
 
 def gather(model: nn.Module, keys: Mapping[str, str], *, keep: bool) -> dict[str, torch.Tensor]:
@@ -83,9 +83,7 @@ def restore(model: nn.Module, method: Method, directory: Path) -> None:
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in sorted(set(file.keys())):
-                target = tensors[keys.pop(key)]
-                with whole(target, writes=True), torch.no_grad():
-                    target.copy_(file.get_tensor(key))
+                fill(tensors[keys.pop(key)], file.get_tensor(key))
     if keys:
         raise ValueError(f"{directory} lacks {sorted(keys)[:3]}")
 
