@@ -5,6 +5,7 @@ a description; the CRD is generated from these classes (`finetune_api/crd.py`). 
 so that the API server refuses a bad object at `kubectl apply` with a sentence that names the field and the mend.
 """
 
+from finetune_api.spec.bottleneck import Bottleneck
 from finetune_api.spec.data import Columns, Data, DataSource, Pii, Split
 from finetune_api.spec.distributed import Distributed
 from finetune_api.spec.evaluation import EarlyStopping, Evaluation, Predictions
@@ -17,6 +18,7 @@ from finetune_api.spec.tracking import Mlflow, Tracking
 from finetune_api.spec.training import LossSpike, Optimizer, Training
 
 __all__ = [
+    "Bottleneck",
     "Cache",
     "Checkpoint",
     "Columns",

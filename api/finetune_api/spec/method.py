@@ -5,10 +5,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from finetune_api.base import Record, Rule
+from finetune_api.spec.bottleneck import Bottleneck
 from finetune_api.spec.soft_prompts import Prefix, Prompt
 
 ModuleName = Annotated[str, Field(min_length=1, max_length=253)]
-MethodType = Literal["full", "freeze", "lora", "qlora", "ia3", "prompt", "prefix"]
+MethodType = Literal["full", "freeze", "lora", "qlora", "ia3", "prompt", "prefix", "adapter"]
 
 
 class Lora(Record):
@@ -115,13 +116,17 @@ class Method(Record):
             "self.type == 'prefix' || !has(self.prefix)",
             "spec.method.prefix belongs to type prefix; remove the block or set spec.method.type: prefix",
         ),
+        Rule(
+            "self.type == 'adapter' || !has(self.adapter)",
+            "spec.method.adapter belongs to type adapter; remove the block or set spec.method.type: adapter",
+        ),
     )
 
     type: MethodType = Field(
         default="lora",
         description="full trains every weight; freeze trains some layers; lora trains low-rank adapters; qlora does"
         " so on a base of 4 or 8 bits; ia3 trains a few factors per layer; prompt and prefix train virtual tokens"
-        " that stand before every row.",
+        " that stand before every row; adapter trains small layers between those of the model.",
     )
     lora: Lora | None = Field(default=None, description="Settings of lora and qlora; left out means the defaults.")
     quantization: Quantization | None = Field(
@@ -131,6 +136,9 @@ class Method(Record):
     ia3: Ia3 | None = Field(default=None, description="Settings of ia3; left out means what peft names.")
     prompt: Prompt | None = Field(default=None, description="Settings of prompt; left out means 20 virtual tokens.")
     prefix: Prefix | None = Field(default=None, description="Settings of prefix; left out means 20 virtual tokens.")
+    adapter: Bottleneck | None = Field(
+        default=None, description="Settings of adapter; left out means pfeiffer with a reduction factor of 16."
+    )
 
     @property
     def can_shard_weights(self) -> bool:
@@ -153,6 +161,7 @@ class Method(Record):
             "ia3": self.ia3 or Ia3(),
             "prompt": self.prompt or Prompt(),
             "prefix": self.prefix or Prefix(),
+            "adapter": self.adapter or Bottleneck(),
         }
         return self.model_copy(update={name: blocks[name] for name in _BLOCKS[self.type]})
 
@@ -165,4 +174,5 @@ _BLOCKS: dict[str, tuple[str, ...]] = {
     "ia3": ("ia3",),
     "prompt": ("prompt",),
     "prefix": ("prefix",),
+    "adapter": ("adapter",),
 }

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from finetune_api.spec import Method as MethodSpec
+from finetune_trainer.methods.bottleneck import BottleneckAdapter
 from finetune_trainer.methods.freeze import Partial
 from finetune_trainer.methods.full import Full
 from finetune_trainer.methods.given import Given
@@ -52,11 +53,18 @@ def method_of(spec: MethodSpec, given: Given = Given()) -> Method:  # noqa: B008
         return Full()
     if spec.freeze is not None:
         return Partial(spec.freeze)
+    return _beside(spec, given)
+
+
+def _beside(spec: MethodSpec, given: Given) -> Method:
+    """Return the method of what is trained beside a frozen model."""
     if spec.ia3 is not None:
         return Factors(spec.ia3)
     if spec.prompt is not None:
         return PromptTuning(spec.prompt, given)
     if spec.prefix is not None:
         return PrefixTuning(spec.prefix)
+    if spec.adapter is not None:
+        return BottleneckAdapter(spec.adapter)
     assert spec.lora is not None  # noqa: S101 - spelled out for lora and qlora
     return QuantizedLowRank(spec.lora, spec.quantization) if spec.quantization else LowRank(spec.lora)

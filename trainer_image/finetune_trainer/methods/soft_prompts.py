@@ -189,7 +189,7 @@ def _tokens_of(text: str, tokenizer: Path) -> list[int]:
 
 @contextmanager
 def _checkpointing_off(model: PreTrainedModel) -> Iterator[None]:
-    """While this lasts, activations are not recomputed: peft's prefix is a cache, which would not bear it; ours does."""
+    """While this lasts, no activations are recomputed: peft's prefix is a cache and would not bear it; ours does."""
     modules: list[Any] = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     for module in modules:
         module.gradient_checkpointing = False

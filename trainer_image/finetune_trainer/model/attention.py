@@ -116,7 +116,7 @@ def attend(  # noqa: PLR0913 - the signature is transformers'
     """Attend causally inside each document: query [1, heads, T, head size] -> [1, T, heads, head size].
 
     With `prefix`, [virtual tokens, layers, 2, key heads, head size], each document's keys and values follow its
-    layer's of it. Raises ValueError for attention that neither backend computes (soft-capped scores, attention sinks).
+    layer's of it. Raises ValueError for attention that neither backend computes (soft-capped scores, sinks).
     """
     for name in ("softcap", "s_aux", "position_bias"):
         if unsupported.get(name) is not None:

@@ -51,7 +51,7 @@ class Loop:
         self._evaluated_at: int | None = None
         """Steps done at the newest evaluation of this attempt."""
         self._sync = StepSync(run.process.device)
-        self._flops = count_flops(run.engine.module.transformer)
+        self._flops = count_flops(run.engine.module.transformer, trains_inputs=run.spec.method.virtual_tokens > 0)
         self._steps: dict[int, Step] = {}
         """By the steps done with each: those whose outcome is not known yet."""
 
