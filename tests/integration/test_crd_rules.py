@@ -60,6 +60,7 @@ KEY = {"name": "s3", "key": "token"}
 ENV, FROM = "spec.podTemplate.env[1]", "spec.podTemplate.env[1].valueFrom"
 VOLUME, MOUNT = "spec.podTemplate.volumes[0]", "spec.podTemplate.volumeMounts[0]"
 DORA = {"useDora": True}
+BOTH = {"reductionFactor": 8, "bottleneckSize": 64}
 MUON = {"type": "muon"}
 SAMPLED = {"samplePrompts": ["How are you?"]}
 ASKED = {"rows": 3}
@@ -82,6 +83,17 @@ CASES = [
     Case("set spec.method.type: qlora", "spec.method", minimal_job(method={"type": "lora", "quantization": {}})),
     Case("set spec.method.type: freeze", "spec.method", minimal_job(method={"type": "full", "freeze": {}})),
     Case("set spec.method.type: ia3", "spec.method", minimal_job(method={"type": "lora", "ia3": {}})),
+    Case("set spec.method.type: prompt", "spec.method", minimal_job(method={"type": "lora", "prompt": {}})),
+    Case("set spec.method.type: prefix", "spec.method", minimal_job(method={"type": "prompt", "prefix": {}})),
+    *(
+        Case(
+            "belong together; set both", "spec.method.prompt", minimal_job(method={"type": "prompt", "prompt": block})
+        )
+        for block in ({"init": "text"}, {"initText": "Answer briefly."})
+    ),
+    Case("set spec.method.type: adapter", "spec.method", minimal_job(method={"type": "lora", "adapter": {}})),
+    Case("not both; remove one", "spec.method.adapter", minimal_job(method={"type": "adapter", "adapter": BOTH})),
+    Case("language models alone", "spec", minimal_job(method={"type": "prompt"}, objective="classification")),
     Case("not on 8", "spec.method", minimal_job(method={"type": "qlora", "quantization": {"bits": 8}, "lora": DORA})),
     Case("needs evaluations to look at", "spec.evaluation", minimal_job(evaluation=NEVER)),
     Case("is not sharded", "spec", minimal_job(method={"type": "qlora"}, distributed={"zeroStage": 3})),
@@ -105,8 +117,10 @@ CASES = [
     ),
     Case("pods use no GPU", "spec.podTemplate", minimal_job(**pods(stageResources={"limits": {GPU: 1}}))),
     Case("pods use no GPU", "spec.podTemplate", minimal_job(**pods(stageResources={"requests": {"amd.com/gpu": 1}}))),
-    Case("spec.output.merge merges", "spec", minimal_job(method={"type": "full"}, output={"merge": True})),
-    Case("spec.output.merge merges", "spec", minimal_job(method={"type": "freeze"}, output={"merge": True})),
+    *(
+        Case("spec.output.merge merges", "spec", minimal_job(method={"type": method}, output={"merge": True}))
+        for method in ("full", "freeze", "prompt", "prefix", "adapter")
+    ),
     Case("cpu takes no GPU", "spec", minimal_job(**CPU, **pods(resources={"limits": {GPU: 1}}))),
     Case("cpu takes no GPU", "spec", minimal_job(**CPU, **pods(resources={"requests": {MIG: 1}}))),
     Case("one process per GPU", "spec", minimal_job(**pods(resources={"limits": {GPU: 8}}))),

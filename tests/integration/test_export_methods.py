@@ -1,5 +1,7 @@
 """What each method's weights become in the export, against a real S3 server, loaded as a user would."""
 
+import runpy
+
 import pytest
 import torch
 from export_jobs import commit_weights, download, logits, rows
@@ -19,6 +21,12 @@ ADAPTERS = {
     "nf4": {"type": "qlora"},
     "int8": {"type": "qlora", "quantization": {"bits": 8}},
 }
+BESIDE = {
+    "prompt": {"type": "prompt"},
+    "prefix": {"type": "prefix", "prefix": {"numVirtualTokens": 4, "projectionSize": 16}},
+    "adapter": {"type": "adapter", "adapter": {"placement": "houlsby", "bottleneckSize": 8, "activation": "gelu"}},
+}
+"""Adapters that cannot be merged."""
 IDS = list(range(3, 40))
 
 
@@ -54,6 +62,25 @@ def test_adapter_and_merged_model_say_what_was_trained(s3_job, tiny_model, tmp_p
     # LLM.int8 also rounds what goes into a layer, which a merged model does not.
     assert torch.allclose(tuned, merged, atol=0.1 if name == "int8" else 1e-3)
     assert not torch.allclose(plain, tuned, atol=0.1)
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_an_adapter_that_cannot_be_merged_is_loaded_as_its_card_says(s3_job, tiny_model, tmp_path, name):
+    evaluation = {"predictions": {"rows": 2, "maxNewTokens": 4}}
+    job, told = trained(s3_job, tiny_model, tmp_path, BESIDE[name], evaluation=evaluation)
+    output = export.run(job, s3_job.store).output
+    published = download(s3_job, tmp_path)
+    base = load_base(tiny_model, None, ModelKind())
+    card = (published / "README.md").read_text()
+    if name == "adapter":
+        assert "from load_adapter import load" in card
+        loader = runpy.run_path(str(published / "adapter/load_adapter.py"))
+        tuned = loader["load"](base, published / "adapter")
+    else:
+        assert 'PeftModel.from_pretrained(base, "adapter")' in card
+        tuned = PeftModel.from_pretrained(base, published / "adapter")
+    assert torch.allclose(logits(tuned, IDS), told, atol=1e-4)
+    assert (output.merged_uri, len((published / "predictions.jsonl").read_text().splitlines())) == (None, 2)
 
 
 def test_an_adapter_of_few_bits_belongs_to_the_base_of_few_bits(s3_job, tiny_model, tmp_path):

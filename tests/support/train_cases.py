@@ -236,7 +236,10 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
     groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.0)
     cache = TokenCache.open(cache_dir, "train")
-    batches = TrainingBatches(cache, max_length=96, packing=case.packing, seed=spec.training.seed)
+    virtual = spec.method.virtual_tokens
+    batches = TrainingBatches(
+        cache, max_length=96, packing=case.packing, seed=spec.training.seed, virtual_tokens=virtual
+    )
     steps = schedule(batches.num_sequences, epochs=None, max_steps=case.steps, global_batch_size=6)
     rate = LearningRate.of(spec.training, steps.total_steps)
     series = Series([], [])
@@ -257,7 +260,6 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
 def plain_model(tiny_model: Path, method: dict[str, Any], classes: Classes | None = None, *, seed: int = 42) -> Any:
     """Return the model of a method as its libraries' documentation makes it; a new head begins as it does here."""
     import torch
-    from peft import IA3Config, LoraConfig, get_peft_model
     from transformers import BitsAndBytesConfig
 
     from finetune_trainer.model.kind import ModelKind
@@ -279,7 +281,14 @@ def plain_model(tiny_model: Path, method: dict[str, Any], classes: Classes | Non
     )
     kind.begin(model, seed)
     torch.manual_seed(seed)
-    task = "SEQ_CLS" if classes else "CAUSAL_LM"
+    model = _adapted(model, method, "SEQ_CLS" if classes else "CAUSAL_LM")
+    return model.train()  # in evaluation mode, bitsandbytes computes 4 bits in bf16 on CPUs that have it
+
+
+def _adapted(model: Any, method: dict[str, Any], task: str) -> Any:
+    import torch
+    from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+
     if method["type"] == "freeze":
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith(("model.layers.1.", "model.norm", "score"))
@@ -289,7 +298,35 @@ def plain_model(tiny_model: Path, method: dict[str, Any], classes: Classes | Non
         model = get_peft_model(model, config, autocast_adapter_dtype=False)
     if method["type"] == "ia3":
         model = get_peft_model(model, IA3Config(task_type=task), autocast_adapter_dtype=False)
-    return model.train()  # in evaluation mode, bitsandbytes computes 4 bits in bf16 on CPUs that have it
+    if method["type"] == "prompt":
+        config = PromptTuningConfig(task_type=task, num_virtual_tokens=20, prompt_tuning_init="SAMPLE_VOCAB")
+        model = get_peft_model(model, config)
+    if method["type"] == "prefix":
+        model = get_peft_model(model, PrefixTuningConfig(task_type=task, num_virtual_tokens=20))
+        torch.nn.init.normal_(model.prompt_encoder["default"].embedding.weight, std=0.02)
+    if method["type"] == "adapter":
+        model.requires_grad_(False)
+        for layer in model.model.layers:
+            layer.mlp = _with_bottleneck(layer.mlp)
+    return model
+
+
+def _with_bottleneck(mlp: Any) -> Any:
+    """Return feed-forward of width 64 with an adapter of width 4 behind it."""
+    import torch
+
+    class Behind(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp, self.down, self.up = mlp, torch.nn.Linear(64, 4), torch.nn.Linear(4, 64)
+            torch.nn.init.zeros_(self.up.weight)
+            torch.nn.init.zeros_(self.up.bias)
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            fed = self.mlp(hidden)
+            return fed + self.up(torch.relu(self.down(fed)))
+
+    return Behind()
 
 
 def _label_loss(model: Any, cache: TokenCache, rows: list[int], classes: Classes) -> Any:
@@ -316,5 +353,5 @@ def _row_loss(model: Any, tokens: Any, flags: Any) -> Any:
 
     ids = torch.from_numpy(tokens.astype(np.int64))
     supervised = torch.from_numpy(flags.astype(bool))[1:]
-    logits = model(input_ids=ids[None]).logits[0, :-1]
+    logits = model(input_ids=ids[None]).logits[0, -len(ids) : -1]  # virtual tokens have logits too
     return torch.nn.functional.cross_entropy(logits[supervised], ids[1:][supervised], reduction="none")

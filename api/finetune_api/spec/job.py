@@ -27,6 +27,11 @@ class FineTuneJobSpec(Record):
             "spec.output.merge merges an adapter into the base model; it needs spec.method.type: lora, qlora or ia3",
         ),
         Rule(
+            "self.objective != 'classification' || self.method.type in ['full', 'freeze', 'lora', 'qlora', 'ia3']",
+            "spec.method.type: prompt, prefix and adapter are for language models alone; for spec.objective:"
+            " classification set lora, qlora, ia3, freeze or full",
+        ),
+        Rule(
             "self.method.type != 'qlora' || self.distributed.zeroStage != 3",
             "spec.method.type: qlora needs spec.distributed.zeroStage 0, 1, 2 or auto: a quantised base is not"
             " sharded, so stage 3 saves nothing",

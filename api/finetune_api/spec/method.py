@@ -5,9 +5,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from finetune_api.base import Record, Rule
+from finetune_api.spec.bottleneck import Bottleneck
+from finetune_api.spec.soft_prompts import Prefix, Prompt
 
 ModuleName = Annotated[str, Field(min_length=1, max_length=253)]
-MethodType = Literal["full", "freeze", "lora", "qlora", "ia3"]
+MethodType = Literal["full", "freeze", "lora", "qlora", "ia3", "prompt", "prefix", "adapter"]
 
 
 class Lora(Record):
@@ -106,12 +108,25 @@ class Method(Record):
             "self.type == 'ia3' || !has(self.ia3)",
             "spec.method.ia3 belongs to type ia3; remove the block or set spec.method.type: ia3",
         ),
+        Rule(
+            "self.type == 'prompt' || !has(self.prompt)",
+            "spec.method.prompt belongs to type prompt; remove the block or set spec.method.type: prompt",
+        ),
+        Rule(
+            "self.type == 'prefix' || !has(self.prefix)",
+            "spec.method.prefix belongs to type prefix; remove the block or set spec.method.type: prefix",
+        ),
+        Rule(
+            "self.type == 'adapter' || !has(self.adapter)",
+            "spec.method.adapter belongs to type adapter; remove the block or set spec.method.type: adapter",
+        ),
     )
 
     type: MethodType = Field(
         default="lora",
         description="full trains every weight; freeze trains some layers; lora trains low-rank adapters; qlora does"
-        " so on a base of 4 or 8 bits; ia3 trains a few factors per layer.",
+        " so on a base of 4 or 8 bits; ia3 trains a few factors per layer; prompt and prefix train virtual tokens"
+        " that stand before every row; adapter trains small layers between those of the model.",
     )
     lora: Lora | None = Field(default=None, description="Settings of lora and qlora; left out means the defaults.")
     quantization: Quantization | None = Field(
@@ -119,11 +134,23 @@ class Method(Record):
     )
     freeze: Freeze | None = Field(default=None, description="Settings of freeze; left out means the last 2 layers.")
     ia3: Ia3 | None = Field(default=None, description="Settings of ia3; left out means what peft names.")
+    prompt: Prompt | None = Field(default=None, description="Settings of prompt; left out means 20 virtual tokens.")
+    prefix: Prefix | None = Field(default=None, description="Settings of prefix; left out means 20 virtual tokens.")
+    adapter: Bottleneck | None = Field(
+        default=None, description="Settings of adapter; left out means pfeiffer with a reduction factor of 16."
+    )
 
     @property
     def can_shard_weights(self) -> bool:
         """Whether ZeRO stage 3 can hold the weights in parts."""
         return self.type != "qlora" and not (self.lora is not None and self.lora.use_dora)
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many trained tokens stand before every row."""
+        method = self.spelled_out()
+        block = method.prompt or method.prefix
+        return 0 if block is None else block.num_virtual_tokens
 
     def spelled_out(self) -> "Method":
         """Return the method with every block of its type, the defaults of those left out written down."""
@@ -132,6 +159,9 @@ class Method(Record):
             "quantization": self.quantization or Quantization(),
             "freeze": self.freeze or Freeze(),
             "ia3": self.ia3 or Ia3(),
+            "prompt": self.prompt or Prompt(),
+            "prefix": self.prefix or Prefix(),
+            "adapter": self.adapter or Bottleneck(),
         }
         return self.model_copy(update={name: blocks[name] for name in _BLOCKS[self.type]})
 
@@ -142,4 +172,7 @@ _BLOCKS: dict[str, tuple[str, ...]] = {
     "lora": ("lora",),
     "qlora": ("lora", "quantization"),
     "ia3": ("ia3",),
+    "prompt": ("prompt",),
+    "prefix": ("prefix",),
+    "adapter": ("adapter",),
 }

@@ -40,24 +40,29 @@ class MicroBatch:
     """int64 [P]."""
     max_seqlen: int
     """Tokens of the longest row."""
+    virtual_tokens: int = 0
+    """Trained tokens that the method puts before each row; nothing above counts them."""
 
 
-def micro_batch(cache: TokenCache, rows: Sequence[int] | NDArray[np.int64]) -> MicroBatch:
+def micro_batch(cache: TokenCache, rows: Sequence[int] | NDArray[np.int64], *, virtual_tokens: int = 0) -> MicroBatch:
     """Concatenate rows of the cache; no rows give the idle batch."""
     if len(rows) == 0:
         nothing = np.empty(0, np.int64)
-        return _build([np.zeros(1, np.int64)], nothing, nothing)
+        return _build([np.zeros(1, np.int64)], nothing, nothing, virtual_tokens)
     parts = [cache.row(int(row)) for row in rows]
     tokens = [ids.astype(np.int64) for ids, _ in parts]
     if cache.class_labels is not None:
         ends = np.cumsum([len(ids) for ids in tokens])
-        return _build(tokens, ends - 1, cache.class_labels[np.asarray(rows)].astype(np.int64))
+        labels = cache.class_labels[np.asarray(rows)].astype(np.int64)
+        return _build(tokens, ends - 1, labels, virtual_tokens)
     # A row's first token is never supervised, so no position can point across a boundary.
     targets = np.flatnonzero(np.concatenate([flags for _, flags in parts]))
-    return _build(tokens, targets - 1, np.concatenate(tokens)[targets])
+    return _build(tokens, targets - 1, np.concatenate(tokens)[targets], virtual_tokens)
 
 
-def _build(tokens: list[NDArray[np.int64]], positions: NDArray[np.int64], labels: NDArray[np.int64]) -> MicroBatch:
+def _build(
+    tokens: list[NDArray[np.int64]], positions: NDArray[np.int64], labels: NDArray[np.int64], virtual_tokens: int
+) -> MicroBatch:
     lengths = [len(part) for part in tokens]
     return MicroBatch(
         input_ids=torch.from_numpy(np.concatenate(tokens))[None],
@@ -66,11 +71,15 @@ def _build(tokens: list[NDArray[np.int64]], positions: NDArray[np.int64], labels
         supervised_positions=torch.from_numpy(positions),
         labels=torch.from_numpy(labels),
         max_seqlen=max(lengths),
+        virtual_tokens=virtual_tokens,
     )
 
 
 class TrainingBatches:
-    """The batches of a training run: a pure function of (step, rank, world size, micro-batch size)."""
+    """The batches of a training run: a pure function of (step, rank, world size, micro-batch size).
+
+    A row takes `virtual_tokens` more than its own, and a sequence so many more than `max_length`.
+    """
 
     def __init__(
         self,
@@ -80,20 +89,22 @@ class TrainingBatches:
         packing: bool,
         seed: int,
         row_weights: NDArray[Any] | None = None,
+        virtual_tokens: int = 0,
     ) -> None:
         self._cache = cache
-        self._lengths = cache.lengths
+        self._virtual_tokens = virtual_tokens
+        self._lengths = cache.lengths + virtual_tokens
         self._weights = cache.supervised_counts if row_weights is None else row_weights
 
         def epoch_plan(epoch: int) -> Bins:
-            return plan(self._lengths, max_length, seed=seed, epoch=epoch, packing=packing)
+            return plan(self._lengths, max_length + virtual_tokens, seed=seed, epoch=epoch, packing=packing)
 
         self._plan = lru_cache(maxsize=2)(epoch_plan)  # a step touches at most the end of one and the next
         first = self._plan(0)
         self.num_sequences = len(first)
         sums = np.add.reduceat(self._lengths[first.rows], first.offsets[:-1]) if len(first) else np.zeros(1)
         self.longest_sequence = int(sums.max())
-        """Tokens; the same in every epoch."""
+        """Tokens, virtual ones included; the same in every epoch."""
 
     def sequences(self, schedule: Schedule, step: int) -> list[NDArray[np.int64]]:
         """Return the rows of each sequence of a step, over all processes, in reading order."""
@@ -117,7 +128,7 @@ class TrainingBatches:
     ) -> Iterator[MicroBatch]:
         """Yield one process's micro-batches of a step; as many as every other process gets."""
         dealt = self.step_rows(schedule, step, rank=rank, world_size=world_size, micro_batch_size=micro_batch_size)
-        return (micro_batch(self._cache, rows) for rows in dealt)
+        return (micro_batch(self._cache, rows, virtual_tokens=self._virtual_tokens) for rows in dealt)
 
     def step_rows(
         self, schedule: Schedule, step: int, *, rank: int, world_size: int, micro_batch_size: int
@@ -144,15 +155,18 @@ def deal(costs: Sequence[int], hands: int) -> list[list[int]]:
     return dealt
 
 
-def row_batches(cache: TokenCache, *, rank: int, world_size: int, max_tokens: int) -> Iterator[MicroBatch]:
+def row_batches(
+    cache: TokenCache, *, rank: int, world_size: int, max_tokens: int, virtual_tokens: int = 0
+) -> Iterator[MicroBatch]:
     """Yield one process's batches of a single pass over all rows, as evaluation reads them.
 
-    Each batch holds at most `max_tokens` tokens, or one longer row. All processes get the same number of batches.
+    Each batch holds at most `max_tokens` tokens, virtual ones included, or one longer row. All processes get the same
+    number of batches.
     """
-    batches = _fill(cache.lengths, max_tokens)
+    batches = _fill(cache.lengths + virtual_tokens, max_tokens)
     for start in range(0, len(batches), world_size):
         turn = batches[start : start + world_size]
-        yield micro_batch(cache, turn[rank] if rank < len(turn) else [])
+        yield micro_batch(cache, turn[rank] if rank < len(turn) else [], virtual_tokens=virtual_tokens)
 
 
 def _fill(lengths: NDArray[np.int64], max_tokens: int) -> list[list[int]]:

@@ -1,9 +1,11 @@
 """Greedy answers of a model to many prompts, in batches of like length."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
 BATCH = 32
@@ -20,25 +22,38 @@ def answer(
     **options: Any,
 ) -> list[str]:
     """Return the model's answer to each prompt, without the token that ended it; `options` are those of generate."""
-    before = model.generation_config
+    # peft hands its own configuration on to the wrong model where virtual tokens stand before the prompt.
+    generating = model.get_base_model() if isinstance(model, PeftModel) else model
+    before = generating.generation_config
     # Replaced, not passed: what a passed configuration leaves open is filled from the model's own (sampling, ...).
-    model.generation_config = GenerationConfig(
+    generating.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=list(stop_tokens) or None,
         pad_token_id=next(iter(stop_tokens), 0),
     )
     answers = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     try:
-        for start in range(0, len(order), BATCH):
-            chosen = order[start : start + BATCH]
+        for chosen in _batches(
+            prompts, padded=generating is model or not model.active_peft_config.is_prompt_learning
+        ):
             for index, tokens in zip(chosen, _generate(model, [prompts[at] for at in chosen], options), strict=True):
                 kept = _until_stop(tokens, set(stop_tokens))
                 answers[index] = tokenizer.decode(kept, skip_special_tokens=True)
     finally:
-        model.generation_config = before
+        generating.generation_config = before
     return answers
+
+
+def _batches(prompts: Sequence[Sequence[int]], *, padded: bool) -> Iterator[list[int]]:
+    """Yield the prompts that stand side by side; those of equal length alone where padding must not be.
+
+    It would stand between virtual tokens and the prompt, and move them apart.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    groups = [order] if padded else [list(group) for _, group in groupby(order, lambda index: len(prompts[index]))]
+    for group in groups:
+        yield from (group[start : start + BATCH] for start in range(0, len(group), BATCH))
 
 
 def _generate(

@@ -7,6 +7,7 @@ never from the model that was trained.
 import json
 import shutil
 from collections.abc import Iterable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from transformers import AutoConfig, PreTrainedModel
 
 from finetune_api.spec import Quantization
 from finetune_trainer import log
+from finetune_trainer.methods.bottleneck import LOADER
 from finetune_trainer.methods.freeze import TRAINED_TENSORS
 from finetune_trainer.methods.qlora import bitsandbytes_config, keep_layout
+from finetune_trainer.methods.soft_prompts import write_projected
 from finetune_trainer.model.kind import ModelKind
 
 LARGEST_SHARD = "4GB"
@@ -27,10 +30,27 @@ LARGEST_SHARD = "4GB"
 def assemble_adapter(weights: Path, *, tokenizer: Path, base_uri: str, target: Path) -> None:
     """Make the adapter's folder: weights, configuration that names the base model, tokenizer with its template."""
     shutil.copytree(tokenizer, target)
-    shutil.copy(weights / "adapter_model.safetensors", target)
     config = json.loads((weights / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = base_uri
+    if (weights / TRAINED_TENSORS).exists():
+        write_projected(weights, target)
+        config["prefix_projection"] = False
+    else:
+        shutil.copytree(weights, target, dirs_exist_ok=True)
     (target / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def load_adapter(base: PreTrainedModel, directory: Path) -> PeftModel | PreTrainedModel:
+    """Load an adapter into its base model as a user does: with peft, or by the file that stands beside it."""
+    loader = directory / LOADER
+    if not loader.exists():
+        return PeftModel.from_pretrained(base, directory).eval()
+    spec = spec_from_file_location(loader.stem, loader)
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - a file of Python
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model: PreTrainedModel = module.load(base, directory)
+    return model.eval()
 
 
 def assemble_model(weights: Path, *, tokenizer: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ import json
 from finetune_api.run import Commit, Confusion, Prepared, TrainResult
 from finetune_api.stage import StageInput
 from finetune_api.status import Scores
+from finetune_trainer.export.loading import how_to_load
 from finetune_trainer.methods import method_of
 
 _NAMES = {"loss": "loss", "perplexity": "perplexity", "token_accuracy": "token accuracy", "tokens": "tokens"}
@@ -24,9 +25,9 @@ def render(
 ) -> str:
     """Return the card's Markdown."""
     spec, data, plan = job.spec, prepared.data, prepared.plan
-    adapter = method_of(spec.method).result == "adapter"
+    by_peft = method_of(spec.method).result == "adapter" and spec.method.type != "adapter"
     header = {
-        "library_name": "peft" if adapter else "transformers",
+        "library_name": "peft" if by_peft else "transformers",
         "base_model": spec.model.uri,
         "tags": [spec.objective],
     }
@@ -60,6 +61,7 @@ def render(
         ),
         _scores(result),
         _confusion(result.confusion),
+        how_to_load(spec),
         _merge(divergence),
     ]
     return "\n".join(section for section in sections if section)

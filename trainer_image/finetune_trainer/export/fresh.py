@@ -20,9 +20,10 @@ from finetune_api.run import Classes
 from finetune_api.spec import Quantization
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.export.answers import answer
-from finetune_trainer.export.assemble import load_base, load_result
+from finetune_trainer.export.assemble import load_adapter, load_base, load_result
 from finetune_trainer.export.classify import Prediction, classify
 from finetune_trainer.export.questions import read_questions
+from finetune_trainer.methods.load_adapter import NAME as BOTTLENECK
 from finetune_trainer.model.kind import ModelKind
 
 COMPARED_ROWS = 4
@@ -92,7 +93,8 @@ class Examiner:
     def _examine_adapter(self, base: PreTrainedModel | None) -> Reply:
         """Look at an adapter, and at the model that it was merged into, if that was asked for."""
         assert self._request.adapter is not None  # noqa: S101
-        tuned = PeftModel.from_pretrained(base, self._request.adapter).eval()
+        assert base is not None  # noqa: S101
+        tuned = load_adapter(base, Path(self._request.adapter))
         scores = self._scores(tuned)
         reply = self._reply(tuned, scores).model_copy(
             update={"adapter_fits": _fits(tuned, Path(self._request.adapter))}
@@ -150,10 +152,14 @@ def _labels(model: Any) -> list[str]:
     return [label for _, label in sorted((model.config.id2label or {}).items())]
 
 
-def _fits(model: PeftModel, directory: Path) -> bool:
+def _fits(model: PeftModel | PreTrainedModel, directory: Path) -> bool:
     """Whether the adapter's file holds exactly the tensors that the model has places for."""
+    if isinstance(model, PeftModel):
+        places = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    else:
+        places = {name for name in model.state_dict() if f".{BOTTLENECK}." in name}
     with safe_open(directory / "adapter_model.safetensors", framework="pt") as file:
-        return set(file.keys()) == set(get_peft_model_state_dict(model, save_embedding_layers=False))
+        return set(file.keys()) == places
 
 
 if __name__ == "__main__":

@@ -14,12 +14,15 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from finetune_api.spec import Method as MethodSpec
+from finetune_trainer.methods.bottleneck import BottleneckAdapter
 from finetune_trainer.methods.freeze import Partial
 from finetune_trainer.methods.full import Full
+from finetune_trainer.methods.given import Given
 from finetune_trainer.methods.ia3 import Factors
 from finetune_trainer.methods.lora import LowRank
 from finetune_trainer.methods.qlora import QuantizedLowRank
 from finetune_trainer.methods.result import Result
+from finetune_trainer.methods.soft_prompts import PrefixTuning, PromptTuning
 
 
 class Method(Protocol):
@@ -43,14 +46,25 @@ class Method(Protocol):
         """Write whole tensors, by their file keys, and the configuration that belongs to them."""
 
 
-def method_of(spec: MethodSpec) -> Method:
+def method_of(spec: MethodSpec, given: Given = Given()) -> Method:  # noqa: B008 - immutable
     """Return the method that a spec names."""
     spec = spec.spelled_out()
     if spec.type == "full":
         return Full()
     if spec.freeze is not None:
         return Partial(spec.freeze)
+    return _beside(spec, given)
+
+
+def _beside(spec: MethodSpec, given: Given) -> Method:
+    """Return the method of what is trained beside a frozen model."""
     if spec.ia3 is not None:
         return Factors(spec.ia3)
+    if spec.prompt is not None:
+        return PromptTuning(spec.prompt, given)
+    if spec.prefix is not None:
+        return PrefixTuning(spec.prefix)
+    if spec.adapter is not None:
+        return BottleneckAdapter(spec.adapter)
     assert spec.lora is not None  # noqa: S101 - spelled out for lora and qlora
     return QuantizedLowRank(spec.lora, spec.quantization) if spec.quantization else LowRank(spec.lora)

@@ -15,7 +15,8 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods.result import Result
 
-_ADAPTER = "default"
+ADAPTER = "default"
+"""peft's name of the adapter that is trained."""
 
 
 class Adapter:
@@ -27,6 +28,8 @@ class Adapter:
     """Where in the spec its settings stand."""
     advice = ""
     """What else a user may do when they do not fit."""
+    weights_name = SAFETENSORS_WEIGHTS_NAME
+    """File of the trained tensors."""
 
     def config(self, model: PreTrainedModel) -> PeftConfig:
         """Return peft's settings for a model. Raises ValueError when there are none that fit it."""
@@ -60,8 +63,8 @@ class Adapter:
         """Write the adapter as peft does: safetensors and adapter_config.json."""
         assert isinstance(model, PeftModel)  # noqa: S101 - adapt returned it
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(dict(weights), directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-        config = model.peft_config[_ADAPTER]
+        save_file(dict(weights), directory / self.weights_name, metadata={"format": "pt"})
+        config = model.peft_config[ADAPTER]
         config.inference_mode = True
         config.save_pretrained(directory)
         config.inference_mode = False

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from finetune_trainer.model.virtual import VirtualTokens, place
+
 IMPLEMENTATION = "finetune_documents"
 """Name under which the function is registered: the model's `attn_implementation`."""
 
@@ -31,7 +33,7 @@ that, a kernel call of its own costs more than the padding."""
 
 @dataclass(frozen=True)
 class Documents:
-    """Boundaries of D documents in T tokens, and how the sdpa backend lays them out.
+    """Boundaries of D documents in T tokens, virtual ones included, and how the sdpa backend lays them out.
 
     blocks[i] is the shape of a block, (documents, length); cells, int64 [C], holds the token of each cell of all
     blocks one after the other; restore, int64 [T], the cell of each token.
@@ -43,6 +45,8 @@ class Documents:
     blocks: tuple[tuple[int, int], ...]
     cells: torch.Tensor
     restore: torch.Tensor
+    virtual: VirtualTokens | None = None
+    """Where virtual tokens stand before the documents' own."""
 
 
 def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
@@ -50,9 +54,14 @@ def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
     return "varlen" if device.type == "cuda" and dtype == torch.bfloat16 else "sdpa"
 
 
-def documents(cu_seqlens: torch.Tensor, device: torch.device, backend: Backend) -> Documents:
-    """Return the layout of documents with the boundaries cu_seqlens, int32 [D + 1] on the CPU."""
-    bounds = cu_seqlens.numpy().astype(np.int64)
+def documents(
+    cu_seqlens: torch.Tensor, device: torch.device, backend: Backend, *, virtual_tokens: int = 0
+) -> Documents:
+    """Return the layout of documents with the boundaries cu_seqlens, int32 [D + 1] on the CPU.
+
+    Before each document stand so many virtual tokens, which the boundaries given do not count.
+    """
+    bounds, virtual = place(cu_seqlens.numpy().astype(np.int64), virtual_tokens, device)
     lengths = np.diff(bounds)
     blocks = [] if backend == "varlen" else [_cells(bounds, members) for members in group(lengths.tolist())]
     cells = np.concatenate([block.ravel() for block in blocks]) if blocks else np.empty(0, np.int64)
@@ -62,11 +71,12 @@ def documents(cu_seqlens: torch.Tensor, device: torch.device, backend: Backend) 
     restore[cells[::-1]] = np.arange(cells.size)[::-1]
     return Documents(
         backend=backend,
-        cu_seqlens=cu_seqlens.to(device, non_blocking=True),
+        cu_seqlens=torch.from_numpy(bounds.astype(np.int32)).to(device, non_blocking=True),
         max_seqlen=int(lengths.max()),
         blocks=tuple((block.shape[0], block.shape[1]) for block in blocks),
         cells=torch.from_numpy(cells).to(device, non_blocking=True),
         restore=torch.from_numpy(restore).to(device, non_blocking=True),
+        virtual=virtual,
     )
 
 
@@ -97,6 +107,7 @@ def attend(  # noqa: PLR0913 - the signature is transformers'
     attention_mask: torch.Tensor | None,
     *,
     documents: Documents,
+    prefix: torch.Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -104,7 +115,8 @@ def attend(  # noqa: PLR0913 - the signature is transformers'
 ) -> tuple[torch.Tensor, None]:
     """Attend causally inside each document: query [1, heads, T, head size] -> [1, T, heads, head size].
 
-    Raises ValueError for attention that neither backend computes (soft-capped scores, attention sinks).
+    With `prefix`, [virtual tokens, layers, 2, key heads, head size], each document's keys and values follow its
+    layer's of it. Raises ValueError for attention that neither backend computes (soft-capped scores, sinks).
     """
     for name in ("softcap", "s_aux", "position_bias"):
         if unsupported.get(name) is not None:
@@ -114,8 +126,15 @@ def attend(  # noqa: PLR0913 - the signature is transformers'
     window = sliding_window if sliding_window is not None and sliding_window < documents.max_seqlen else None
     how = _Manner(scaling, dropout, window)
     compute = _varlen if documents.backend == "varlen" else _blocks
-    attended = compute(query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), documents, how)
-    return attended[None], None
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    if prefix is None or documents.virtual is None:
+        return compute(query, key, value, documents, how)[None], None
+    keys, values = prefix[:, getattr(module, "layer_idx")].unbind(1)  # noqa: B009 - the module's type is any
+    # Queries of nobody beside the prefix's keys: so both have the same boundaries, and no mask is needed.
+    nobody = query.new_zeros(len(keys), *query.shape[1:])
+    virtual = documents.virtual
+    states = virtual.before(nobody, query), virtual.before(keys, key), virtual.before(values, value)
+    return compute(*states, documents, how).index_select(0, virtual.texts)[None], None
 
 
 class _Manner(NamedTuple):

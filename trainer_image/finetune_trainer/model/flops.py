@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from finetune_trainer.model.weights import whole_shape
+from finetune_trainer.model.sharded import whole_shape
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,11 @@ class Flops:
         return self.per_token * float(lengths.sum()) + self.per_target * targets + self.per_pair * pairs
 
 
-def count_flops(model: PreTrainedModel) -> Flops | None:
-    """Return the operations of a model, adapters included; None where tokens do not meet every weight (experts)."""
+def count_flops(model: PreTrainedModel, *, trains_inputs: bool = False) -> Flops | None:
+    """Return the operations of a model, adapters included; None where tokens do not meet every weight (experts).
+
+    What is trained before its first layer counts for nothing, but gradients go all the way back to it.
+    """
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     if heads is None or getattr(config, "num_experts_per_tok", None):
@@ -44,7 +47,7 @@ def count_flops(model: PreTrainedModel) -> Flops | None:
     output = model.get_output_embeddings()
     of_head = set(output.modules()) if output is not None else set()
     body, head = _Part(), _Part()
-    is_behind_trained = False
+    is_behind_trained = trains_inputs
     for name, module in model.named_modules():
         trained = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
         # peft keeps the module that a trained copy stands in for.

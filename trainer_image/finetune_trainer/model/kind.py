@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from finetune_api.run import Classes
+from finetune_trainer.model.sharded import fill, whole_shape
 from finetune_trainer.model.task import head_of
-from finetune_trainer.model.weights import fill, whole_shape
 
 
 @dataclass(frozen=True)

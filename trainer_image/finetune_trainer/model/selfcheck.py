@@ -1,8 +1,9 @@
 """Proves, before training, that the packed path computes what the model computes.
 
 Two short documents go through the model in one packed row, with our attention and our loss head; then each goes
-through transformers' own forward pass alone. A model with anything that packing would break - state carried from
-token to token, attention our backends do not compute, logits scaled after the head - differs, and is refused.
+through transformers' own forward pass, or peft's, alone. A model with anything that packing would break - state
+carried from token to token, attention our backends do not compute, logits scaled after the head - differs, and is
+refused.
 """
 
 import torch
@@ -19,12 +20,13 @@ _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 8e-2}
 """Largest difference of two mean losses, in nats: rounding is far below it, a mistake far above."""
 
 
-def check(loss: LossModule, device: torch.device, backend: attention.Backend) -> float:
+def check(loss: LossModule, device: torch.device, backend: attention.Backend, *, virtual_tokens: int = 0) -> float:
     """Return the difference found. Raises StageFailure when it is no rounding. Every process must call it."""
     was_training = loss.training
     loss.eval()
     rows = _rows(loss, device)
-    inputs = _packed(loss, rows, backend)
+    bounds = torch.tensor([0, _LENGTHS[0], sum(_LENGTHS)], dtype=torch.int32)
+    inputs = _packed(loss, rows, attention.documents(bounds, device, backend, virtual_tokens=virtual_tokens))
     with torch.no_grad():
         packed, _ = loss(inputs)
         alone = torch.stack([_alone(loss, row) for row in rows]).sum()
@@ -46,15 +48,13 @@ def _rows(loss: LossModule, device: torch.device) -> list[torch.Tensor]:
     return [row.to(device) for row in torch.split(tokens, _LENGTHS)]
 
 
-def _packed(loss: LossModule, rows: list[torch.Tensor], backend: attention.Backend) -> Inputs:
-    device = rows[0].device
-    bounds = torch.tensor([0, _LENGTHS[0], sum(_LENGTHS)], dtype=torch.int32)
+def _packed(loss: LossModule, rows: list[torch.Tensor], documents: attention.Documents) -> Inputs:
+    device, starts = rows[0].device, (0, _LENGTHS[0])
     positions, labels = zip(*map(loss.targets_of, rows), strict=True)
-    starts = bounds[:-1].tolist()
     return Inputs(
         input_ids=torch.cat(rows)[None],
         position_ids=torch.cat([torch.arange(length, device=device) for length in _LENGTHS])[None],
-        documents=attention.documents(bounds, device, backend),
+        documents=documents,
         supervised_positions=torch.cat([place + start for place, start in zip(positions, starts, strict=True)]),
         labels=torch.cat(labels),
     )

@@ -1,7 +1,6 @@
 """Whole tensors out of a model that may be sharded over the processes, and back into it."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from safetensors import safe_open
 from torch import nn
 
 from finetune_trainer.methods import Method
+from finetune_trainer.model.sharded import fill, whole, whole_shape
 
 
 def gather(model: nn.Module, keys: Mapping[str, str], *, keep: bool) -> dict[str, torch.Tensor]:
@@ -16,19 +16,13 @@ def gather(model: nn.Module, keys: Mapping[str, str], *, keep: bool) -> dict[str
 
     Every process must call it: under ZeRO stage 3 each tensor is put together by all.
     """
-    whole = {}
+    gathered = {}
     tensors = _tensors(model)
     for name, key in keys.items():
-        with _whole(tensors[name], writes=False):
+        with whole(tensors[name]):
             if keep:
-                whole[key] = tensors[name].detach().to("cpu", copy=True).contiguous()
-    return whole
-
-
-def whole_shape(tensor: torch.Tensor) -> torch.Size:
-    """Return the shape of a tensor; a parameter that ZeRO stage 3 shards is empty, and DeepSpeed keeps its shape."""
-    shape: torch.Size = getattr(tensor, "ds_shape", tensor.shape)
-    return shape
+                gathered[key] = tensors[name].detach().to("cpu", copy=True).contiguous()
+    return gathered
 
 
 def save(model: nn.Module, method: Method, directory: Path, *, keep: bool) -> None:
@@ -94,23 +88,5 @@ def restore(model: nn.Module, method: Method, directory: Path) -> None:
         raise ValueError(f"{directory} lacks {sorted(keys)[:3]}")
 
 
-def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
-    """Put values of the whole shape into a tensor of the model. Every process must call it, with the same values."""
-    with _whole(tensor, writes=True), torch.no_grad():
-        tensor.copy_(values)
-
-
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_buffers()), **dict(model.named_parameters())}
-
-
-@contextmanager
-def _whole(tensor: torch.Tensor, *, writes: bool) -> Iterator[None]:
-    """While this lasts, a parameter that is sharded over the processes is whole on each."""
-    if not hasattr(tensor, "ds_id"):
-        yield
-        return
-    from deepspeed.runtime.zero import GatheredParameters
-
-    with GatheredParameters([tensor], modifier_rank=0 if writes else None):
-        yield

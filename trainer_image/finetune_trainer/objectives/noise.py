@@ -22,7 +22,7 @@ class EmbeddingNoise:
     @contextmanager
     def on(self, documents: Documents | None) -> Iterator[None]:
         """Add noise while this lasts, to the tokens of these documents; None: add none."""
-        self._lengths = documents.cu_seqlens.diff() if documents is not None else None
+        self._lengths = _text_lengths(documents) if documents is not None else None
         try:
             yield
         finally:
@@ -36,3 +36,9 @@ class EmbeddingNoise:
         lengths = torch.repeat_interleave(self._lengths, self._lengths, output_size=tokens)
         bounds = self._alpha * (lengths * width).rsqrt()
         return embedded + (torch.rand_like(embedded) * 2 - 1) * bounds[:, None].to(embedded.dtype)
+
+
+def _text_lengths(documents: Documents) -> torch.Tensor:
+    """Return the tokens of each document without the virtual ones, int32 [D]."""
+    lengths = documents.cu_seqlens.diff()
+    return lengths if documents.virtual is None else lengths - documents.virtual.count

@@ -50,7 +50,8 @@ class SupervisedLoss(LossModule):
 
     def own_loss(self, row: torch.Tensor) -> torch.Tensor:
         """Return the summed cross-entropy of a document by the model's own forward pass."""
-        logits = self.transformer(input_ids=row[None], use_cache=False).logits[0, :-1]
+        # Virtual tokens of peft's stand before the row and have logits too.
+        logits = self.model(input_ids=row[None], use_cache=False).logits[0, -len(row) : -1]
         return cross_entropy(logits.float(), row[1:], reduction="sum")
 
 

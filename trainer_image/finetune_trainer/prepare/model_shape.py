@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
 from finetune_api.spec import Method
+from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods import method_of
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.task import head_of
 from finetune_trainer.prepare.model_files import invalid_model
 
+_LEAST_ROW = 2
+"""Tokens: one to predict the other."""
 LANGUAGE_MODEL = ModelKind()
 
 
@@ -31,7 +36,7 @@ class ModelShape:
     intermediate_size: int
     vocabulary: int
     max_positions: int | None
-    """Longest row the model can place; None: it sets no bound."""
+    """Longest row the model can place, after virtual tokens; None: it sets no bound."""
     quantized_parameters: int = 0
     """Parameters of the base that are held in 4 or 8 bits."""
     outputs: int | None = None
@@ -69,8 +74,23 @@ def measure(config: Any, method: Method, uri: str, kind: ModelKind = LANGUAGE_MO
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocabulary=text.vocab_size,
         outputs=len(kind.labels) or None,
-        max_positions=getattr(text, "max_position_embeddings", None),
+        max_positions=_room(getattr(text, "max_position_embeddings", None), method),
     )
+
+
+def _room(positions: int | None, method: Method) -> int | None:
+    """Return the positions that are left for a row. Raises StageFailure when there are too few for any."""
+    virtual = method.virtual_tokens
+    if positions is None or not virtual:
+        return positions
+    if positions - virtual < _LEAST_ROW:
+        raise StageFailure(
+            ExitCode.INVALID,
+            Reason.INVALID_SPEC,
+            f"spec.method.{method.type}.numVirtualTokens is {virtual}, but the model has {positions} positions in"
+            " all, and the rows need some; lower it",
+        )
+    return positions - virtual
 
 
 def _linear_weights(model: Any) -> int:

@@ -134,7 +134,13 @@ def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: Model
 
 def _batches(job: StageInput, cache: TokenCache) -> TrainingBatches:
     data = job.spec.data
-    return TrainingBatches(cache, max_length=data.max_length, packing=data.packing, seed=job.spec.training.seed)
+    return TrainingBatches(
+        cache,
+        max_length=data.max_length,
+        packing=data.packing,
+        seed=job.spec.training.seed,
+        virtual_tokens=job.spec.method.virtual_tokens,
+    )
 
 
 def _schedule(job: StageInput, batches: TrainingBatches) -> Schedule:

@@ -59,7 +59,13 @@ def evaluate(run: Run, cache: TokenCache, doing: str) -> Evaluation | None:
 def _sums(run: Run, cache: TokenCache) -> torch.Tensor:
     """Return this process's sums of the losses and of what else the objective counts."""
     process, sync = run.process, StepSync(run.process.device)
-    batches = row_batches(cache, rank=process.rank, world_size=process.world_size, max_tokens=run.evaluation_tokens)
+    batches = row_batches(
+        cache,
+        rank=process.rank,
+        world_size=process.world_size,
+        max_tokens=run.evaluation_tokens,
+        virtual_tokens=run.spec.method.virtual_tokens,
+    )
     # float64: millions of tokens would lose digits in fp32.
     sums = torch.zeros((), dtype=torch.float64, device=process.device)
     for number, batch in enumerate(batches):

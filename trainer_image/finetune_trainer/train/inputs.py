@@ -16,7 +16,7 @@ def inputs_of(batch: MicroBatch, device: torch.device, backend: Backend) -> Inpu
     return Inputs(
         input_ids=move(batch.input_ids),
         position_ids=move(batch.position_ids),
-        documents=documents(batch.cu_seqlens, device, backend),
+        documents=documents(batch.cu_seqlens, device, backend, virtual_tokens=batch.virtual_tokens),
         supervised_positions=move(batch.supervised_positions),
         labels=move(batch.labels),
     )

@@ -51,7 +51,7 @@ class Loop:
         self._evaluated_at: int | None = None
         """Steps done at the newest evaluation of this attempt."""
         self._sync = StepSync(run.process.device)
-        self._flops = count_flops(run.engine.module.transformer)
+        self._flops = count_flops(run.engine.module.transformer, trains_inputs=run.spec.method.virtual_tokens > 0)
         # Each is a pass over all rows: not for every step.
         self._lengths, self._targets = run.data.train.lengths, run.data.train.supervised_counts
         self._steps: dict[int, Step] = {}

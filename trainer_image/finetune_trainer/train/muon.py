@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune_trainer.methods.freeze import decoder_layers
-from finetune_trainer.model.weights import whole_shape
+from finetune_trainer.model.sharded import whole_shape
 
 MUON = "muon"
 """Key of a parameter group: whether its members learn by Muon."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from finetune_api.spec import Optimizer
-from finetune_trainer.model.weights import whole_shape
+from finetune_trainer.model.sharded import whole_shape
 from finetune_trainer.objectives import LossModule
 from finetune_trainer.train.muon import MUON, MuonWithAdamW, hidden_matrices
 

@@ -46,6 +46,7 @@ class RunData:
             packing=data.packing,
             seed=training.seed,
             row_weights=objective.row_weights(train),
+            virtual_tokens=spec.method.virtual_tokens,
         )
         steps = schedule(
             batches.num_sequences,

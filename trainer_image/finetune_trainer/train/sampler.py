@@ -39,7 +39,8 @@ class Sampler:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
         config = run.engine.module.transformer.config.get_text_config()
         positions = getattr(config, "max_position_embeddings", None)
-        return cls(run, tokenizer, encode_prompts(tokenizer, form, run.spec.evaluation, max_positions=positions))
+        room = positions and positions - run.spec.method.virtual_tokens
+        return cls(run, tokenizer, encode_prompts(tokenizer, form, run.spec.evaluation, max_positions=room))
 
     def answers(self, doing: str) -> list[str]:
         """Return the answer to each prompt; none on a process that does not generate, and none when asked to stop.
@@ -56,13 +57,14 @@ class Sampler:
 
     def _generate(self, *, synced: bool) -> list[str]:
         run = self._run
-        model = run.engine.module.transformer
+        loss = run.engine.module
+        model = loss.transformer
         run.engine.train(False)
         model.set_attn_implementation("sdpa")
         try:
             with uncompiled(model):
                 return answer(
-                    model,
+                    loss.model,
                     self._tokenizer,
                     self._prompts,
                     max_new_tokens=run.spec.evaluation.predictions.max_new_tokens,

@@ -16,6 +16,7 @@ from finetune_trainer.checkpoint import add_score, fetch_commit, find_commit, re
 from finetune_trainer.data.prepared import PreparedFiles
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods import method_of
+from finetune_trainer.methods.given import Given
 from finetune_trainer.model import selfcheck
 from finetune_trainer.model.attention import backend_for
 from finetune_trainer.model.compile import compile_layers
@@ -49,10 +50,11 @@ def build(
 ) -> Run:
     """Load the model and start its engine; every process must call it."""
     spec = job.spec
+    files = PreparedFiles(prepared, scratch.prepared)
     objective = objective_of(spec, prepared.classes)
-    data = RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec, objective)
+    data = RunData.open(files.cache, spec, objective)
     plan = _plan(job, process, prepared, data, scratch.model)
-    method = method_of(spec.method)
+    method = method_of(spec.method, Given(files.tokenizer))
     width = AutoConfig.from_pretrained(scratch.model, local_files_only=True).get_text_config().hidden_size
     config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
     if spec.training.deterministic:
@@ -69,7 +71,7 @@ def build(
         compile_layers(loss.transformer)
     engine = start_engine(loss, plan, spec.training, config)
     backend = backend_for(process.device, DTYPES[plan.precision])
-    gap = selfcheck.check(engine.module, process.device, backend)
+    gap = selfcheck.check(engine.module, process.device, backend, virtual_tokens=spec.method.virtual_tokens)
     engine.train()
     processes.seed(spec.training.seed, process)
     log.info("engine-ready", zeroStage=plan.zero_stage, precision=plan.precision, attention=backend, packingGap=gap)
