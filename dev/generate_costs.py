@@ -44,6 +44,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "`qlora`, 4 bits": {"type": "qlora"},
     "`qlora`, 8 bits": {"type": "qlora", "quantization": {"bits": 8}},
     "`ia3`": {"type": "ia3"},
+    "`adapter`": {"type": "adapter"},
+    "`prefix`": {"type": "prefix"},
+    "`prompt`": {"type": "prompt"},
 }
 
 

@@ -34,7 +34,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return hidden states [..., width]."""
-        return hidden + self.up(self.activation(self.down(hidden)))
+        added: torch.Tensor = self.up(self.activation(self.down(hidden)))
+        return hidden + added
 
 
 def put_behind(module: nn.Module, bottleneck: Bottleneck) -> None:

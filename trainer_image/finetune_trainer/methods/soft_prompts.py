@@ -47,7 +47,7 @@ class SoftPrompt(Adapter):
         self.hook(model.get_decoder(), encoder)
         return adapted
 
-    def initialise(self, encoder: nn.Module, model: PreTrainedModel) -> None:
+    def initialise(self, encoder: Any, model: PreTrainedModel) -> None:
         """Give the virtual tokens the values that they begin with."""
         raise NotImplementedError
 
@@ -73,7 +73,7 @@ class PromptTuning(SoftPrompt):
         """Return peft's settings."""
         return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=self._settings.num_virtual_tokens)
 
-    def initialise(self, encoder: nn.Module, model: PreTrainedModel) -> None:
+    def initialise(self, encoder: Any, model: PreTrainedModel) -> None:
         """Begin with the embeddings of tokens: of the text, or drawn at random."""
         count, embedding = self._settings.num_virtual_tokens, model.get_input_embeddings()
         tokens = torch.randint(model.config.get_text_config().vocab_size, (count,))
@@ -130,7 +130,7 @@ class PrefixTuning(SoftPrompt):
             encoder_hidden_size=self._settings.projection_size,
         )
 
-    def initialise(self, encoder: nn.Module, model: PreTrainedModel) -> None:
+    def initialise(self, encoder: Any, model: PreTrainedModel) -> None:
         """Begin near zero; a network keeps what torch gives it."""
         if self._settings.projection_size is None:
             nn.init.normal_(encoder.embedding.weight, std=_PREFIX_STD)
