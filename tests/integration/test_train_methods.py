@@ -85,7 +85,9 @@ def test_scores_of_labels_are_the_same_on_any_number_of_processes(told):
         assert 0 < alone[-1][score] <= 1
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if not method.startswith("classes")])
+@pytest.mark.parametrize(
+    "method", [name for name in METHODS if STAGES[name][0] < 3 and not name.startswith("classes")]
+)
 def test_frozen_weights_are_in_no_checkpoint(told, root, tiny_model, method):
     commit = root / f"{method}-{STAGES[method][0]}-w1" / "whole" / "00000004"
     stored = sum(tensor.numel() for tensor in weights_of(commit.parent, 4).values())
