@@ -127,14 +127,14 @@ def test_stop_on_request_commits_and_fewer_processes_with_less_memory_go_on(make
     assert f"the last good checkpoint is {job.layout.commit(stopped_at).uri}" in word.message
     assert word.progress.step == word.last_checkpoint.step == stopped_at
     assert (word.plan, word.plan.world_size, word.plan.micro_batch_size) == (job.plan, 2, 1)
-    alone = Distributed(device="cpu")
+    alone = Distributed(device="cpu", zero_stage=1)
     spec = job.input.spec.model_copy(update={"distributed": alone})
     job.input = job.input.model_copy(update={"spec": spec, "out_of_memory": 1})
     [resumed] = job.pods(attempt=2)
     assert resumed.end() == ExitCode.DONE, resumed.text()
     # Alone it would take both sequences of a step at once, were it not told that this took too much.
     plan = resumed.last_word().plan
-    assert (plan.world_size, plan.zero_stage, plan.micro_batch_size) == (1, 0, 1)
+    assert (plan.world_size, plan.zero_stage, plan.micro_batch_size) == (1, 1, 1)
     assert (plan.gradient_accumulation_steps, plan.total_steps) == (2, 80)
     assert sorted(resumed.steps()) == list(range(stopped_at + 1, 81))
     assert job.result().evaluation == EvaluationResult()
