@@ -131,7 +131,6 @@ CASES = [
     ),
     Case("label is for spec.objective", "spec", minimal_job(data={"format": "label"})),
     Case("trains on rows with labels", "spec", minimal_job(objective="classification", data={"format": "messages"})),
-    Case("set spec.data.format: text or auto", "spec", minimal_job(objective="pretrain", data={"format": "label"})),
     Case("spec.data.labels belongs to", "spec", minimal_job(data={"labels": ["a", "b"]})),
     Case("spec.data.labels names one", "spec.data", minimal_job(objective="classification", data={"labels": ["a"]})),
     Case("spec.training.classWeights belongs", "spec", minimal_job(training={"classWeights": "balanced"})),

@@ -12,7 +12,7 @@ class Prompt(Record):
 
     rules: ClassVar = (
         Rule(
-            "(self.init == 'text') == (size(self.initText) > 0)",
+            "(self.init == 'text') == (has(self.initText) && size(self.initText) > 0)",
             "spec.method.prompt.initText and init: text belong together; set both, or neither",
         ),
     )

@@ -177,7 +177,8 @@ def _require_resumable(run: Run, commit: Commit) -> None:
             ExitCode.INVALID,
             Reason.INVALID_SPEC,
             f"{run.layout.commit(commit.step).uri} was written by {commit.world_size} processes at ZeRO stage"
-            f" {commit.zero_stage}, this attempt has {run.process.world_size} at stage {run.plan.zero_stage}, and {why}",
+            f" {commit.zero_stage}, this attempt has {run.process.world_size} at stage {run.plan.zero_stage}, and"
+            f" {why}",
         )
     if commit.consumed_sequences != run.data.schedule.cursor(commit.step):
         raise StageFailure(
@@ -192,8 +193,8 @@ def _indivisible(run: Run, commit: Commit) -> str:
     optimizer = run.spec.training.optimizer
     if not optimizer.can_reshard:
         return (
-            f"the state of optimizer {optimizer.type} cannot be divided anew; set spec.distributed as it was, or create"
-            " a new job"
+            f"the state of optimizer {optimizer.type} cannot be divided anew; set spec.distributed as it was, or"
+            " create a new job"
         )
     if run.plan.precision == "bf16" and 0 in (commit.zero_stage, run.plan.zero_stage):
         return (
