@@ -112,4 +112,4 @@ def test_what_is_no_personal_data_stays_as_it_is(text):
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("piece", ["a", "1", "1 ", "A1", "a.", "1.", ":", "1:", "+", "(1", "A1 ", "a@", "a@a.", "-1"])
 def test_no_text_is_slow(piece):
-    FINDER.find(piece * 50_000)
+    FINDER.find(piece * 20_000)

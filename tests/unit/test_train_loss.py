@@ -217,7 +217,7 @@ def test_selfcheck_accepts_a_plain_model(tiny_model):
 def test_selfcheck_refuses_a_model_whose_rows_see_one_another(tiny_model, monkeypatch):
     apart = attention.documents
 
-    def together(bounds, device, backend):
+    def together(bounds, device, backend, **kwargs):
         return apart(bounds[[0, -1]], device, backend)
 
     monkeypatch.setattr(attention, "documents", together)
