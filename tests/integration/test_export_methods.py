@@ -52,7 +52,7 @@ def trained(s3_job, tiny_model, tmp_path, method, **spec):
 def test_adapter_and_merged_model_say_what_was_trained(s3_job, tiny_model, tmp_path, name):
     output = {"uri": s3_job.uri("output/"), "merge": True}
     job, told = trained(s3_job, tiny_model, tmp_path, ADAPTERS[name], output=output)
-    export.run(job, s3_job.store)
+    gap = export.run(job, s3_job.store).output.merge_gap
     published = download(s3_job, tmp_path)
     base = load_base(tiny_model, job.spec.method.spelled_out().quantization, ModelKind())
     plain = logits(base, IDS)
@@ -62,6 +62,8 @@ def test_adapter_and_merged_model_say_what_was_trained(s3_job, tiny_model, tmp_p
     # LLM.int8 also rounds what goes into a layer, which a merged model does not.
     assert torch.allclose(tuned, merged, atol=0.1 if name == "int8" else 1e-3)
     assert not torch.allclose(plain, tuned, atol=0.1)
+    assert 0 <= gap < 1e-3
+    assert f"{gap:.2g} nats" in (published / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", BESIDE)

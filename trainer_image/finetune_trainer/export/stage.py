@@ -85,6 +85,7 @@ class _Export:
             data_digest=parts.prepared.record.data.digest,
             files=list(files),
             evaluation=parts.result.evaluation,
+            merge_gap=reply.merge_gap,
         )
         return publish.publish(self._store, target, manifest)
 
@@ -147,9 +148,7 @@ class _Export:
         if reply.tuned_answers or reply.predictions:
             write_predictions(parts.prepared, reply, self._target / place.PREDICTIONS)
         record: Prepared = parts.prepared.record
-        card = render(
-            self._job, prepared=record, result=parts.result, commit=parts.commit, divergence=reply.divergence
-        )
+        card = render(self._job, prepared=record, result=parts.result, commit=parts.commit, merge_gap=reply.merge_gap)
         (self._target / place.CARD).write_text(card, encoding="utf-8")
 
 

@@ -66,5 +66,6 @@ def _beside(spec: MethodSpec, given: Given) -> Method:
         return PrefixTuning(spec.prefix)
     if spec.adapter is not None:
         return BottleneckAdapter(spec.adapter)
-    assert spec.lora is not None  # noqa: S101 - spelled out for lora and qlora
-    return QuantizedLowRank(spec.lora, spec.quantization) if spec.quantization else LowRank(spec.lora)
+    if spec.quantization is not None:
+        return QuantizedLowRank(spec.lora, spec.quantization, given)
+    return LowRank(spec.lora, given)

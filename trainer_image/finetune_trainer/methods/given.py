@@ -10,3 +10,5 @@ class Given:
 
     tokenizer: Path | None = None
     """The tokenizer as it was prepared."""
+    adapter: Path | None = None
+    """The adapter that is trained further."""
