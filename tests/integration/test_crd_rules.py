@@ -95,6 +95,11 @@ CASES = [
     Case("set spec.method.type: adapter", "spec.method", minimal_job(method={"type": "lora", "adapter": {}})),
     Case("not both; remove one", "spec.method.adapter", minimal_job(method={"type": "adapter", "adapter": BOTH})),
     Case("is a LoRA adapter", "spec.method", minimal_job(method={"type": "full", "initialAdapter": EARLIER})),
+    *(
+        Case("must be trained, by", "spec", minimal_job(model={"newTokens": ["<tool>"]}, method=method))
+        for method in ({"type": "ia3"}, {"type": "lora", "initialAdapter": EARLIER})
+    ),
+    Case("single rows of", "spec", minimal_job(model={"newTokens": ["<tool>"]}, distributed={"zeroStage": 3})),
     Case("language models alone", "spec", minimal_job(method={"type": "prompt"}, objective="classification")),
     Case("not on 8", "spec.method", minimal_job(method={"type": "qlora", "quantization": {"bits": 8}, "lora": DORA})),
     Case("needs evaluations to look at", "spec.evaluation", minimal_job(evaluation=NEVER)),

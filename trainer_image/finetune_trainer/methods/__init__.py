@@ -52,7 +52,7 @@ def method_of(spec: MethodSpec, given: Given = Given()) -> Method:  # noqa: B008
     if spec.type == "full":
         return Full()
     if spec.freeze is not None:
-        return Partial(spec.freeze)
+        return Partial(spec.freeze, given)
     return _beside(spec, given)
 
 

@@ -12,3 +12,5 @@ class Given:
     """The tokenizer as it was prepared."""
     adapter: Path | None = None
     """The adapter that is trained further."""
+    new_tokens: tuple[int, ...] = ()
+    """Ids of the tokens that the job adds to the vocabulary."""

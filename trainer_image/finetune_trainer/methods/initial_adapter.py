@@ -1,7 +1,7 @@
 """`spec.method.initialAdapter`: a LoRA adapter of peft that is trained further; its own file says what it is."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +91,16 @@ def _differing(config: LoraConfig, settings: Lora) -> Iterator[str]:
             yield f"{name}: {json.dumps(has)}"
 
 
-def fill_from(directory: Path, model: nn.Module, keys: Mapping[str, str]) -> None:
+def fill_from(directory: Path, model: nn.Module, keys: Mapping[str, str], *, copies: Collection[str]) -> None:
     """Give the trained parameters the adapter's values; `keys` are those of its file by the parameters' names.
+
+    `copies` are keys of parameters that have another key, too.
 
     Without values (on the meta device) it only compares. Raises StageFailure when the file has other tensors.
     """
     places = {key: model.get_parameter(name) for name, key in keys.items()}
     with safe_open(directory / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
-        stored = set(file.keys())
+        stored = set(file.keys()) - set(copies)
         if stored != set(places):
             odd = sorted(stored ^ set(places))[0]
             raise _refused(
@@ -107,9 +109,7 @@ def fill_from(directory: Path, model: nn.Module, keys: Mapping[str, str]) -> Non
         for key, place in sorted(places.items()):
             shape, expected = tuple(file.get_slice(key).get_shape()), tuple(whole_shape(place))
             if shape != expected:
-                raise _refused(
-                    f"{key} has shape {shape}, this base model {expected}; set spec.model.uri to its own base"
-                )
+                raise _refused(f"{key} has shape {shape}, the model {expected}; set spec.model.uri to its own base")
             if not place.is_meta:
                 fill(place, file.get_tensor(key))
 

@@ -23,6 +23,7 @@ from finetune_trainer.data.settings import config_digest, settings_of
 from finetune_trainer.methods.given import Given
 from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.model.kind import ModelKind
+from finetune_trainer.model.vocabulary import extend_config, new_token_ids
 from finetune_trainer.prepare.adapter_files import fetch_initial_adapter
 from finetune_trainer.prepare.build import CacheBuilder
 from finetune_trainer.prepare.encode import build_encoder
@@ -67,6 +68,9 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     shape = _measure(job, scratch, _provisional_kind(job.spec))
     tokenizer = _tokenizer(job.spec, scratch / "model", shape)
     tokenizer.save_pretrained(result / "tokenizer")
+    if job.spec.model.new_tokens:
+        extend_config(scratch / "model", _given(job, scratch).new_tokens)
+        shape = _measure(job, scratch, _provisional_kind(job.spec))
     builder = _build_caches(job, store, tokenizer=tokenizer, shape=shape, result=result)
     labels = builder.labels
     classes = labels.settle(result / "cache", pad_token_id=tokenizer.pad_token_id) if labels else None
@@ -101,8 +105,14 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
 
 def _measure(job: StageInput, scratch: Path, kind: ModelKind) -> ModelShape:
     method, uri = job.spec.method, job.spec.model.uri
-    given = Given(adapter=scratch / "adapter" if method.initial_adapter else None)
-    return measure(read_config(scratch / "model", uri), method, uri, kind, given)
+    return measure(read_config(scratch / "model", uri), method, uri, kind, _given(job, scratch))
+
+
+def _given(job: StageInput, scratch: Path) -> Given:
+    """Return what the method begins from, as far as it is there yet."""
+    tokenizer = scratch / "prepared" / "tokenizer"
+    new_tokens = new_token_ids(tokenizer, job.spec.model.new_tokens) if tokenizer.exists() else ()
+    return Given(adapter=scratch / "adapter" if job.spec.method.initial_adapter else None, new_tokens=new_tokens)
 
 
 def _provisional_kind(spec: FineTuneJobSpec) -> ModelKind:

@@ -23,6 +23,7 @@ from finetune_trainer.model.attention import backend_for
 from finetune_trainer.model.compile import compile_layers
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.load import DTYPES, load_base
+from finetune_trainer.model.vocabulary import new_token_ids
 from finetune_trainer.objectives import objective_of
 from finetune_trainer.prepare.model_shape import measure, read_config
 from finetune_trainer.prepare.plan import Facts
@@ -107,7 +108,8 @@ def _plan(job: StageInput, process: Process, prepared: Prepared, data: RunData, 
 
 
 def _given(spec: FineTuneJobSpec, files: PreparedFiles, scratch: Scratch) -> Given:
-    return Given(files.tokenizer, scratch.adapter if spec.method.initial_adapter else None)
+    adapter = scratch.adapter if spec.method.initial_adapter else None
+    return Given(files.tokenizer, adapter, new_token_ids(files.tokenizer, spec.model.new_tokens))
 
 
 def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | None:
