@@ -293,7 +293,10 @@ def _adapted(model: Any, method: dict[str, Any], task: str) -> Any:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith(("model.layers.1.", "model.norm", "score"))
     if method["type"] in ("lora", "qlora"):
-        options = {"use_dora": method.get("lora", {}).get("useDora", False)}
+        settings = method.get("lora", {})
+        options = {"use_dora": settings.get("useDora", False)}
+        if saved := settings.get("modulesToSave"):
+            options |= {"modules_to_save": saved, "ensure_weight_tying": True}
         config = LoraConfig(task_type=task, r=16, lora_alpha=32, target_modules="all-linear", **options)
         model = get_peft_model(model, config, autocast_adapter_dtype=False)
     if method["type"] == "ia3":

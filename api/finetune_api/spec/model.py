@@ -24,6 +24,6 @@ class Model(Record):
     new_tokens: list[NewToken] = Field(
         default=[],
         max_length=1024,
-        description="Tokens that are added to the tokenizer, each with a row of its own in embeddings and head: words or"
-        " marks that rows are full of. They begin as the mean of all tokens, and are trained.",
+        description="Tokens that are added to the tokenizer, each with a row of its own in embeddings and head: words"
+        " or marks that rows are full of. They begin as the mean of all tokens, and are trained.",
     )

@@ -17,7 +17,7 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods.result import Result
 
 COPIES = "copies"
-"""Metadata of an adapter's file: what peft reads under a second key. It is stored once; the export writes it twice."""
+"""Metadata of an adapter's file: what peft reads under a second key; it is stored once, and exported twice."""
 ADAPTER = "default"
 """peft's name of the adapter that is trained."""
 
