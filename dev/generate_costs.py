@@ -44,6 +44,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "`qlora`, 4 bits": {"type": "qlora"},
     "`qlora`, 8 bits": {"type": "qlora", "quantization": {"bits": 8}},
     "`ia3`": {"type": "ia3"},
+    "`prompt`, 20 tokens": {"type": "prompt"},
+    "`prefix`, 20 tokens": {"type": "prefix"},
+    "`adapter`": {"type": "adapter"},
 }
 
 

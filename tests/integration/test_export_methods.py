@@ -134,11 +134,8 @@ def test_prepare_takes_up_the_adapter_of_an_earlier_job(s3_job, tiny_model, tmp_
     job, _ = trained(s3_job, tiny_model, tmp_path, {"type": "lora", "lora": {"rank": 4}})
     export.run(job, s3_job.store)
     earlier = {"initialAdapter": {"uri": s3_job.uri("output/adapter/")}}
-    again = job.model_copy(update={"uid": f"{job.uid}-again"})
-    changes = {
-        "method": Method.model_validate(earlier),
-        "output": job.spec.output.model_copy(update={"uri": s3_job.uri("next/")}),
-    }
-    again = again.model_copy(update={"spec": job.spec.model_copy(update=changes)})
+    output = job.spec.output.model_copy(update={"uri": s3_job.uri("next/")})
+    spec = job.spec.model_copy(update={"method": Method.model_validate(earlier), "output": output})
+    again = job.model_copy(update={"uid": f"{job.uid}-2", "run_id": f"{job.uid}-2", "spec": spec})
     plan = prepare.run(again, s3_job.store).plan
     assert plan.trainable_parameters == prepare.run(job, s3_job.store).plan.trainable_parameters

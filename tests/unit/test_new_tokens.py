@@ -1,4 +1,4 @@
-"""Tokens that a job adds: rows in the model's files, trained alone, and one matrix where embeddings and head are one."""
+"""Tokens that a job adds: rows in the model's files, trained alone, once where embeddings and head are one."""
 
 import pytest
 import torch
