@@ -13,7 +13,7 @@ BATCH = 32
 
 
 def answer(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     *,
@@ -23,7 +23,7 @@ def answer(
 ) -> list[str]:
     """Return the model's answer to each prompt, without the token that ended it; `options` are those of generate."""
     # peft hands its own configuration on to the wrong model where virtual tokens stand before the prompt.
-    generating = model.get_base_model() if isinstance(model, PeftModel) else model
+    generating: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     before = generating.generation_config
     # Replaced, not passed: what a passed configuration leaves open is filled from the model's own (sampling, ...).
     generating.generation_config = GenerationConfig(
@@ -57,7 +57,7 @@ def _batches(prompts: Sequence[Sequence[int]], *, padded: bool) -> Iterator[list
 
 
 def _generate(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], options: Mapping[str, Any]
+    model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], options: Mapping[str, Any]
 ) -> list[list[int]]:
     """Return the tokens that follow prompts side by side: padded at the left, where the mask hides the padding."""
     width = max(len(prompt) for prompt in prompts)

@@ -81,7 +81,7 @@ class BottleneckAdapter:
             "activation": self._settings.activation,
         }
         (directory / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        shutil.copy(load_adapter.__file__, directory / LOADER)
+        shutil.copy(Path(__file__).with_name(LOADER), directory)
 
 
 def _misfit(problem: str) -> StageFailure:

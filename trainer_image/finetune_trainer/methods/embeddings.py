@@ -33,8 +33,8 @@ def is_tied(model: PreTrainedModel) -> bool:
 
 def matrices(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the matrices of embeddings and head; one if they are tied."""
-    modules = [model.get_submodule(path) for path in _paths(model)]
-    return list({id(module.weight): module.weight for module in modules}.values())  # type: ignore[misc]
+    modules: list[Any] = [model.get_submodule(path) for path in _paths(model)]
+    return list({module.weight: None for module in modules})
 
 
 def _paths(model: PreTrainedModel) -> list[str]:

@@ -47,11 +47,11 @@ class SoftPrompt(Adapter):
         self.hook(model.get_decoder(), encoder)
         return adapted
 
-    def initialise(self, encoder: nn.Module, model: PreTrainedModel) -> None:
+    def initialise(self, encoder: Any, model: PreTrainedModel) -> None:
         """Give the virtual tokens the values that they begin with."""
         raise NotImplementedError
 
-    def hook(self, decoder: nn.Module, encoder: nn.Module) -> None:
+    def hook(self, decoder: nn.Module, encoder: Any) -> None:
         """Let the decoder see the virtual tokens wherever it is given documents."""
         raise NotImplementedError
 
@@ -77,9 +77,10 @@ class PromptTuning(SoftPrompt):
         """Return peft's settings."""
         return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=self._settings.num_virtual_tokens)
 
-    def initialise(self, encoder: nn.Module, model: PreTrainedModel) -> None:
+    def initialise(self, encoder: Any, model: PreTrainedModel) -> None:
         """Begin with the embeddings of tokens: of the text, or drawn at random."""
-        count, embedding = self._settings.num_virtual_tokens, model.get_input_embeddings()
+        count = self._settings.num_virtual_tokens
+        embedding: Any = model.get_input_embeddings()
         tokens = torch.randint(model.config.get_text_config().vocab_size, (count,))
         if self._settings.init == "text" and self._given.tokenizer is not None:
             text = _tokens_of(self._settings.init_text, self._given.tokenizer)
@@ -87,7 +88,7 @@ class PromptTuning(SoftPrompt):
         with whole(embedding.weight), torch.no_grad():
             encoder.embedding.weight.copy_(embedding.weight[tokens.to(embedding.weight.device)])
 
-    def hook(self, decoder: nn.Module, encoder: nn.Module) -> None:
+    def hook(self, decoder: nn.Module, encoder: Any) -> None:
         """Insert the embeddings, and leave the virtual tokens' hidden states out of what is returned."""
 
         def insert(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -134,12 +135,12 @@ class PrefixTuning(SoftPrompt):
             encoder_hidden_size=self._settings.projection_size,
         )
 
-    def initialise(self, encoder: nn.Module, model: PreTrainedModel) -> None:
+    def initialise(self, encoder: Any, model: PreTrainedModel) -> None:
         """Begin near zero; a network keeps what torch gives it."""
         if self._settings.projection_size is None:
             nn.init.normal_(encoder.embedding.weight, std=_PREFIX_STD)
 
-    def hook(self, decoder: nn.Module, encoder: nn.Module) -> None:
+    def hook(self, decoder: nn.Module, encoder: Any) -> None:
         """Give the layers their keys and values."""
         layers, heads = _shape_of(decoder)
 

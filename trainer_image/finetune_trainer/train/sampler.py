@@ -57,14 +57,14 @@ class Sampler:
 
     def _generate(self, *, synced: bool) -> list[str]:
         run = self._run
-        loss = run.engine.module
-        model = loss.transformer
+        adapted: Any = run.engine.module.model
+        model = run.engine.module.transformer
         run.engine.train(False)
         model.set_attn_implementation("sdpa")
         try:
             with uncompiled(model):
                 return answer(
-                    loss.model,
+                    adapted,
                     self._tokenizer,
                     self._prompts,
                     max_new_tokens=run.spec.evaluation.predictions.max_new_tokens,
