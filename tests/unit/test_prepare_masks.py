@@ -170,6 +170,8 @@ def test_mask_of_the_real_smollm2(smollm2):
     [row] = build_encoder(smollm2, "messages").encode([conversation("smollm2")])
     assert isinstance(row, Encoded)
     assert bracketed(smollm2, row) == golden_mask("smollm2")
+    [error] = build_encoder(smollm2, "messages").encode([WITH_TOOLS])
+    assert error.text.startswith("the chat template leaves tools out")
     # What is not cut is tokenised as a whole, as other trainers do.
     assert row.input_ids == smollm2(smollm2.decode(row.input_ids), add_special_tokens=False)["input_ids"]
 

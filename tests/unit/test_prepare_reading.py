@@ -163,6 +163,62 @@ def test_what_is_wrong_with_turns(turns, field, text):
     assert text in caught.value.text
 
 
+def talk(**call):
+    return [
+        TALK[0],
+        {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "price", **call}}]},
+    ]
+
+
+@pytest.mark.parametrize("arguments", [{"item": "tea"}, '{"item": "tea"}', ' {"item":\n"tea"} '])
+def test_arguments_as_json_text_are_the_object(arguments):
+    """As the API of OpenAI sends them; most templates would write a text as JSON once more."""
+    example = parse({"messages": talk(arguments=arguments)}, "messages")
+    assert example == parse({"messages": talk(arguments={"item": "tea"})}, "messages")
+    assert example.turns[1].extra["tool_calls"][0]["function"]["arguments"] == {"item": "tea"}
+    assert parse(to_columns(example), "messages") == example
+
+
+def test_a_call_may_have_no_arguments_and_a_result_no_text():
+    turns = [*talk(), {"role": "tool", "content": None}, {"role": "assistant", "content": "Done.", "tool_calls": []}]
+    example = parse({"messages": turns, "tools": []}, "messages")
+    assert [turn.content for turn in example.turns] == ["What does tea cost?", "", "", "Done."]
+    assert example.turns[1].extra["tool_calls"][0]["function"]["arguments"] == {}
+    assert example.turns[3].extra == {}
+    assert example.tools == ()
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "text"),
+    [
+        ({"messages": talk(arguments="{oops")}, "messages[1].tool_calls[0].function.arguments", "not valid JSON: "),
+        (
+            {"messages": talk(arguments="[1]")},
+            "messages[1].tool_calls[0].function.arguments",
+            "is list, not an object",
+        ),
+        ({"messages": talk(name="")}, "messages[1].tool_calls[0].function.name", "is missing"),
+        (
+            {"messages": [TALK[0], {"role": "assistant", "tool_calls": [{"name": "price"}]}]},
+            "messages[1].tool_calls[0].function",
+            "is missing; write an object with the name of the function",
+        ),
+        ({"messages": TALK, "tools": {"name": "price"}}, "tools", "is dict, not a list of tools"),
+        ({"messages": TALK, "tools": ["price"]}, "tools[0]", "is not an object with type and function"),
+        (
+            {"messages": talk(arguments={"item": "\ud800"})},
+            "messages[1].tool_calls[0].function.arguments",
+            "holds half of a surrogate pair, which is no text",
+        ),
+    ],
+)
+def test_what_is_wrong_with_tools(columns, field, text):
+    with pytest.raises(RowError) as caught:
+        parse(columns, "messages")
+    assert caught.value.field == field
+    assert caught.value.text.startswith(text)
+
+
 def test_turns_of_another_shape():
     shared = [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     example = parse({"messages": shared}, "messages")
