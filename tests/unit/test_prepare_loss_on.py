@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from tiny_model import write_tiny_tokenizer
 from transformers import AutoTokenizer
 
+from finetune_trainer.prepare.conversation import Conversation, Turn
 from finetune_trainer.prepare.encode import build_encoder
-from finetune_trainer.prepare.formats import Completion, Conversation, Turn
+from finetune_trainer.prepare.formats import Completion
 
 TALK = Conversation(
     (

@@ -16,8 +16,9 @@ from transformers import AutoTokenizer
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.conversation import Conversation, Turn
 from finetune_trainer.prepare.encode import Encoded, build_encoder, cut
-from finetune_trainer.prepare.formats import Completion, Conversation, Document, Labelled, Turn
+from finetune_trainer.prepare.formats import Completion, Document, Labelled
 from finetune_trainer.prepare.problems import RowError
 from finetune_trainer.prepare.template import ChatTemplate
 

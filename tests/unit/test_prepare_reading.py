@@ -2,18 +2,20 @@
 
 import gzip
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.spec import Columns
 from finetune_trainer.prepare.columns import named, own_name
 from finetune_trainer.prepare.compression import open_file
-from finetune_trainer.prepare.formats import Conversation, canonical, detect, parse, to_columns
+from finetune_trainer.prepare.conversation import Conversation
+from finetune_trainer.prepare.formats import canonical, detect, parse, to_columns
 from finetune_trainer.prepare.problems import Place, Problems, RowError
 from finetune_trainer.prepare.readers import Row, ending_of, read_file
 
@@ -154,6 +156,8 @@ def test_calls_of_tools_are_part_of_a_conversation():
         ([{**TALK[0], "tool_calls": [CALL]}, TALK[3]], "messages[0].tool_calls", "stands in a user turn"),
         ([TALK[0], {**TALK[1], "tool_calls": "price"}, TALK[2]], "messages[1].tool_calls", "is not a list of calls"),
         ([{"from": "robot", "value": "x"}], "messages[0].role", "is 'robot'; write system"),
+        ([{"from": ["human"], "value": "x"}], "messages[0].role", "is ['human']; write system"),
+        ([TALK[0], TALK[1], {**TALK[2], "name": 5}], "messages[2].name", "is int, not text"),
     ],
 )
 def test_what_is_wrong_with_turns(turns, field, text):
@@ -217,6 +221,30 @@ def test_what_is_wrong_with_tools(columns, field, text):
         parse(columns, "messages")
     assert caught.value.field == field
     assert caught.value.text.startswith(text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(["role", "content", "from", "value", "tool_calls", "tool_call_id", "name"])
+CALLS = st.lists(
+    st.fixed_dictionaries({"function": st.fixed_dictionaries({"name": JSON, "arguments": JSON})}), max_size=2
+)
+ROLE = st.sampled_from(["system", "user", "assistant", "tool", "human", "gpt"])
+TURN = st.dictionaries(KEYS, JSON | ROLE | CALLS, max_size=5)
+
+
+@given(st.fixed_dictionaries({"messages": st.lists(TURN, max_size=4) | JSON}, optional={"tools": JSON | CALLS}))
+@settings(max_examples=300, deadline=None)
+def test_any_row_is_a_conversation_or_wrong(columns):
+    example = None
+    with suppress(RowError):
+        example = parse(columns, "messages")
+    if example is not None:
+        assert parse(to_columns(example), "messages") == example
+        assert canonical(example)
 
 
 def test_turns_of_another_shape():
