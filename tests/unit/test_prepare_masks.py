@@ -157,7 +157,7 @@ def test_what_mistral_says_of_ids_reaches_the_user():
 
 @pytest.mark.parametrize(
     ("wanted", "date"),
-    [("%d %b %Y", "26 Jul 2024"), ("%Y-%m-%d", "2024-07-26"), ("%B %-d, %y", "July 26, 24")],
+    [("%d %b %Y", "26 Jul 2024"), ("%Y-%m-%d", "2024-07-26"), ("%A, %B %-d, %y", "Friday, July 26, 24")],
 )
 def test_dates_do_not_depend_on_the_day(wanted, date):
     tokenizer = make_tokenizer("chatml")
