@@ -34,8 +34,19 @@ from finetune_trainer.prepare.tool_support import ToolSupport
 
 _CLOCK = "strftime_now"
 _DIRECTIVES = {
-    **{"%d": "26", "%-d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%-m": "7", "%Y": "2024", "%y": "24"},
-    **{"%a": "Fri", "%A": "Friday", "%H": "00", "%M": "00", "%S": "00"},
+    "%d": "26",
+    "%-d": "26",
+    "%b": "Jul",
+    "%B": "July",
+    "%m": "07",
+    "%-m": "7",
+    "%Y": "2024",
+    "%y": "24",
+    "%a": "Fri",
+    "%A": "Friday",
+    "%H": "00",
+    "%M": "00",
+    "%S": "00",
 }
 """Of the day that Llama's own templates fall back to."""
 
