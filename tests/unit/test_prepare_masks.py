@@ -267,8 +267,8 @@ def test_plain_text_needs_an_end_of_sequence_token(form):
     ("name", "text", "wanted"),
     [
         ("chatml", "Open the settings.", "Open the settings.<|im_end|>"),
-        ("llama3", "Open the settings.", "<|begin_of_text|>Open the settings.<|end_of_text|>"),
-        ("llama3", "Done.<|end_of_text|>", "<|begin_of_text|>Done.<|end_of_text|>"),
+        ("llama3", "Open the settings.", "<|begin_of_text|>Open the settings.<|eot_id|>"),
+        ("llama3", "Done.<|eot_id|>", "<|begin_of_text|>Done.<|eot_id|>"),
     ],
 )
 def test_running_text_is_learned_whole_and_ends_once(name, text, wanted):
@@ -283,9 +283,10 @@ def test_running_text_is_learned_whole_and_ends_once(name, text, wanted):
 @pytest.mark.parametrize("name", ["chatml", "llama3"])
 def test_a_row_with_a_label_has_the_tokens_that_any_program_gives_the_model(name):
     tokenizer = make_tokenizer(name)
-    tokenizer.pad_token = tokenizer.eos_token
+    # Not a token that ends a turn: it would be left out as padding.
+    tokenizer.pad_token = tokenizer.bos_token or tokenizer.eos_token
     text, turns = Labelled(Document("How do I?"), "a"), Labelled(Conversation(TURNS[1:2]), "b")
-    padded = Labelled(Document(f"How do I?{tokenizer.eos_token}"), "a")
+    padded = Labelled(Document(f"How do I?{tokenizer.pad_token}"), "a")
     rows = build_encoder(tokenizer, "label").encode([text, turns, padded])
     plain = tokenizer("How do I?")["input_ids"]
     chat = tokenizer.apply_chat_template([{"role": "user", "content": TURNS[1].content}], return_dict=False)

@@ -13,7 +13,8 @@ from finetune_trainer.prepare.problems import invalid_data
 from finetune_trainer.prepare.readers import READERS, Row, ending_of, read_file
 from finetune_trainer.storage import Store
 
-_ENDINGS = ", ".join(READERS)
+_ENDINGS = ", ".join(ending for ending in READERS if ending.count(".") == 1)
+"""Compressed ones are left out: those of text may have one more ending."""
 
 
 def find_files(store: Store, sources: Sequence[DataSource]) -> list[S3Location]:
