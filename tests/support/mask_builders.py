@@ -21,7 +21,7 @@ MISTRAL_TOOLS = [
 ]
 TOKENS: dict[str, tuple[str | None, str, list[str]]] = {  # name of the template: bos, eos, further special tokens
     "chatml": QWEN,
-    "llama3": (LLAMA[0], "<|end_of_text|>", ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]),
+    "llama3": LLAMA,
     "gemma": GEMMA,
     "mistral": ("<s>", "</s>", []),
     "mistral-tools": ("<s>", "</s>", MISTRAL_TOOLS),
