@@ -12,7 +12,7 @@ PYTHON_DIRS := api operator trainer_image cli dev tests benchmarks
 
 CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler kwok
 
-.PHONY: help quickstart venv cluster cluster-down images generate requirements lint lint-code test test-unit test-chart test-integration test-exact test-e2e chaos bench-operator bench-trainer clean
+.PHONY: help quickstart venv cluster cluster-down images generate costs requirements lint lint-code test test-unit test-chart test-integration test-exact test-e2e chaos bench-operator bench-trainer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ generate: venv ## write the CRD, the chart's copy, the generated reference and t
 	@$(PY) dev/generate_crd.py
 	@$(PY) dev/generate_reference.py
 	@$(PY) dev/generate_dashboard.py
+
+costs: venv ## write the tables of what each method takes in docs/methods.md
+	@$(PY) dev/generate_costs.py
 
 requirements: venv ## compile requirements/*.txt from pyproject.toml
 	@for extra in operator trainer cli dev; do .venv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 \

@@ -58,12 +58,12 @@ class S3Job:
         listed = self.server.client().list_objects_v2(Bucket=self.bucket, Prefix=f"{self.uid}/{prefix}")
         return [item["Key"].removeprefix(f"{self.uid}/") for item in listed.get("Contents", [])]
 
-    def stage_input(self, *, memory_limit_bytes: int | None = None, **spec: dict[str, Any]) -> "StageInput":
+    def stage_input(self, *, memory_limit_bytes: int | None = None, **spec: Any) -> "StageInput":
         """Return the input of a stage: `spec` merged, block by block, into a job for one CPU process."""
         from finetune_api.stage import StageInput
 
         s3 = {"endpoint": self.server.endpoint, "credentialsSecretRef": {"name": "s3"}}
-        blocks: dict[str, dict[str, Any]] = {
+        blocks: dict[str, Any] = {
             "model": {"uri": self.uri("model/")},
             "data": {"train": [{"uri": self.uri("rows/train.jsonl")}], "maxLength": 256},
             "training": {"epochs": 1, "globalBatchSize": 4, "precision": "fp32"},
@@ -73,7 +73,7 @@ class S3Job:
             "storage": {"s3": s3},
         }
         for name, values in spec.items():
-            blocks[name] = {**blocks.get(name, {}), **values}
+            blocks[name] = {**blocks.get(name, {}), **values} if isinstance(values, dict) else values
         return StageInput.model_validate(
             {
                 "name": "tiny",

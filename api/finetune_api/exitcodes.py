@@ -10,13 +10,13 @@ class ExitCode(IntEnum):
     INVALID = 64
     """The spec, the model or the data is wrong; a retry cannot mend it."""
     OUT_OF_DEVICE_MEMORY = 65
-    """The model does not fit the device or the memory limit."""
+    """The device's memory did not suffice for the plan; the next attempt takes one that needs less."""
     STOPPED = 75
     """Stopped on request with its checkpoint committed; the next attempt goes on from there."""
     STORAGE = 76
     """S3 refused for longer than the retry budget."""
     DIVERGED = 77
-    """Loss or gradients are no longer numbers."""
+    """Loss or gradients are no longer numbers, or the loss jumped."""
     HUNG = 78
     """No step for so long that the training hangs; the stacks of all ranks are in the log."""
     KILLED = 137

@@ -10,6 +10,8 @@ anew, with a generation once the run itself began anew because its spec was chan
     commits/<step, 8 digits>.json    Commit: put last with If-None-Match; what is not committed does not exist
     commits/<step, 8 digits>.bad.json    marks a commit whose objects did not match their digests
     metrics/<writer>.jsonl           every logged step
+    samples/<writer>.jsonl           answers to evaluation.samplePrompts
+    tensorboard/<writer>/            event files of TensorBoard
     rendezvous/<attempt>.json        Rendezvous: where the pods of an attempt meet; gone when its pod 0 has ended
     results/train.json               TrainResult: put last with If-None-Match when training is done
 
@@ -24,7 +26,7 @@ from typing import Any
 from pydantic import Field, IPvAnyAddress
 
 from finetune_api.base import Record
-from finetune_api.status import CheckpointRef, DataReport, EvaluationResult, Plan, Progress
+from finetune_api.status import CheckpointRef, DataReport, EvaluationResult, Plan, Progress, Validation
 from finetune_api.uris import S3Location, parse_s3
 
 MANIFEST = "manifest.json"
@@ -38,6 +40,21 @@ class FileEntry(Record):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the content, hex.")
 
 
+class Classes(Record):
+    """What a classifier tells apart."""
+
+    labels: list[str] = Field(min_length=2, description="By class id.")
+    rows: list[int] = Field(description="Training rows of each.")
+    pad_token_id: int = Field(ge=0, description="Token that fills up batches; no row ends with it.")
+
+
+class Confusion(Record):
+    """How often rows of one label were taken for another."""
+
+    labels: list[str] = Field(description="By class id.")
+    rows: list[list[int]] = Field(description="Rows by true class (outer) and predicted class (inner).")
+
+
 class Prepared(Record):
     """`prepared/manifest.json`: the token cache, its plan and its report."""
 
@@ -46,6 +63,7 @@ class Prepared(Record):
     model_files: list[FileEntry] = Field(description="Files of the base model as prepare saw them.")
     data: DataReport = Field(description="What was prepared.")
     plan: Plan = Field(description="What auto became.")
+    classes: Classes | None = Field(default=None, description="Objective classification.")
     settings: dict[str, Any] = Field(
         description="The fields of the spec that a checkpoint depends on, as they were then, defaults spelled out."
     )
@@ -61,7 +79,7 @@ class RankFiles(Record):
     files: list[FileEntry] = Field(description="Its objects.")
 
 
-class Commit(Record):
+class Commit(Validation):
     """`commits/<step>.json`: a whole checkpoint; the only thing that makes one exist."""
 
     writer: str = Field(description="Attempt and pod that committed it.")
@@ -70,7 +88,6 @@ class Commit(Record):
     world_size: int = Field(ge=1, description="Processes that wrote shards.")
     zero_stage: int = Field(ge=0, le=3, description="ZeRO stage of the shards.")
     consumed_sequences: int = Field(ge=0, description="Data cursor: sequences trained on since step 0.")
-    eval_loss: float | None = Field(default=None, description="Validation loss at this step, if it was evaluated.")
     time: datetime = Field(description="When it was committed, UTC.")
     config_digest: str = Field(description="That of the prepared data, if the commit belongs to it.")
     files: list[FileEntry] = Field(description="Every object of every rank.")
@@ -93,10 +110,12 @@ class TrainResult(Record):
 
     writer: str = Field(description="Attempt and pod that finished.")
     export_commit: str = Field(description="Key of the commit whose weights are exported: the best, else the last.")
+    plan: Plan | None = Field(default=None, description="How the attempt that finished computed.")
     progress: Progress = Field(description="Final progress.")
     last_checkpoint: CheckpointRef = Field(description="Newest commit.")
-    best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
+    best_checkpoint: CheckpointRef | None = Field(default=None, description="Best commit by evaluation.bestMetric.")
     evaluation: EvaluationResult = Field(description="Scores of the base and the tuned model on the test rows.")
+    confusion: Confusion | None = Field(default=None, description="The tuned model's on the test rows.")
 
 
 class OutputManifest(Record):
@@ -152,6 +171,14 @@ class RunLayout:
     def metrics(self, writer: str) -> S3Location:
         """Return the metrics series of one writer."""
         return self.root.child(f"metrics/{writer}.jsonl")
+
+    def samples(self, writer: str) -> S3Location:
+        """Return the answers to sample prompts of one writer."""
+        return self.root.child(f"samples/{writer}.jsonl")
+
+    def tensorboard(self, writer: str) -> S3Location:
+        """Return the prefix of one writer's event files."""
+        return self.root.child(f"tensorboard/{writer}")
 
     def rendezvous(self, attempt: int) -> S3Location:
         """Return where the pods of an attempt learn where they meet."""

@@ -27,6 +27,8 @@ TOKEN_AUDIENCE = "finetune-operator"  # noqa: S105 - the audience of a token, no
 
 CREDENTIALS_FILE = PurePosixPath("/var/run/finetune/s3/credentials")
 CA_BUNDLE_FILE = PurePosixPath("/var/run/finetune/ca/ca.crt")
+MLFLOW_FOLDER = PurePosixPath("/var/run/finetune/mlflow")
+"""Username and password, or a token, of the tracking server."""
 TOKEN_FILE = PurePosixPath("/var/run/finetune/token/token")
 WORK_DIR = PurePosixPath("/var/lib/finetune")
 """The pod's scratch space (spec.storage.cache); everything else of its file system is read-only but /tmp."""
@@ -61,6 +63,7 @@ class StageInput(Record):
     )
     attempt: int = Field(default=0, ge=0, description="Attempt of the training stage; 0 in the other stages.")
     memory_limit_bytes: int | None = Field(default=None, description="Memory limit of a training pod.")
+    out_of_memory: int = Field(default=0, ge=0, description="Attempts of the run that ran out of memory.")
     spec: FineTuneJobSpec = Field(description="The spec when the stage began.")
 
 
@@ -68,9 +71,10 @@ class ProgressSample(Record):
     """What rank 0 posts while it trains; the operator keeps the newest one."""
 
     attempt: int = Field(ge=1, description="Attempt that speaks.")
+    plan: Plan | None = Field(default=None, description="How it computes.")
     progress: Progress = Field(description="Where it is.")
     last_checkpoint: CheckpointRef | None = Field(default=None, description="Newest commit.")
-    best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
+    best_checkpoint: CheckpointRef | None = Field(default=None, description="Best commit by evaluation.bestMetric.")
 
 
 class TerminationMessage(Record):
@@ -78,7 +82,7 @@ class TerminationMessage(Record):
 
     reason: Reason = Field(description="Succeeded, or why it failed.")
     message: str = Field(default="", max_length=1500, description="One or a few sentences: what, where, what to do.")
-    plan: Plan | None = Field(default=None, description="prepare.")
+    plan: Plan | None = Field(default=None, description="prepare, train.")
     data: DataReport | None = Field(default=None, description="prepare.")
     progress: Progress | None = Field(default=None, description="train.")
     last_checkpoint: CheckpointRef | None = Field(default=None, description="train.")

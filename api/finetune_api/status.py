@@ -7,6 +7,7 @@ from pydantic import Field
 
 from finetune_api.base import Record
 from finetune_api.reasons import ConditionType, Phase, Reason
+from finetune_api.spec.evaluation import BestMetric
 
 
 class Condition(Record):
@@ -27,6 +28,11 @@ class Restarts(Record):
     counted: int = Field(default=0, ge=0, description="Those that count against backoffLimit.")
     prepare: int = Field(default=0, ge=0, description="Those of the prepare stage.")
     export: int = Field(default=0, ge=0, description="Those of the export stage.")
+    out_of_memory: int = Field(
+        default=0,
+        ge=0,
+        description="Those of attempts that ran out of memory: each took a plan that needs less than the one before.",
+    )
 
 
 class Plan(Record):
@@ -37,8 +43,11 @@ class Plan(Record):
     micro_batch_size: int = Field(description="Sequences per forward pass and process.")
     gradient_accumulation_steps: int = Field(description="Forward passes per optimizer step and process.")
     activation_checkpointing: bool = Field(description="Whether activations are recomputed.")
-    attention: str = Field(description="Attention backend.")
-    precision: str = Field(description="Number format of the computation.")
+    activation_checkpointing_every: int = Field(
+        default=1, description="Those of every so many-th layer, where activations are recomputed."
+    )
+    attention: str = Field(max_length=32, description="Attention backend.")
+    precision: str = Field(max_length=32, description="Number format of the computation.")
     total_steps: int = Field(description="Optimizer steps of the whole run.")
     total_parameters: int = Field(description="Parameters of the model, adapters included.")
     trainable_parameters: int = Field(description="Parameters that are trained.")
@@ -61,6 +70,15 @@ class PiiCount(Record):
     places: int = Field(default=0, description="Places in the rows.")
 
 
+class ClassReport(Record):
+    """Rows of one label."""
+
+    label: str = Field(default="", description="The label.")
+    train: int = Field(default=0, description="Training rows.")
+    validation: int = Field(default=0, description="Validation rows.")
+    test: int = Field(default=0, description="Test rows.")
+
+
 class DataReport(Record):
     """The data after preparation."""
 
@@ -68,10 +86,19 @@ class DataReport(Record):
     train: SplitReport = Field(description="Training rows.")
     validation: SplitReport = Field(description="Validation rows.")
     test: SplitReport = Field(description="Test rows.")
-    dropped_too_long: int = Field(default=0, description="Rows longer than maxLength.")
+    dropped_too_long: int = Field(default=0, description="Rows left out because they are longer than maxLength.")
+    dropped_invalid: int = Field(default=0, description="Rows left out because they are wrong; see maxInvalidRows.")
+    truncated: int = Field(default=0, description="Rows longer than maxLength that were shortened; see truncation.")
+    cut_documents: int = Field(
+        default=0, description="Documents of format text that are longer than maxLength: each became several rows."
+    )
     dropped_pii: int = Field(default=0, description="Rows left out for their personal data.")
     pii_rows: int = Field(default=0, description="Rows in which personal data was found.")
     pii: list[PiiCount] = Field(default=[], description="Personal data that was found, by kind.")
+    num_classes: int | None = Field(default=None, description="Labels that are told apart.")
+    classes: list[ClassReport] = Field(
+        default=[], description="Rows by label; of many labels, those with the most training rows."
+    )
     supervised_share: float = Field(default=0.0, description="Share of training tokens with loss.")
     padding_share: float = Field(default=0.0, description="Share of padding in the training batches.")
     digest: str = Field(description="SHA-256 over the prepared rows.")
@@ -97,10 +124,25 @@ class Progress(Record):
     )
     loss: float | None = Field(default=None, description="Training loss of the newest logged step.")
     eval_loss: float | None = Field(default=None, description="Newest validation loss.")
-    best_eval_loss: float | None = Field(default=None, description="Lowest validation loss.")
+    best_eval_loss: float | None = Field(default=None, description="Validation loss of the best checkpoint.")
+    eval_accuracy: float | None = Field(default=None, description="Newest share of validation rows labelled right.")
+    eval_f1: float | None = Field(default=None, description="Newest F1 (macro) of the labels of the validation rows.")
     learning_rate: float | None = Field(default=None, description="Learning rate.")
     grad_norm: float | None = Field(default=None, description="Gradient norm before clipping.")
     tokens_per_second: float | None = Field(default=None, description="Tokens per second over all processes.")
+    mfu: float | None = Field(
+        default=None,
+        description="Model FLOPs utilisation: the operations that the model cannot do without, as a share of what its"
+        " GPUs can do in bf16; left out where that is not known.",
+    )
+    data_wait_share: float | None = Field(
+        default=None, description="Share of the time in which rank 0 waited until its batches were there."
+    )
+    peak_bytes_per_device: int | None = Field(
+        default=None,
+        description="Most memory that rank 0 of the attempt has taken, in bytes; compare with"
+        " plan.estimatedBytesPerDevice.",
+    )
     median_step_seconds: float | None = Field(
         default=None,
         description="Median seconds of the newest steps; without a sign of life for 20 of them it hangs.",
@@ -110,23 +152,57 @@ class Progress(Record):
     last_update_time: datetime | None = Field(default=None, description="When the trainer last reported.")
 
 
-class CheckpointRef(Record):
+class Validation(Record):
+    """Scores on the validation rows, as far as they tell which checkpoint is best."""
+
+    eval_loss: float | None = Field(default=None, description="Validation loss at that step.")
+    eval_accuracy: float | None = Field(default=None, description="Share of validation rows labelled right then.")
+    eval_f1: float | None = Field(default=None, description="F1 (macro) of the labels of the validation rows then.")
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """These scores alone, by the names that they have in every record of a step."""
+        return {name: getattr(self, name) for name in Validation.model_fields}
+
+    def merit(self, metric: BestMetric) -> float | None:
+        """Return how good it is by a metric: more is better; None: it was not scored so."""
+        if metric == "loss":
+            return None if self.eval_loss is None else -self.eval_loss
+        return self.eval_accuracy if metric == "accuracy" else self.eval_f1
+
+
+class CheckpointRef(Validation):
     """A committed checkpoint."""
 
     uri: str = Field(description="The commit object.")
     step: int = Field(description="Optimizer step.")
     time: datetime = Field(description="When it was committed.")
     size_bytes: int = Field(description="Bytes of all its objects.")
-    eval_loss: float | None = Field(default=None, description="Validation loss at that step.")
 
 
 class Scores(Record):
-    """Scores on the test rows."""
+    """Scores on rows that were not trained on: those of tokens, or those of labels."""
 
-    loss: float = Field(description="Mean cross-entropy per supervised token.")
-    perplexity: float = Field(description="exp(loss).")
-    token_accuracy: float = Field(description="Share of supervised tokens predicted right.")
-    tokens: int = Field(description="Supervised tokens scored.")
+    loss: float = Field(
+        description="Mean cross-entropy: per supervised token, or per row of a class, weighted as in training."
+    )
+    perplexity: float | None = Field(default=None, description="exp(loss); of tokens.")
+    token_accuracy: float | None = Field(default=None, description="Share of supervised tokens predicted right.")
+    tokens: int | None = Field(default=None, description="Supervised tokens scored.")
+    rows: int | None = Field(default=None, description="Rows whose label was predicted.")
+    accuracy: float | None = Field(default=None, description="Share of rows whose label was predicted right.")
+    precision_macro: float | None = Field(
+        default=None, description="Share of right ones among the rows given a label, mean over the labels."
+    )
+    recall_macro: float | None = Field(
+        default=None, description="Share of a label's rows that were found, mean over the labels."
+    )
+    f1_macro: float | None = Field(
+        default=None, description="Harmonic mean of precision and recall of a label, mean over the labels."
+    )
+    f1_micro: float | None = Field(
+        default=None, description="The same over all rows at once; with one label a row it equals the accuracy."
+    )
 
 
 class EvaluationResult(Record):
@@ -188,7 +264,7 @@ class FineTuneJobStatus(Record):
     data: DataReport | None = Field(default=None, description="The data after preparation.")
     progress: Progress | None = Field(default=None, description="Where training is.")
     last_checkpoint: CheckpointRef | None = Field(default=None, description="Newest commit.")
-    best_checkpoint: CheckpointRef | None = Field(default=None, description="Commit of lowest validation loss.")
+    best_checkpoint: CheckpointRef | None = Field(default=None, description="Best commit by evaluation.bestMetric.")
     evaluation: EvaluationResult | None = Field(default=None, description="Scores before and after.")
     output: OutputResult | None = Field(default=None, description="What was written.")
     usage: Usage = Field(default=Usage(), description="What the training pods took.")

@@ -7,7 +7,7 @@ from pydantic import Field
 from finetune_api.base import Record, Rule
 from finetune_api.fields import Amount, AnnotationValue, FileMode, Key, LabelValue, Name, OptionalName, Quantity
 
-OWN_VOLUMES = ("work", "tmp", "shm", "s3-credentials", "s3-ca", "progress-token")
+OWN_VOLUMES = ("work", "tmp", "shm", "s3-credentials", "s3-ca", "mlflow-credentials", "progress-token")
 """Names of the operator's volumes."""
 CLOSED_FOLDERS = ("/var/lib/finetune", "/var/run/finetune", "/run/finetune", "/proc")
 """Folders in which, and above which, nothing may be mounted."""

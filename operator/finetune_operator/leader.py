@@ -8,8 +8,9 @@ between sends nothing more. A clean end releases the Lease, so that the next rep
 Somebody may edit or delete the Lease. A leader takes one back that names nobody or is gone, and ends at once when it
 names another one; a standby takes neither before a whole duration has passed, since the leader may not know yet.
 
-The Lease object is replaced with its resourceVersion, so that of two takers one wins. Renewals use a session of their
-own: workers that wait for a slow API server must not hold up the renewal.
+The Lease object is replaced with its resourceVersion, so that of two takers one wins; the holder renews what it wrote
+last without reading it first, which is one call where an API server with too much to do needs seconds for each.
+Renewals use a session of their own: workers that wait for a slow API server must not hold up the renewal.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import finetune_api
-from finetune_operator.errors import ApiError, NotFoundError
+from finetune_operator.errors import ApiError, ConflictError, NotFoundError
 from finetune_operator.kinds import LEASE
 from finetune_operator.kube import Kube
 
@@ -30,7 +31,8 @@ RENEW_DEADLINE = 7.0
 RENEW_EVERY = 2.0
 RETRY_EVERY = 0.5
 LOOK_EVERY = 1.0
-CALL_SECONDS = 3.0
+CALL_SECONDS = 5.0
+"""A renewal that takes so long still comes before the deadline, since it counts from when it was begun."""
 ADDRESS_ANNOTATION = f"{finetune_api.GROUP}/progress-address"
 """Where the holder takes progress: a standby passes on what it gets."""
 RELEASED_DURATION = 1
@@ -62,10 +64,15 @@ class Leader:
         self._other: tuple[str, float] = ("", clock())
         self._seen: tuple[str, float] = (NEVER_SEEN, clock())
         self._renewed_at = float("-inf")
+        self._written: dict[str, Any] | None = None
+        """The Lease as this replica wrote it last, until it is known to be another."""
 
     def holds(self) -> bool:
         """Return whether this replica is the leader for sure, now."""
-        return self._clock() - self._renewed_at < RENEW_DEADLINE
+        return self._seconds_left() > 0
+
+    def _seconds_left(self) -> float:
+        return self._renewed_at + RENEW_DEADLINE - self._clock()
 
     def address_of_other(self) -> str:
         """Return where another replica that leads takes progress, empty when none is known to lead just now."""
@@ -79,14 +86,15 @@ class Leader:
         logger.info("this replica is the leader", extra={"fields": {"identity": self._identity}})
 
     async def keep(self) -> None:
-        """Renew the Lease for as long as that works; return when it is lost."""
+        """Renew the Lease for as long as that works; return when it is lost, or no other try would be in time."""
         pause = RENEW_EVERY
         while True:
             await asyncio.sleep(pause)
+            began = self._clock()
             renewed = await self._attempt()
-            if not renewed and not self.holds():
+            if not renewed and self._seconds_left() <= RETRY_EVERY:
                 return
-            pause = RENEW_EVERY if renewed else RETRY_EVERY
+            pause = max(0.0, RENEW_EVERY - (self._clock() - began)) if renewed else RETRY_EVERY
 
     async def release(self) -> None:
         """Give the Lease back if it is held, so that another replica need not wait for it to expire."""
@@ -105,9 +113,9 @@ class Leader:
 
     async def _attempt(self) -> bool:
         """Acquire or renew once; return whether this replica is the leader after it."""
-        began = self._clock()
+        began, left = self._clock(), self._seconds_left()
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(min(CALL_SECONDS, left) if left > 0 else CALL_SECONDS):
                 done = await self._acquire_or_renew()
         except (ApiError, TimeoutError) as error:
             logger.warning("the Lease %s/%s: %s", self._namespace, self._name, error or "no answer in time")
@@ -116,12 +124,26 @@ class Leader:
         return done
 
     async def _acquire_or_renew(self) -> bool:
+        return (self._written is not None and await self._renew(self._written)) or await self._look_and_write()
+
+    async def _renew(self, lease: dict[str, Any]) -> bool:
+        """Renew the Lease unless somebody else has written it since; return whether it was renewed."""
+        self._written = None  # it may be written though its answer is lost
+        try:
+            self._written = await self._kube.replace(
+                LEASE, {**lease, "spec": _next_spec(lease["spec"], self._identity)}
+            )
+        except (ConflictError, NotFoundError):
+            return False
+        return True
+
+    async def _look_and_write(self) -> bool:
         try:
             lease = await self._kube.get(LEASE, namespace=self._namespace, name=self._name)
         except NotFoundError:
             if not self.holds() and not self._may_create():
                 return False
-            await self._kube.create(LEASE, self._manifest(_new_spec(self._identity)))
+            self._written = await self._kube.create(LEASE, self._manifest(_new_spec(self._identity)))
             return True
         is_ours = _holder(lease) == self._identity or (not _holder(lease) and self.holds())
         if not is_ours and not self._has_expired(lease):
@@ -129,7 +151,7 @@ class Leader:
             return False
         self._publish(lease["metadata"])
         lease["spec"] = _next_spec(lease.get("spec") or {}, self._identity)
-        await self._kube.replace(LEASE, lease)
+        self._written = await self._kube.replace(LEASE, lease)
         return True
 
     def _may_create(self) -> bool:

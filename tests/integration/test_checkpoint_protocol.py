@@ -15,6 +15,7 @@ import pytest
 
 from finetune_api.run import Commit, RunLayout
 from finetune_api.spec import S3Storage
+from finetune_api.status import Validation
 from finetune_api.uris import S3Location
 from finetune_loopback.mounts import lay_out_mounts
 from finetune_loopback.s3_fault_proxy import Kind, S3FaultProxy, running_fault_proxy
@@ -125,7 +126,7 @@ def test_a_folder_becomes_a_commit_and_comes_back(
     content = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     writer = make_writer()
     assert writer.poll() == []
-    assert writer.submit(7, folder, replace(META, eval_loss=0.5))
+    assert writer.submit(7, folder, replace(META, validation=Validation(eval_loss=0.5)))
     assert writer.busy
     assert writer.drain(SECONDS)
     (committed,) = writer.poll()
@@ -318,7 +319,7 @@ def test_of_two_attempts_at_one_step_one_commits(
 
 def commit_steps(writer: CheckpointWriter, staged: Callable[..., Path], losses: dict[int, float | None]) -> None:
     for step, loss in losses.items():
-        writer.submit(step, staged(step), replace(META, eval_loss=loss))
+        writer.submit(step, staged(step), replace(META, validation=Validation(eval_loss=loss)))
         assert writer.drain(SECONDS)
         assert [committed.step for committed in writer.poll()] == [step]
 

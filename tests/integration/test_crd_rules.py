@@ -60,6 +60,9 @@ KEY = {"name": "s3", "key": "token"}
 ENV, FROM = "spec.podTemplate.env[1]", "spec.podTemplate.env[1].valueFrom"
 VOLUME, MOUNT = "spec.podTemplate.volumes[0]", "spec.podTemplate.volumeMounts[0]"
 DORA = {"useDora": True}
+MUON = {"type": "muon"}
+SAMPLED = {"samplePrompts": ["How are you?"]}
+ASKED = {"rows": 3}
 NEVER = {"everySteps": 0, "earlyStopping": {"patience": 2}}
 LISTED = [{"uri": "s3://datasets/other.jsonl"}]
 UNKNOWN = {"name": "data", "mountPath": "/data"}
@@ -83,6 +86,9 @@ CASES = [
     Case("needs evaluations to look at", "spec.evaluation", minimal_job(evaluation=NEVER)),
     Case("is not sharded", "spec", minimal_job(method={"type": "qlora"}, distributed={"zeroStage": 3})),
     Case("reads whole weights", "spec", minimal_job(method={"lora": DORA}, distributed={"zeroStage": 3})),
+    Case("asks the model for text", "spec", minimal_job(objective="classification", evaluation=SAMPLED)),
+    Case("compiled into one", "spec", minimal_job(training={"compile": True}, distributed={"zeroStage": 3})),
+    Case("makes whole matrices", "spec", minimal_job(training={"optimizer": MUON}, distributed={"zeroStage": 2})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"seed": 1}})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"test": 0}})),
     Case("set split.test: 0", "spec.data", minimal_job(data={"test": LISTED, "split": {"validation": 0}})),
@@ -105,6 +111,18 @@ CASES = [
     Case("cpu takes no GPU", "spec", minimal_job(**CPU, **pods(resources={"requests": {MIG: 1}}))),
     Case("one process per GPU", "spec", minimal_job(**pods(resources={"limits": {GPU: 8}}))),
     Case("one process per GPU", "spec", minimal_job(**pods(resources={"limits": {GPU: "2"}}))),
+    Case("which spec.objective: pretrain trains on", "spec", minimal_job(data={"format": "text"})),
+    Case(
+        "set spec.data.format: text or auto", "spec", minimal_job(objective="pretrain", data={"format": "messages"})
+    ),
+    Case("label is for spec.objective", "spec", minimal_job(data={"format": "label"})),
+    Case("trains on rows with labels", "spec", minimal_job(objective="classification", data={"format": "messages"})),
+    Case("set spec.data.format: text or auto", "spec", minimal_job(objective="pretrain", data={"format": "label"})),
+    Case("spec.data.labels belongs to", "spec", minimal_job(data={"labels": ["a", "b"]})),
+    Case("spec.data.labels names one", "spec.data", minimal_job(objective="classification", data={"labels": ["a"]})),
+    Case("spec.training.classWeights belongs", "spec", minimal_job(training={"classWeights": "balanced"})),
+    Case("are scores of labels", "spec", minimal_job(evaluation={"bestMetric": "f1"})),
+    Case("running text asks nothing", "spec", minimal_job(objective="pretrain", evaluation={"predictions": ASKED})),
     Case("takes the same share", "spec", minimal_job(distributed={"numNodes": 3, "processesPerNode": 2})),
     *(
         Case("may not set FINETUNE_", ENV, variable(name, value="x"))
@@ -129,6 +147,14 @@ CASES = [
 ACCEPTED = {
     "validation list without split": minimal_job(data={"validation": LISTED}),
     "validation list with the share set to 0": minimal_job(data={"validation": LISTED, "split": {"validation": 0}}),
+    "running text": minimal_job(objective="pretrain", data={"format": "text"}),
+    "running text by its first row": minimal_job(objective="pretrain"),
+    "labels": minimal_job(
+        objective="classification",
+        data={"format": "label", "labels": ["a", "b"]},
+        training={"classWeights": "balanced"},
+        evaluation={"predictions": ASKED, "bestMetric": "f1"},
+    ),
     "lora block": minimal_job(method={"lora": {"rank": 8}}),
     "steps instead of epochs": minimal_job(training={"epochs": None, "maxSteps": 10}),
     "part of an epoch": minimal_job(training={"epochs": 0.5}),

@@ -7,9 +7,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from finetune_trainer.export import stage as export
-from finetune_trainer.export.assemble import load_model
+from finetune_trainer.export.assemble import load_base
 from finetune_trainer.methods import method_of
 from finetune_trainer.model import weights
+from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.prepare import stage as prepare
 
 ADAPTERS = {
@@ -28,7 +29,7 @@ def trained(s3_job, tiny_model, tmp_path, method, **spec):
     prepare.run(job, s3_job.store)
     chosen = method_of(job.spec.method)
     torch.manual_seed(1)
-    base = load_model(tiny_model, job.spec.method.spelled_out().quantization)
+    base = load_base(tiny_model, job.spec.method.spelled_out().quantization, ModelKind())
     model = chosen.adapt(base)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -45,7 +46,7 @@ def test_adapter_and_merged_model_say_what_was_trained(s3_job, tiny_model, tmp_p
     job, told = trained(s3_job, tiny_model, tmp_path, ADAPTERS[name], output=output)
     export.run(job, s3_job.store)
     published = download(s3_job, tmp_path)
-    base = load_model(tiny_model, job.spec.method.spelled_out().quantization)
+    base = load_base(tiny_model, job.spec.method.spelled_out().quantization, ModelKind())
     plain = logits(base, IDS)
     tuned = logits(PeftModel.from_pretrained(base, published / "adapter"), IDS)
     merged = logits(AutoModelForCausalLM.from_pretrained(published / "merged"), IDS)

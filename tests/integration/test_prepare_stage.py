@@ -12,6 +12,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import RunLayout
 from finetune_trainer.data.cache import SPLITS, TokenCache
+from finetune_trainer.data.places import Places
 from finetune_trainer.data.prepared import fetch_model, fetch_prepared
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.stage import run
@@ -127,6 +128,12 @@ def test_a_prefix_of_all_kinds_of_files_in_one_format(s3_job, tmp_path):
         "q3a3<|im_end|>",
         "q2a2, and more<|im_end|>",
     ]
+    places = Places.open(fetched(s3_job, job, tmp_path / "again").cache, "train")
+    assert places.of(range(3)) == [
+        s3_job.uri("rows/a.jsonl:1"),
+        s3_job.uri("rows/c.parquet:row 1"),
+        s3_job.uri("rows/deep/b.csv:2"),
+    ]
 
 
 def test_rows_of_a_given_test_list_are_not_trained_on(s3_job, tmp_path, capsys):
@@ -196,6 +203,96 @@ def test_rows_that_are_too_long_are_dropped_and_counted(s3_job):
     s3_job.put_rows("rows/train.jsonl", [*rows(10), row(11, messages=[*row(0)["messages"]] * 40)])
     data = run(s3_job.stage_input(data={**base_data(s3_job), "split": NO_SPLIT}), s3_job.store).data
     assert (data.train.rows, data.dropped_too_long) == (10, 1)
+
+
+def test_wrong_rows_may_be_left_out_and_long_ones_shortened(s3_job, tmp_path, capsys):
+    long = [turn for number in range(40) for turn in row(number)["messages"]]
+    wrong = {"dialog": [{"role": "user", "content": "Alone"}]}
+    s3_job.put_rows("rows/train.jsonl", [{"dialog": item["messages"]} for item in rows(20)])
+    s3_job.put_rows("rows/more.jsonl", [{"dialog": long}, wrong, {"dialog": "no turns"}])
+    sources = [{"uri": s3_job.uri(f"rows/{name}.jsonl")} for name in ("train", "more")]
+    settings = {"train": sources, "columns": {"messages": "dialog"}, "split": NO_SPLIT, "truncation": "keepAnswer"}
+    with pytest.raises(StageFailure) as caught:
+        run(s3_job.stage_input(data={**settings, "maxInvalidRows": 1}), s3_job.store)
+    assert "2 of 23 rows are invalid" in caught.value.message
+    assert "spec.data.maxInvalidRows allows 1" in caught.value.message
+    job = s3_job.stage_input(data={**settings, "maxInvalidRows": 2})
+    data = run(job, s3_job.store).data
+    assert (data.train.rows, data.dropped_invalid, data.truncated, data.dropped_too_long) == (21, 2, 1, 0)
+    kinds = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"invalid-rows"' in line][-1]
+    assert sum(kinds["kinds"].values()) == 2
+    [shortened] = [text for text in texts(fetched(s3_job, job, tmp_path / "fetched"), "train") if "page 39" in text]
+    assert "page 0." not in shortened
+
+
+def test_long_documents_are_cut_and_learned_whole(s3_job, tmp_path):
+    texts_of = [f"Page {number}. " + "Open the settings page and press reset. " * number for number in range(40)]
+    s3_job.put_rows("rows/train.jsonl", [{"text": text} for text in texts_of])
+    spec = {"objective": "pretrain", "data": {**base_data(s3_job), "maxLength": 64, "split": NO_SPLIT}}
+    job = s3_job.stage_input(**spec)
+    data = run(job, s3_job.store).data
+    assert (data.format, data.dropped_too_long, data.validation.rows) == ("text", 0, 0)
+    assert data.cut_documents > 20
+    assert data.train.rows > 40 + data.cut_documents
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    tokenizer, cache = AutoTokenizer.from_pretrained(prepared.tokenizer), TokenCache.open(prepared.cache, "train")
+    tokens = sum(len(ids) for ids in tokenizer(texts_of, add_special_tokens=False)["input_ids"])
+    # Of each document all tokens but the first, and its end.
+    assert data.train.supervised_tokens == tokens
+    assert data.train.tokens == data.train.supervised_tokens + data.train.rows
+    assert int(cache.lengths.max()) == 64
+    assert int((cache.input_ids == tokenizer.eos_token_id).sum()) == 40
+
+
+TOPICS = ("bill", "bug", "praise")
+
+
+def labelled(number: int) -> dict:
+    topic = TOPICS[number % 3 if number % 4 else 0]
+    return {"text": f"This is letter {number} about a {topic}.", "label": topic, "id": number}
+
+
+def test_rows_with_labels_become_classes(s3_job, tmp_path):
+    s3_job.put_rows("rows/train.jsonl", [labelled(number) for number in range(120)])
+    spec = {"objective": "classification", "method": {"type": "full"}}
+    job = s3_job.stage_input(**spec)
+    message = run(job, s3_job.store)
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    classes, data = prepared.record.classes, message.data
+    assert (data.format, data.num_classes, data.train.supervised_tokens) == ("label", 3, 0)
+    assert (classes.labels, classes.pad_token_id) == (list(TOPICS), 0)
+    assert [one.label for one in data.classes] == list(TOPICS)
+    assert sum(one.train + one.validation + one.test for one in data.classes) == 120
+    assert classes.rows == [one.train for one in data.classes]
+    for split in SPLITS:
+        ids = TokenCache.open(prepared.cache, split).class_labels
+        for text, number in zip(texts(prepared, split), ids.tolist(), strict=True):
+            assert f"about a {TOPICS[number]}." in text
+    kept = [json.loads(line) for line in prepared.test_rows.read_text().splitlines()]
+    assert kept == [labelled(row["id"]) for row in kept]
+    # The head takes the place of that of the language model, which is tied to the embeddings.
+    assert message.plan.trainable_parameters == message.plan.total_parameters
+    plain = run(
+        s3_job.stage_input(**spec, data={"labels": [*TOPICS]}, checkpoint={"uri": s3_job.uri("b/")}), s3_job.store
+    )
+    assert plain.data == data
+
+
+def test_labels_that_cannot_be_learned_are_refused(s3_job):
+    s3_job.put_rows("rows/train.jsonl", [labelled(number) for number in range(20)])
+    s3_job.put_rows("rows/test.jsonl", [labelled(30), {"text": "What?", "label": "question"}])
+    lists = {**base_data(s3_job), "test": [{"uri": s3_job.uri("rows/test.jsonl")}], "split": NO_SPLIT}
+    failure = fails(s3_job, s3_job.stage_input(objective="classification", data=lists))
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_DATA)
+    assert failure.message.startswith(
+        f"1 of 22 rows is invalid: {s3_job.uri('rows/test.jsonl')}:2: label: is 'question', which no training row has"
+    )
+    listed = {**lists, "labels": ["bill", "bug"]}
+    failure = fails(s3_job, s3_job.stage_input(objective="classification", data=listed))
+    assert (
+        f"{s3_job.uri('rows/test.jsonl')}:2: label: is 'question', which spec.data.labels does not" in failure.message
+    )
+    assert f"{s3_job.uri('rows/train.jsonl')}:3: label: is 'praise', which" in failure.message
 
 
 def test_the_models_positions_bound_the_rows_too(s3_job):
@@ -368,7 +465,7 @@ def test_adapter_targets_that_the_model_lacks(s3_job):
 def test_a_model_larger_than_the_memory_limit(s3_job):
     s3_job.put_rows("rows/train.jsonl", rows(5))
     failure = fails(s3_job, s3_job.stage_input(memory_limit_bytes=GIB // 2))
-    assert (failure.code, failure.reason) == (ExitCode.OUT_OF_DEVICE_MEMORY, Reason.OUT_OF_MEMORY)
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.OUT_OF_MEMORY)
     assert "but its memory limit is 0.5 GiB; raise spec.podTemplate.resources.limits.memory" in failure.message
 
 

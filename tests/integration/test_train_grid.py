@@ -3,8 +3,16 @@
 The product's engine, loop and state run as they are; only S3 is left out.
 """
 
+import json
+import re
+
 import pytest
 from train_cases import Case, reference, run_cases, weights_of
+
+from finetune_trainer.data.batches import TrainingBatches
+from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.schedule import schedule
+from finetune_trainer.export.questions import turn_end
 
 pytestmark = pytest.mark.timeout(1500)  # the first test waits for all runs
 
@@ -21,6 +29,7 @@ def grid(world_size):
     # A micro-batch that leaves one process idle in its second pass, recomputed activations, no packing.
     odd = {"micro_batch_size": 1, "checkpointing": True, "world_size": world_size}
     cases += [Case(f"odd-{method}-{stage}-w{world_size}", method, stage, **odd) for method, stage in ODD]
+    cases[-1].checkpointing_every = 2
     cases += [Case(f"rows-w{world_size}", "full", 2, world_size, micro_batch_size=4, packing=False)]
     if world_size == 2:
         dropout = {"method": {"type": "lora", "lora": {"dropout": 0.2}}, "evaluation": {"everySteps": 2}}
@@ -32,6 +41,8 @@ def grid(world_size):
         patience = {"everySteps": 1, "earlyStopping": {"patience": 1, "minDelta": 100}}
         cases += [Case("early", "lora", 2, 2, resume_at=2, spec={"evaluation": patience})]
         cases += [Case(f"regularised-{stage}", "full", stage, 2, resume_at=2, spec=REGULARISED) for stage in (2, 3)]
+        cases += [Case(f"samples-{stage}", "lora", stage, 2, resume_at=2, spec=SAMPLED) for stage in (0, 3)]
+        cases += [Case("spike", "full", 2, 2, micro_batch_size=1, steps=12, resume_at=2, spec=SPIKING)]
     return cases
 
 
@@ -43,6 +54,22 @@ REGULARISED = {
         "labelSmoothing": 0.1,
         "layerwiseLearningRateDecay": 0.7,
         "deterministic": True,
+    }
+}
+
+
+PROMPTS = ["Where is the invoice?", "How do I reset my password?"]
+SAMPLED = {
+    "evaluation": {"everySteps": 2, "baseline": False, "samplePrompts": PROMPTS, "predictions": {"maxNewTokens": 5}}
+}
+SPIKING = {
+    "training": {
+        "maxSteps": 12,
+        "globalBatchSize": 6,
+        "learningRate": 0.3,
+        "scheduler": "constant",
+        "precision": "fp32",
+        "lossSpike": {"threshold": 1.001, "window": 3},
     }
 }
 
@@ -93,6 +120,7 @@ def test_unpacked_rows_with_uneven_micro_batches(told, plain, world_size):
 
 RESUMED = [f"{method}-{stage}-w{world}" for method in METHODS for stage in STAGES for world in (1, 2)]
 RESUMED += [f"bf16-dropout-{stage}" for stage in BF16_RESUMED] + ["regularised-2", "regularised-3"]
+RESUMED += ["samples-0", "samples-3"]
 
 
 @pytest.mark.parametrize("name", RESUMED)
@@ -110,6 +138,45 @@ def test_training_ends_early_and_a_resumed_run_knows_it(told, root):
     assert told["early"]["stoppedEarly"] == 2
     assert (root / "early/whole/00000002/rank-0/weights/adapter_model.safetensors").exists()
     assert told["early"]["resumed"] == []
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_answers_to_sample_prompts_are_those_of_the_weights_of_that_step(told, plain, root, tiny_model, stage):
+    """And nothing in the training is changed by asking."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = f"samples-{stage}"
+    exact(told[name], plain["lora"])
+    samples = told[name]["samples"]
+    assert [(one["step"], one["prompt"]) for one in samples] == [(step, each) for step in (2, 4) for each in PROMPTS]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    weights = root / name / "whole" / "00000004" / "rank-0" / "weights"
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), weights).eval()
+    ends = [2, *turn_end(TokenCache.open(root / "work-2" / "prepared" / "cache", "train"), {0, 1})]
+    for prompt, one in zip(PROMPTS, samples[2:], strict=True):
+        text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+        asked = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+        answered = model.generate(**asked, do_sample=False, max_new_tokens=5, eos_token_id=ends, pad_token_id=2)
+        new = answered[0, asked["input_ids"].shape[1] :]
+        assert one["answer"] == tokenizer.decode(new, skip_special_tokens=True)
+
+
+def test_a_loss_that_jumps_ends_the_run_and_names_rows_of_the_step(told, root):
+    """On every process alike, and at the same step in a run that was resumed before it."""
+    spike = told["spike"]
+    losses, words = [step["loss"] for step in spike["steps"]], spike["failure"]
+    assert words.startswith(f"the loss of step {len(losses) + 1} is ")
+    judged = range(3, len(losses))
+    assert all(losses[step] <= 1.001 * sorted(losses[step - 3 : step])[1] for step in judged)
+    assert spike["resumedFailure"] == words == json.loads((root / "spike" / "rank-1.json").read_text())["failure"]
+    batches = TrainingBatches(
+        TokenCache.open(root / "work-2" / "prepared" / "cache", "train"), max_length=96, packing=True, seed=42
+    )
+    steps = schedule(batches.num_sequences, epochs=None, max_steps=12, global_batch_size=6)
+    of_step = {row + 1 for rows in batches.sequences(steps, len(losses)) for row in rows.tolist()}
+    assert {int(line) for line in re.findall(r"rows\.jsonl:(\d+)", words)} <= of_step
+    assert "rows.jsonl:" in words
 
 
 @pytest.mark.parametrize("stage", STAGES)

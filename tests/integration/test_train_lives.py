@@ -9,6 +9,7 @@ import pytest
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
+from finetune_api.spec import Distributed
 from finetune_api.status import EvaluationResult
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -26,9 +27,14 @@ def test_job_is_trained_scored_and_exported(make_job):
     job = make_job(
         training={"epochs": 6, "globalBatchSize": 2, "learningRate": 1e-2, "precision": "fp32"},
         distributed={"device": "cpu", "processesPerNode": 2},
-        evaluation={"everySteps": 8, "predictions": {"rows": 2, "maxNewTokens": 4}},
+        evaluation={
+            "everySteps": 8,
+            "predictions": {"rows": 2, "maxNewTokens": 4},
+            "samplePrompts": ["Where is my invoice?"],
+        },
         checkpoint={"everyMinutes": 0, "keepLast": 1},
         output={"merge": True},
+        tracking={"tensorboard": True},
     )
     [pod] = job.pods()
     assert pod.end() == ExitCode.DONE, pod.text()
@@ -49,6 +55,11 @@ def test_job_is_trained_scored_and_exported(make_job):
     assert {line["step"]: line["loss"] for line in series if "loss" in line} == {
         step: event["loss"] for step, event in pod.steps().items()
     }
+    samples = [json.loads(line) for line in job.s3.store.read(job.layout.samples(result.writer)).splitlines()]
+    assert [sample["step"] for sample in samples] == sorted(scored)
+    assert {sample["prompt"] for sample in samples} == {"Where is my invoice?"}
+    assert job.s3.store.list(job.layout.tensorboard(result.writer))
+    assert result.progress.peak_bytes_per_device > 100 * 2**20
     again = job.pods(attempt=2)[0]
     assert again.end() == ExitCode.DONE
     assert not again.steps()
@@ -93,7 +104,7 @@ def test_pod_that_is_killed_ends_the_attempt_and_the_next_goes_on_from_the_commi
     assert job.result().evaluation.base is not None
 
 
-def test_stop_on_request_commits_and_the_next_attempt_goes_on(make_job):
+def test_stop_on_request_commits_and_fewer_processes_with_less_memory_go_on(make_job):
     job = make_job(
         training={"epochs": None, "maxSteps": 80, "globalBatchSize": 2, "learningRate": 1e-3, "precision": "bf16"},
         method={"type": "lora", "lora": {"dropout": 0.1}},
@@ -115,8 +126,16 @@ def test_stop_on_request_commits_and_the_next_attempt_goes_on(make_job):
     assert f"stopped on request after step {stopped_at}; its checkpoint is committed" in word.message
     assert f"the last good checkpoint is {job.layout.commit(stopped_at).uri}" in word.message
     assert word.progress.step == word.last_checkpoint.step == stopped_at
+    assert (word.plan, word.plan.world_size, word.plan.micro_batch_size) == (job.plan, 2, 1)
+    alone = Distributed(device="cpu")
+    spec = job.input.spec.model_copy(update={"distributed": alone})
+    job.input = job.input.model_copy(update={"spec": spec, "out_of_memory": 1})
     [resumed] = job.pods(attempt=2)
     assert resumed.end() == ExitCode.DONE, resumed.text()
+    # Alone it would take both sequences of a step at once, were it not told that this took too much.
+    plan = resumed.last_word().plan
+    assert (plan.world_size, plan.zero_stage, plan.micro_batch_size) == (1, 0, 1)
+    assert (plan.gradient_accumulation_steps, plan.total_steps) == (2, 80)
     assert sorted(resumed.steps()) == list(range(stopped_at + 1, 81))
     assert job.result().evaluation == EvaluationResult()
     assert job.result().export_commit == job.layout.commit(80).key
@@ -149,6 +168,10 @@ def test_run_that_diverges_fails_and_names_its_last_good_checkpoint(make_job):
     assert all(math.isfinite(event["loss"]) for event in pod.steps().values())
     assert word.last_checkpoint.step == newest
     assert "lower spec.training.learningRate" in word.message
+    [suspects] = [event for event in pod.events if event["event"] == "suspect-rows"]
+    assert suspects["step"] == max(pod.steps()) + 1
+    assert suspects["rows"][0].startswith(job.s3.uri("rows/train.jsonl:"))
+    assert suspects["rows"][0] in word.message
 
 
 def test_gpu_job_on_a_node_without_cuda_is_refused(make_job):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from train_cases import Case, plain_model, reference, run_cases, weights_of
+from train_cases import Case, plain_model, reference, run_cases, weights_of, work_of
 
 pytestmark = pytest.mark.timeout(1500)  # the first test waits for all runs
 
@@ -12,14 +12,21 @@ METHODS = {
     "ia3": {"type": "ia3"},
     "nf4": {"type": "qlora"},
     "int8": {"type": "qlora", "quantization": {"bits": 8}},
+    "classes-full": {"type": "full"},
+    "classes-lora": {"type": "lora"},
+    "classes-nf4": {"type": "qlora"},
 }
 STAGES = {"freeze": (0, 3), "dora": (1, 2), "ia3": (2, 3), "nf4": (0, 2), "int8": (2,)}
+STAGES |= {"classes-full": (3,), "classes-lora": (0, 3), "classes-nf4": (2,)}
 RUNS = [(method, stage) for method, stages in STAGES.items() for stage in stages]
 
 
 def case(method, stage, world_size):
-    name = f"{method}-{stage}-w{world_size}"
-    return Case(name, METHODS[method]["type"], stage, world_size, resume_at=2, spec={"method": METHODS[method]})
+    name, spec = f"{method}-{stage}-w{world_size}", {"method": METHODS[method]}
+    classes = 3 if method.startswith("classes") else 0
+    if classes:
+        spec |= {"training": {"classWeights": "balanced"}, "evaluation": {"everySteps": 2}}
+    return Case(name, METHODS[method]["type"], stage, world_size, classes=classes, resume_at=2, spec=spec)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +44,11 @@ def told(tiny_model, root):
 @pytest.fixture(scope="module")
 def plain(tiny_model, root, told):
     """The series of plain PyTorch for a method."""
-    cache = root / "work-1" / "prepared" / "cache"
-    return {method: reference(tiny_model, cache, case(method, 0, 1)) for method in METHODS}
+    cases = {method: case(method, 0, 1) for method in METHODS}
+    return {
+        method: reference(tiny_model, work_of(tiny_model, root, one) / "prepared" / "cache", one)
+        for method, one in cases.items()
+    }
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -62,7 +72,16 @@ def test_resumed_run_is_the_same_run_bit_by_bit(told, root, method, stage, world
     assert all(ours[key].equal(theirs[key]) for key in theirs)
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_scores_of_labels_are_the_same_on_any_number_of_processes(told):
+    alone, shared = (told[f"classes-lora-0-w{world}"]["evaluations"] for world in (1, 2))
+    assert [one["step"] for one in alone] == [2, 4]
+    assert [one["evalLoss"] for one in alone] == pytest.approx([one["evalLoss"] for one in shared], abs=1e-5)
+    for score in ("evalAccuracy", "evalF1"):
+        assert [one[score] for one in alone] == [one[score] for one in shared]
+        assert 0 < alone[-1][score] <= 1
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if not method.startswith("classes")])
 def test_frozen_weights_are_in_no_checkpoint(told, root, tiny_model, method):
     commit = root / f"{method}-{STAGES[method][0]}-w1" / "whole" / "00000004"
     stored = sum(tensor.numel() for tensor in weights_of(commit.parent, 4).values())

@@ -1,4 +1,4 @@
-"""Optimizers of bitsandbytes at every ZeRO stage: they learn as AdamW does, and a resumed run is the same run."""
+"""Optimizers beside AdamW at every ZeRO stage they have: they learn, and a resumed run is the same run."""
 
 import pytest
 from train_cases import Case, run_cases, weights_of
@@ -7,7 +7,8 @@ pytestmark = pytest.mark.timeout(1500)  # the first test waits for all runs
 
 NAMES = ("adamw", "adamw8bit", "pagedAdamw8bit", "pagedAdamw32bit")
 STAGES = {"adamw": (2,), "adamw8bit": (0, 1, 2, 3), "pagedAdamw8bit": (2,), "pagedAdamw32bit": (0, 2)}
-RUNS = [(name, stage, precision) for name in NAMES for stage in STAGES[name] for precision in ("fp32", "bf16")]
+ADAMW = [(name, stage, precision) for name in NAMES for stage in STAGES[name] for precision in ("fp32", "bf16")]
+RUNS = [*ADAMW, ("muon", 0, "fp32"), ("muon", 0, "bf16")]
 
 
 def case(name, stage, precision):
@@ -27,12 +28,21 @@ def told(tiny_model, root):
     return run_cases(tiny_model, root, [case(*run) for run in RUNS])
 
 
-@pytest.mark.parametrize(("name", "stage", "precision"), RUNS)
+@pytest.mark.parametrize(("name", "stage", "precision"), ADAMW)
 def test_it_learns_as_adamw_does(told, name, stage, precision):
     losses = [step["loss"] for step in told[f"{name}-{stage}-{precision}"]["steps"]]
     reference = [step["loss"] for step in told[f"adamw-2-{precision}"]["steps"]]
     assert losses == pytest.approx(reference, abs=0.15)
     assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_muon_learns_at_adamws_rate(told, precision):
+    losses = [step["loss"] for step in told[f"muon-0-{precision}"]["steps"]]
+    assert losses[-1] < losses[0] - 0.3
+    # The first step comes before any update.
+    assert losses[0] == pytest.approx(told[f"adamw-2-{precision}"]["steps"][0]["loss"], abs=1e-2)
+    assert losses[-1] != pytest.approx(told[f"adamw-2-{precision}"]["steps"][-1]["loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize(("name", "stage", "precision"), RUNS)

@@ -165,10 +165,10 @@ def observed(*records: Any, of: FineTuneJob | FineTuneJobStatus | None = None, *
     )
 
 
-def scene(*records: Any, of: FineTuneJob | FineTuneJobStatus | None = None, now: float = 60) -> Scene:
-    """A scene of the job as a policy gets it."""
+def scene(*records: Any, of: FineTuneJob | FineTuneJobStatus | None = None, now: float = 60, **changes: Any) -> Scene:
+    """A scene of the job as a policy gets it; `changes` are blocks of the spec."""
     seen = observed(*records, of=of)
-    parsed_spec = FineTuneJobSpec.model_validate(seen.job.spec)
+    parsed_spec = parsed(**changes) if changes else FineTuneJobSpec.model_validate(seen.job.spec)
     return Scene(observed=seen, spec=parsed_spec, status=seen.job.status, now=at(now))
 
 

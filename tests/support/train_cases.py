@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
+from finetune_api.run import Classes
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import CacheWriter, TokenCache
+from finetune_trainer.data.places import PlaceWriter
 from finetune_trainer.data.schedule import schedule
 from finetune_trainer.data.settings import settings_of
 from finetune_trainer.train.stage import WORKER_ENVIRONMENT
@@ -37,31 +39,38 @@ class Case:
     precision: str = "fp32"
     packing: bool = True
     checkpointing: bool = False
+    checkpointing_every: int = 1
     steps: int = 4
     resume_at: int = 0
+    classes: int = 0
+    """Classes that the rows have, for objective classification."""
     resume_from: str = ""
     """Another case, whose checkpoint of that step is resumed; empty: the case's own."""
     spec: dict[str, Any] = field(default_factory=dict)
 
 
-def write_cache(directory: Path, *, rows: int = 40, seed: int = 0) -> None:
-    """Write random rows of 5 to 60 tokens, the later part of each supervised."""
+def write_cache(directory: Path, *, rows: int = 40, seed: int = 0, classes: int = 0) -> None:
+    """Write random rows of 5 to 60 tokens, the later part of each supervised, or with one of so many classes."""
     random = np.random.default_rng(seed)
     directory.mkdir(parents=True)
     for split, count in (("train", rows), ("validation", rows // 4), ("test", rows // 4)):
-        with CacheWriter(directory, split) as writer:
-            for _ in range(count):
+        labelled = classes > 0
+        with CacheWriter(directory, split, labelled=labelled) as writer, PlaceWriter(directory, split) as places:
+            for line in range(1, count + 1):
+                places.append("rows.jsonl:", line)
                 length = int(random.integers(5, 61))
                 # A few tokens make most of the text, so that there is something to learn.
                 ids = (random.zipf(1.5, length) % VOCABULARY).tolist()
-                begin = int(random.integers(1, length))
-                writer.append(ids, [position >= begin for position in range(length)])
+                begin = length if classes else int(random.integers(1, length))
+                label = ids[0] % classes if classes else None
+                writer.append(ids, [position >= begin for position in range(length)], label)
 
 
 def spec_of(case: Case) -> dict[str, Any]:
     """Return the spec of a case."""
-    blocks: dict[str, dict[str, Any]] = {
+    blocks: dict[str, Any] = {
         "model": {"uri": "s3://bucket/model/"},
+        "objective": "classification" if case.classes else "sft",
         "method": {"type": case.method},
         "data": {"train": [{"uri": "s3://bucket/rows/"}], "maxLength": 96, "packing": case.packing},
         "training": {
@@ -90,6 +99,7 @@ def plan_of(case: Case) -> dict[str, Any]:
         "microBatchSize": case.micro_batch_size,
         "gradientAccumulationSteps": 1,
         "activationCheckpointing": case.checkpointing,
+        "activationCheckpointingEvery": case.checkpointing_every,
         "attention": "sdpa",
         "precision": case.precision,
         "totalSteps": case.steps,
@@ -97,6 +107,15 @@ def plan_of(case: Case) -> dict[str, Any]:
         "trainableParameters": 100_000,
         "estimatedBytesPerDevice": 0,
     }
+
+
+def classes_of(case: Case, cache: Path) -> Classes | None:
+    """Return the classes of a case's rows; the token for padding stands in none."""
+    if not case.classes:
+        return None
+    labels = TokenCache.open(cache, "train").class_labels
+    rows = np.bincount(labels, minlength=case.classes).tolist()
+    return Classes(labels=[f"label {number}" for number in range(case.classes)], rows=rows, pad_token_id=VOCABULARY)
 
 
 def wire(case: Case, work: Path, folder: Path) -> dict[str, Any]:
@@ -110,6 +129,7 @@ def wire(case: Case, work: Path, folder: Path) -> dict[str, Any]:
         "modelFiles": [],
         "data": data,
         "plan": plan_of(case),
+        "classes": classes.to_wire() if (classes := classes_of(case, work / "prepared" / "cache")) else None,
         "settings": settings_of(FineTuneJobSpec.model_validate(spec_of(case))),
         "configDigest": "0" * 64,
     }
@@ -132,14 +152,21 @@ def weights_of(folder: Path, step: int) -> dict[str, Any]:
 def run_cases(tiny_model: Path, root: Path, cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
     """Run cases of one world size in one set of processes; return what rank 0 was told in each."""
     world_size = cases[0].world_size
-    work = root / f"work-{world_size}"
+    told = [wire(case, work_of(tiny_model, root, case), root / case.name) for case in cases]
+    listed = root / f"cases-{world_size}.json"
+    listed.write_text(json.dumps(told))
+    run_processes([sys.executable, str(GRID), str(listed)], world_size)
+    return {case.name: json.loads((root / case.name / "rank-0.json").read_text()) for case in cases}
+
+
+def work_of(tiny_model: Path, root: Path, case: Case) -> Path:
+    """Return the folder that the cases of one world size and one kind of rows share, made at need."""
+    work = root / (f"work-{case.world_size}" + ("-classes" if case.classes else ""))
     if not work.exists():
         copytree(tiny_model, work / "model")
-        write_cache(work / "prepared" / "cache")
-    told = [wire(case, work, root / case.name) for case in cases]
-    (work / "cases.json").write_text(json.dumps(told))
-    run_processes([sys.executable, str(GRID), str(work / "cases.json")], world_size)
-    return {case.name: json.loads((root / case.name / "rank-0.json").read_text()) for case in cases}
+        write_cache(work / "prepared" / "cache", classes=case.classes)
+        copytree(tiny_model, work / "prepared" / "tokenizer")
+    return work
 
 
 def run_processes(command: Sequence[str], world_size: int) -> None:
@@ -201,8 +228,8 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
     from finetune_trainer.train.lr import LearningRate
 
     spec = FineTuneJobSpec.model_validate(spec_of(case))
-    torch.manual_seed(spec.training.seed)
-    model = plain_model(tiny_model, spec_of(case)["method"])
+    classes = classes_of(case, cache_dir)
+    model = plain_model(tiny_model, spec_of(case)["method"], classes, seed=spec.training.seed)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decay = [parameter for parameter in trained if parameter.ndim > 1]
     rest = [parameter for parameter in trained if parameter.ndim <= 1]
@@ -214,8 +241,8 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
     rate = LearningRate.of(spec.training, steps.total_steps)
     series = Series([], [])
     for step in range(steps.total_steps):
-        losses = [_row_loss(model, *cache.row(int(row))) for rows in batches.sequences(steps, step) for row in rows]
-        loss = torch.cat(losses).mean()
+        taken = [int(row) for rows in batches.sequences(steps, step) for row in rows]
+        loss = _label_loss(model, cache, taken, classes) if classes else _token_loss(model, cache, taken)
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 0.5)
@@ -227,11 +254,13 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
     return series
 
 
-def plain_model(tiny_model: Path, method: dict[str, Any]) -> Any:
-    """Return the model of a method as its libraries' own documentation makes it."""
+def plain_model(tiny_model: Path, method: dict[str, Any], classes: Classes | None = None, *, seed: int = 42) -> Any:
+    """Return the model of a method as its libraries' documentation makes it; a new head begins as it does here."""
     import torch
     from peft import IA3Config, LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
+
+    from finetune_trainer.model.kind import ModelKind
 
     quantization = None
     if method["type"] == "qlora":
@@ -240,19 +269,46 @@ def plain_model(tiny_model: Path, method: dict[str, Any]) -> Any:
         )
         if method.get("quantization", {}).get("bits") == 8:
             quantization = BitsAndBytesConfig(load_in_8bit=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        tiny_model, dtype=torch.float32, attn_implementation="eager", quantization_config=quantization
+    kind = ModelKind.of(classes)
+    model = kind.auto_class.from_pretrained(
+        tiny_model,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        quantization_config=quantization,
+        **kind.options(tiny_model),
     )
+    kind.begin(model, seed)
+    torch.manual_seed(seed)
+    task = "SEQ_CLS" if classes else "CAUSAL_LM"
     if method["type"] == "freeze":
         for name, parameter in model.named_parameters():
-            parameter.requires_grad = name.startswith(("model.layers.1.", "model.norm"))
+            parameter.requires_grad = name.startswith(("model.layers.1.", "model.norm", "score"))
     if method["type"] in ("lora", "qlora"):
         options = {"use_dora": method.get("lora", {}).get("useDora", False)}
-        config = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear", **options)
+        config = LoraConfig(task_type=task, r=16, lora_alpha=32, target_modules="all-linear", **options)
         model = get_peft_model(model, config, autocast_adapter_dtype=False)
     if method["type"] == "ia3":
-        model = get_peft_model(model, IA3Config(task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
+        model = get_peft_model(model, IA3Config(task_type=task), autocast_adapter_dtype=False)
     return model.train()  # in evaluation mode, bitsandbytes computes 4 bits in bf16 on CPUs that have it
+
+
+def _label_loss(model: Any, cache: TokenCache, rows: list[int], classes: Classes) -> Any:
+    """Return the mean over rows, in a plain loop, of balanced cross-entropies of transformers' own classifier."""
+    import torch
+
+    total, losses, weights = sum(classes.rows), [], []
+    for row in rows:
+        label = int(cache.class_labels[row])
+        ids = torch.from_numpy(cache.row(row)[0].astype(np.int64))[None]
+        weights.append(total / (len(classes.rows) * classes.rows[label]))
+        losses.append(weights[-1] * model(input_ids=ids, labels=torch.tensor([label])).loss)
+    return torch.stack(losses).sum() / sum(weights)
+
+
+def _token_loss(model: Any, cache: TokenCache, rows: list[int]) -> Any:
+    import torch
+
+    return torch.cat([_row_loss(model, *cache.row(row)) for row in rows]).mean()
 
 
 def _row_loss(model: Any, tokens: Any, flags: Any) -> Any:

@@ -17,10 +17,13 @@ import torch.distributed as dist
 
 from finetune_api.run import Prepared
 from finetune_api.stage import StageInput
+from finetune_api.status import Validation
+from finetune_trainer.errors import StageFailure
 from finetune_trainer.train import start
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import Process, join
 from finetune_trainer.train.run import Run
+from finetune_trainer.train.sampler import Sampler
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.start import reshard
@@ -58,7 +61,9 @@ class Recorder:
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
+        self.samples: list[dict[str, Any]] = []
         self.early: int | None = None
+        self.failure: str | None = None
 
     def begin(self, done: int, eval_loss: float | None, last: Any, best: Any) -> None:
         pass
@@ -66,8 +71,11 @@ class Recorder:
     def step(self, done: int, **values: Any) -> None:
         self.steps.append({"step": done, **values})
 
-    def evaluation(self, done: int, eval_loss: float, best_eval_loss: float) -> None:
-        self.evaluations.append({"step": done, "evalLoss": eval_loss})
+    def evaluation(self, done: int, found: Validation, best: Validation) -> None:
+        self.evaluations.append({"step": done, **found.to_wire()})
+
+    def sample(self, done: int, prompt: str, answer: str) -> None:
+        self.samples.append({"step": done, "prompt": prompt, "answer": answer})
 
     def stopped_early(self, done: int) -> None:
         self.early = done
@@ -97,7 +105,11 @@ def train(
         state = load_state(run, resume_from, resharded=resharded)
         saver.resume(int(resume_from.name), [], run.layout)
     recorder = Recorder()
-    Loop(run, saver, recorder, state).train()
+    sampler = Sampler.of(run, work / "prepared" / "tokenizer", "messages")
+    try:
+        Loop(run, saver, recorder, state, sampler).train()
+    except StageFailure as failure:
+        recorder.failure = failure.message
     return recorder
 
 
@@ -105,11 +117,18 @@ def whole_and_resumed(case: dict[str, Any], process: Process) -> dict[str, Any]:
     """Run a case to its end, and again from the checkpoint of a step, if it names one."""
     folder = Path(case["folder"])
     whole = train(build(case, process), case, folder / "whole", None)
-    told = {"steps": whole.steps, "evaluations": whole.evaluations, "stoppedEarly": whole.early}
+    told = {
+        "steps": whole.steps,
+        "evaluations": whole.evaluations,
+        "samples": whole.samples,
+        "stoppedEarly": whole.early,
+        "failure": whole.failure,
+    }
     gc.collect()
     if case["resumeAt"]:
         source = folder / "whole" / f"{case['resumeAt']:08d}"
-        told["resumed"] = train(build(case, process), case, folder / "resumed", source).steps
+        resumed = train(build(case, process), case, folder / "resumed", source)
+        told |= {"resumed": resumed.steps, "resumedFailure": resumed.failure}
     return told
 
 

@@ -24,6 +24,7 @@ CROSSING = [
 NAMED = {
     "spec.storage.s3.credentialsSecretRef.name",
     "spec.storage.s3.caBundleConfigMapRef.name",
+    "spec.tracking.mlflow.credentialsSecretRef.name",
     "spec.podTemplate.imagePullSecrets[].name",
     "spec.podTemplate.serviceAccountName",
     "spec.podTemplate.env[].valueFrom.configMapKeyRef.name",

@@ -19,6 +19,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Commit, FileEntry, RunLayout
 from finetune_api.spec import S3Storage
+from finetune_api.status import Validation
 from finetune_api.uris import S3Location
 from finetune_trainer.checkpoint import CommitMeta, WriterSettings, commit, find_commit, read_commits, retention
 from finetune_trainer.checkpoint.commit import gather_ranks, put_commit, upload_rank
@@ -128,7 +129,7 @@ class Run:
             folder = self.folder / secrets.token_hex(4)
             folder.mkdir()
             (folder / "shard").write_bytes(secrets.token_bytes(8))
-            request = Save(step, folder, replace(META, eval_loss=eval_loss))
+            request = Save(step, folder, replace(META, validation=Validation(eval_loss=eval_loss)))
             upload_rank(self.store, self.settings(rank), request, lambda: None)
         files = gather_ranks(self.store, self.settings(), step)
         put_commit(self.store, self.settings(), request, files)

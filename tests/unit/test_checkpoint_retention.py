@@ -118,3 +118,11 @@ def test_what_a_commit_refers_to_is_never_an_orphan(
     dead = orphans(groups, committed, writer=f"a{attempt}-me", attempt=attempt, step=step, before=BEFORE)
     assert not committed & {(one.step, one.writer) for one in dead}
     assert all(one.attempt <= attempt for one in dead)
+
+
+def test_the_best_by_another_metric_is_kept() -> None:
+    scores = {1: (0.2, 0.7), 2: (0.3, 0.9), 3: (0.4, 0.8), 4: (0.5, 0.6)}
+    commits = [commit(step, eval_loss=loss).model_copy(update={"eval_f1": f1}) for step, (loss, f1) in scores.items()]
+    kept = {"keep_last": 1, "keep_best": 1}
+    assert [one.step for one in superseded(commits, **kept)] == [2, 3]
+    assert [one.step for one in superseded(commits, **kept, metric="f1")] == [1, 3]

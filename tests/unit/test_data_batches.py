@@ -77,6 +77,25 @@ def test_a_micro_batch_has_boundaries_and_targets(tmp_path):
     assert batch.max_seqlen == 3
 
 
+def test_a_row_with_a_label_predicts_it_at_its_last_token(tmp_path):
+    with CacheWriter(tmp_path, "train", labelled=True) as writer:
+        for ids, label in (([5, 6, 7], 2), ([8], 0), ([9, 4], 1)):
+            writer.append(ids, [False] * len(ids), label)
+    cache = TokenCache.open(tmp_path, "train")
+    batch = micro_batch(cache, [2, 0, 1])
+    assert batch.input_ids.tolist() == [[9, 4, 5, 6, 7, 8]]
+    assert batch.supervised_positions.tolist() == [1, 4, 5]
+    assert batch.labels.tolist() == [1, 2, 0]
+    assert micro_batch(cache, []).labels.tolist() == []
+
+
+def test_notices_labels_that_do_not_belong_to_the_rows(tmp_path):
+    write_cache(tmp_path, random_rows(3))
+    (tmp_path / "train.labels.bin").write_bytes(b"\0" * 8)
+    with pytest.raises(ValueError, match="do not fit together"):
+        TokenCache.open(tmp_path, "train")
+
+
 def test_the_idle_batch_has_a_token_and_no_target(cache):
     batch = micro_batch(cache, [])
     assert batch.input_ids.shape == (1, 1)
@@ -108,7 +127,7 @@ def test_any_number_of_processes_reads_the_same_global_batches(cache, packing, m
             ]
             assert len({len(of_rank) for of_rank in batches}) == 1
             flat = [batch for of_rank in batches for batch in of_rank]
-            assert sum(batch.labels.numel() for batch in flat) == data.supervised_tokens(plan, step)
+            assert sum(batch.labels.numel() for batch in flat) == data.weight(plan, step)
             seen.append(rows_of(flat))
         assert seen[0] == seen[1] == seen[2]
 

@@ -6,13 +6,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from finetune_api.spec import Freeze, Method
 from finetune_trainer.data.cache import CacheWriter, TokenCache
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.export.assemble import base_stop_tokens, write_generation_config
+from finetune_trainer.export.assemble import (
+    assemble_partial,
+    base_stop_tokens,
+    load_base,
+    load_result,
+    write_generation_config,
+)
 from finetune_trainer.export.examine import judge
 from finetune_trainer.export.fresh import Reply, divergence
 from finetune_trainer.export.questions import prompt_of, read_questions, turn_end
 from finetune_trainer.export.weights import check_adapter, check_model
+from finetune_trainer.methods import method_of
+from finetune_trainer.model import weights
+from finetune_trainer.model.kind import ModelKind
 
 FIRST, SECOND = "base_model.model.layers.0.q_proj.lora_A.weight", "base_model.model.layers.0.q_proj.lora_B.weight"
 GOOD = {FIRST: torch.ones(2, 4), SECOND: torch.ones(4, 2)}
@@ -121,3 +131,19 @@ def test_generation_settings_stop_where_answers_end(tmp_path):
     target.mkdir()
     write_generation_config(target, tmp_path, stop_tokens={9, 5})
     assert json.loads((target / "generation_config.json").read_text()) == {"eos_token_id": [5, 9], "temperature": 0.6}
+
+
+def test_the_last_layers_of_a_classifier_bring_its_head(tiny_model, tmp_path):
+    kind = ModelKind(("a", "b", "c"), pad_token_id=0)
+    method = method_of(Method(type="freeze", freeze=Freeze(trainable_layers=1)))
+    model = method.adapt(load_base(tiny_model, None, kind))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    weights.save(model, method, tmp_path / "weights", keep=True)
+    assemble_partial(tiny_model, tmp_path / "weights", kind=kind, tokenizer=tiny_model, target=tmp_path / "merged")
+    loaded = load_result(tmp_path / "merged", kind)
+    assert loaded.config.id2label == {0: "a", 1: "b", 2: "c"}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name

@@ -77,6 +77,23 @@ def test_the_port_of_plain_http_is_not_open_to_instance_metadata():
     assert {"namespaceSelector": {}} in rule["to"]
 
 
+@pytest.mark.parametrize(
+    ("uri", "opened"),
+    [
+        ("https://mlflow.example.com", [[(443, "TCP")]]),
+        ("http://mlflow.tools:5000/mlflow", [[(5000, "TCP")], []]),
+    ],
+)
+def test_a_tracking_server_is_reached_as_s3_is(uri, opened):
+    built = blueprint(
+        settings=ON, storage={"s3": {"credentialsSecretRef": {"name": "s3"}}}, tracking={"mlflow": {"uri": uri}}
+    )
+    rules = build_network_policy(built)["spec"]["egress"]
+    assert [ports(rule) for rule in rules[4:]] == opened
+    home = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tools"}}}
+    assert ({"to": [home]} in rules) is ("tools" in uri)
+
+
 def test_more_ports_are_opened_by_the_operators_settings():
     settings = replace(ON, network_ports=(3128, 5000))
     s3 = {"credentialsSecretRef": {"name": "s3"}}

@@ -215,6 +215,23 @@ def test_credentials_are_mounted_by_name(stage):
     assert mounts["s3-ca"] == {"name": "s3-ca", "mountPath": "/var/run/finetune/ca", "readOnly": True}
 
 
+def test_credentials_of_a_tracking_server_are_files_of_training_pods_alone():
+    server = {"uri": "https://mlflow.example.com", "credentialsSecretRef": {"name": "tracking"}}
+    tracking = {"mlflow": server}
+    assert volumes(tracking=tracking)["mlflow-credentials"]["secret"] == {
+        "secretName": "tracking",
+        "defaultMode": 0o440,
+    }
+    mounts = {one["name"]: one for one in container(tracking=tracking)["volumeMounts"]}
+    assert mounts["mlflow-credentials"] == {
+        "name": "mlflow-credentials",
+        "mountPath": "/var/run/finetune/mlflow",
+        "readOnly": True,
+    }
+    assert "mlflow-credentials" not in volumes(Stage.EXPORT, tracking=tracking)
+    assert "mlflow-credentials" not in volumes(tracking={"mlflow": {"uri": "https://mlflow.example.com"}})
+
+
 def test_without_references_nothing_is_mounted_for_the_storage():
     assert volumes(Stage.PREPARE).keys() == {"work", "tmp"}
 

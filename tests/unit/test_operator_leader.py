@@ -38,8 +38,10 @@ class Line:
         self.is_cut = False
         self.delay = 0.0
         self.loses_answers = False
+        self.reads = 0
 
     async def get(self, kind: object, *, namespace: str, name: str) -> dict[str, Any]:
+        self.reads += 1
         await self._travel()
         if self.server.lease is None:
             raise NotFoundError("no such lease", status=404)
@@ -53,6 +55,8 @@ class Line:
 
     async def replace(self, kind: object, manifest: dict[str, Any]) -> dict[str, Any]:
         await self._travel()
+        if self.server.lease is None:
+            raise NotFoundError("no such lease", status=404)
         if manifest["metadata"]["resourceVersion"] != str(self.server.version):
             raise ConflictError("the object has been modified", status=409)
         return await self._answer(self.server.write(manifest))
@@ -114,6 +118,33 @@ def test_the_first_replica_creates_the_lease_and_keeps_it() -> None:
         assert server.lease["spec"]["leaseTransitions"] == 0
 
     simulate(main)
+
+
+def test_a_renewal_is_one_call() -> None:
+    async def story() -> None:
+        server = LeaseServer()
+        replica = Replica(server, "a")
+        await asyncio.sleep(5)
+        before, reads = server.version, replica.line.reads
+        await asyncio.sleep(20)
+        assert server.version - before >= 9
+        assert replica.line.reads == reads
+        assert replica.leader.holds()
+
+    simulate(story)
+
+
+def test_an_api_server_that_needs_seconds_for_each_call_ends_no_leader() -> None:
+    async def story() -> None:
+        server = LeaseServer()
+        replica = Replica(server, "a")
+        await asyncio.sleep(5)
+        replica.line.delay = 3.4
+        for _ in range(60):
+            await asyncio.sleep(1)
+            assert replica.leader.holds()
+
+    simulate(story)
 
 
 def test_a_standby_knows_where_the_leader_is_while_it_leads() -> None:

@@ -5,17 +5,20 @@ SmolLM2 is the real one. The files under tests/golden/masks were written by hand
 """
 
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.prepare.encode import Encoded, build_encoder
-from finetune_trainer.prepare.formats import Completion, Conversation, Turn
+from finetune_trainer.prepare.encode import Encoded, build_encoder, cut
+from finetune_trainer.prepare.formats import Completion, Conversation, Document, Labelled, Turn
 from finetune_trainer.prepare.problems import RowError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -32,9 +35,11 @@ TOKENS = {  # name of the template: bos, eos, further special tokens
     "gemma": ("<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>"]),
     "mistral": ("<s>", "</s>", []),
     "plain": (None, "</s>", []),
+    "phi": (None, "<|endoftext|>", ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]),
+    "qwen": (None, "<|im_end|>", ["<|im_start|>"]),
     "think": (None, "<|im_end|>", ["<|im_start|>"]),
 }
-WITHOUT_SYSTEM = ("gemma", "mistral", "plain")
+WITHOUT_SYSTEM = ("gemma", "mistral", "plain", "qwen")
 
 
 def make_tokenizer(name: str, *, metaspace: bool = False) -> PreTrainedTokenizerFast:
@@ -88,12 +93,27 @@ def smollm2():
     return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
 
 
-@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral", "plain"])
+@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral", "phi", "plain", "qwen"])
 def test_masks_match_the_golden_files(name):
     tokenizer = make_tokenizer(name)
     [row] = build_encoder(tokenizer, "messages").encode([conversation(name)])
     assert isinstance(row, Encoded)
     assert bracketed(tokenizer, row) == (GOLDEN / "masks" / f"{name}.txt").read_text()
+
+
+def test_mask_of_calls_of_tools():
+    """The calls are the model's own words, what the tools answered is not."""
+    call = {"type": "function", "function": {"name": "price", "arguments": {"item": "tea"}}}
+    turns = (
+        Turn("user", "What does tea cost?"),
+        Turn("assistant", "", {"tool_calls": [call]}),
+        Turn("tool", "3 EUR"),
+        Turn("assistant", "Three euros."),
+    )
+    tools = ({"type": "function", "function": {"name": "price"}},)
+    tokenizer = make_tokenizer("qwen")
+    [row] = build_encoder(tokenizer, "messages").encode([Conversation(turns, tools)])
+    assert bracketed(tokenizer, row) == (GOLDEN / "masks" / "qwen-tools.txt").read_text()
 
 
 def test_mask_of_the_real_smollm2(smollm2):
@@ -104,7 +124,7 @@ def test_mask_of_the_real_smollm2(smollm2):
     assert row.input_ids == smollm2(smollm2.decode(row.input_ids), add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral", "plain", "smollm2"])
+@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral", "phi", "plain", "qwen", "smollm2"])
 def test_the_given_tokens_are_those_that_generation_starts_from(name, request):
     tokenizer = request.getfixturevalue("smollm2") if name == "smollm2" else make_tokenizer(name)
     encoder = build_encoder(tokenizer, "messages")
@@ -178,8 +198,63 @@ def test_prompt_and_completion_are_plain_text(name, opening):
     assert row.input_ids[: row.supervised.index(True)] == tokenizer("How do I")["input_ids"]
 
 
-def test_prompt_and_completion_need_an_end_of_sequence_token():
+@pytest.mark.parametrize("form", ["promptCompletion", "text"])
+def test_plain_text_needs_an_end_of_sequence_token(form):
     tokenizer = make_tokenizer("chatml")
     tokenizer.eos_token = None
     with pytest.raises(StageFailure, match="no end-of-sequence token"):
-        build_encoder(tokenizer, "promptCompletion")
+        build_encoder(tokenizer, form)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("chatml", "Open the settings.", "Open the settings.<|im_end|>"),
+        ("llama3", "Open the settings.", "<|begin_of_text|>Open the settings.<|end_of_text|>"),
+        ("llama3", "Done.<|end_of_text|>", "<|begin_of_text|>Done.<|end_of_text|>"),
+    ],
+)
+def test_running_text_is_learned_whole_and_ends_once(name, text, wanted):
+    tokenizer = make_tokenizer(name)
+    tokenizer.chat_template = None
+    [row] = build_encoder(tokenizer, "text").encode([Document(text)])
+    assert isinstance(row, Encoded)
+    assert tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False) == wanted
+    assert row.supervised == [False] + [True] * (len(row.input_ids) - 1)
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3"])
+def test_a_row_with_a_label_has_the_tokens_that_any_program_gives_the_model(name):
+    tokenizer = make_tokenizer(name)
+    tokenizer.pad_token = tokenizer.eos_token
+    text, turns = Labelled(Document("How do I?"), "a"), Labelled(Conversation(TURNS[1:2]), "b")
+    padded = Labelled(Document(f"How do I?{tokenizer.eos_token}"), "a")
+    rows = build_encoder(tokenizer, "label").encode([text, turns, padded])
+    plain = tokenizer("How do I?")["input_ids"]
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": TURNS[1].content}], return_dict=False)
+    assert [row.input_ids for row in rows] == [plain, chat, plain]
+    assert not any(flag for row in rows for flag in row.supervised)
+
+
+def test_a_conversation_with_a_label_needs_a_chat_template():
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = None
+    encoder = build_encoder(tokenizer, "label")
+    assert encoder.encode([Labelled(Document("x"), "a")])
+    with pytest.raises(StageFailure, match="has no chat template"):
+        encoder.encode([Labelled(Conversation(TURNS[1:2]), "a")])
+
+
+@given(st.integers(2, 200), st.integers(2, 70))
+def test_a_cut_document_is_learned_once_and_never_without_a_token_before(length, limit):
+    ids = list(range(length))
+    pieces = cut(Encoded(ids, [False] + [True] * (length - 1)), limit)
+    learned = [
+        (piece.input_ids[at - 1], piece.input_ids[at])
+        for piece in pieces
+        for at, is_learned in enumerate(piece.supervised)
+        if is_learned
+    ]
+    assert learned == list(pairwise(ids))
+    assert max(len(piece.input_ids) for piece in pieces) <= limit
+    assert not any(piece.supervised[0] for piece in pieces)

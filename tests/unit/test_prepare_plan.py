@@ -75,6 +75,14 @@ def test_zero_stage(model, method, nodes, processes, stage):
     assert plan.world_size == nodes * processes
 
 
+def test_muon_is_not_sharded():
+    muon = {"optimizer": {"type": "muon"}}
+    assert resolve(spec(method="full", processes=2, training=muon), facts("8b", "full")).zero_stage == 0
+    with pytest.raises(StageFailure) as caught:
+        resolve(spec(method="full", processes=2, device="cpu", training=muon), facts("8b", "full", limit=16 * GIB))
+    assert "zeroStage" not in caught.value.message
+
+
 def test_what_is_set_is_kept():
     chosen = {"microBatchSize": 3, "activationCheckpointing": "on"}
     plan = resolve(spec(processes=2, zero=1, training=chosen), facts("8b", "lora"))
@@ -96,6 +104,21 @@ def test_activations_are_kept_where_they_fit():
     long = resolve(spec(), facts("8b", "lora", tokens=32768))
     assert not short.activation_checkpointing
     assert long.activation_checkpointing
+
+
+def test_every_second_layer_is_recomputed_before_all_are():
+    tokens = range(4096, 120_000, 4096)
+    plans = [resolve(spec(), facts("8b", "lora", tokens=count)) for count in tokens]
+    modes = [plan.activation_checkpointing and plan.activation_checkpointing_every for plan in plans]
+    assert modes == sorted(modes, key=[False, 2, 1].index)
+    assert set(modes) == {False, 2, 1}
+    chosen = resolve(spec(training={"activationCheckpointing": "selective"}), facts("8b", "lora"))
+    assert (chosen.activation_checkpointing, chosen.activation_checkpointing_every) == (True, 2)
+
+
+def test_a_compiled_model_is_not_divided():
+    plan = resolve(spec(method="full", processes=2, training={"compile": True}), facts("8b", "full"))
+    assert plan.zero_stage == 2
 
 
 def test_a_small_data_set_has_smaller_steps():
@@ -122,7 +145,7 @@ def test_a_model_larger_than_the_limit_is_refused_with_numbers_and_advice():
     job = spec(method="full", nodes=2, processes=2, device="cpu")
     with pytest.raises(StageFailure) as caught:
         resolve(job, facts("8b", "full", limit=16 * GIB))
-    assert (caught.value.code, caught.value.reason) == (ExitCode.OUT_OF_DEVICE_MEMORY, Reason.OUT_OF_MEMORY)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.OUT_OF_MEMORY)
     message = caught.value.message
     assert message.startswith("training needs about ")
     assert "GiB in each pod (2 processes of " in message
@@ -164,7 +187,9 @@ def test_checkpointing_saves_activations_and_fp32_doubles_weights():
     shape = SHAPES["8b", "lora"]
     kept = estimate(shape, layout())
     recomputed = estimate(shape, layout(activation_checkpointing=True))
+    half = estimate(shape, layout(activation_checkpointing=True, activation_checkpointing_every=2))
     assert recomputed.activations < kept.activations / 5
+    assert half.activations == pytest.approx((kept.activations + recomputed.activations) / 2, rel=0.1)
     assert estimate(shape, layout(precision="fp32")).weights == 2 * kept.weights
 
 

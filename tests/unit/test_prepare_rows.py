@@ -8,8 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.spec import Columns
 from finetune_trainer.prepare import readers
-from finetune_trainer.prepare.formats import Completion, canonical, detect, other_columns, parse, to_columns
+from finetune_trainer.prepare.columns import named
+from finetune_trainer.prepare.formats import (
+    Completion,
+    Document,
+    Labelled,
+    canonical,
+    detect,
+    other_columns,
+    parse,
+    to_columns,
+)
 from finetune_trainer.prepare.problems import Place, Problems, RowError
 from finetune_trainer.prepare.readers import read_csv, read_jsonl, read_parquet
 
@@ -19,7 +30,7 @@ GOOD = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel
 def read(reader, path):
     return [
         (str(row.place), row.columns if isinstance(row.columns, dict) else f"{row.columns.field}|{row.columns.text}")
-        for row in reader(path, "s3://d/f")
+        for row in named(reader(path, "s3://d/f"), Columns())
     ]
 
 
@@ -134,23 +145,36 @@ def test_a_file_that_is_no_parquet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "form"),
+    ("columns", "objective", "form"),
     [
-        ({"messages": [], "prompt": "", "completion": ""}, "messages"),
-        ({"prompt": "", "completion": "", "x": 1}, "promptCompletion"),
+        ({"messages": [], "prompt": "", "completion": ""}, "sft", "messages"),
+        ({"prompt": "", "completion": "", "x": 1}, "sft", "promptCompletion"),
+        ({"messages": [], "text": ""}, "sft", "messages"),
+        ({"messages": [], "text": ""}, "pretrain", "text"),
+        ({"messages": [], "label": ""}, "sft", "messages"),
+        ({"messages": [], "label": ""}, "classification", "label"),
+        ({"text": "", "label": ""}, "classification", "label"),
     ],
 )
-def test_detects_the_format(columns, form):
-    assert detect(columns) == form
+def test_detects_the_format(columns, objective, form):
+    assert detect(columns, objective) == form
 
 
-def test_an_unknown_format_names_what_was_found():
+@pytest.mark.parametrize(
+    ("objective", "problem"),
+    [
+        ("sft", "need 'messages', or 'prompt' and 'completion'; found 'question', 'answer'"),
+        ("pretrain", "need 'text'; found 'question', 'answer'"),
+        ("classification", "need 'text' and 'label', or 'messages' and 'label'; found 'question', 'answer'"),
+    ],
+)
+def test_an_unknown_format_names_what_was_found(objective, problem):
     with pytest.raises(RowError) as caught:
-        detect({"question": "", "answer": ""})
-    assert caught.value.text == "need 'messages', or 'prompt' and 'completion'; found 'question', 'answer'"
+        detect({"question": "", "answer": ""}, objective)
+    assert caught.value.text == problem
 
 
-ROLES = "write system, user or assistant"
+ROLES = "write system, user, assistant or tool"
 NO_ANSWER = "has no assistant turn, so there is nothing to learn from"
 
 
@@ -169,7 +193,7 @@ def turns(*roles):
         (
             {"messages": [{"role": "bot", "content": "x"}]},
             "messages[0].role",
-            "is 'bot'; write system, user or assistant",
+            "is 'bot'; write system, user, assistant or tool",
         ),
         ({"messages": [{"content": "x"}]}, "messages[0].role", f"is None; {ROLES}"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "is NoneType, not text"),
@@ -181,8 +205,8 @@ def turns(*roles):
             "is empty",
         ),
         (
-            {"messages": [{"role": "user", "content": "x", "tool_calls": []}]},
-            "messages[0].tool_calls",
+            {"messages": [{"role": "user", "content": "x", "mood": "good"}]},
+            "messages[0].mood",
             "is not known; a turn has role and content",
         ),
         ({"messages": turns("user")}, "messages", NO_ANSWER),
@@ -231,6 +255,67 @@ def test_completions_that_are_refused(columns, field, problem):
     assert (caught.value.field, caught.value.text) == (field, problem)
 
 
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"messages": GOOD}, "is missing; format text needs it in every row"),
+        ({"text": " \n"}, "is empty"),
+        ({"text": 7}, "is int, not text"),
+    ],
+)
+def test_texts_that_are_refused(columns, problem):
+    with pytest.raises(RowError) as caught:
+        parse(columns, "text")
+    assert (caught.value.field, caught.value.text) == ("text", problem)
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "problem"),
+    [
+        ({"text": "x"}, "label", "is missing; format label needs it in every row"),
+        ({"text": "x", "label": " "}, "label", "is empty"),
+        ({"text": "x", "label": 0.5}, "label", "is float, not text"),
+        ({"text": "x", "label": ["a"]}, "label", "is list, not text"),
+        (
+            {"text": "x", "label": "y" * 65},
+            "label",
+            "has 65 characters, at most 64 are possible; give it a short name",
+        ),
+        ({"label": "a"}, "text", "is missing; format label needs a text or messages, and not both, in every row"),
+        (
+            {"text": "x", "messages": GOOD, "label": "a"},
+            "text",
+            "is missing; format label needs a text or messages, and not both, in every row",
+        ),
+        ({"text": "", "label": "a"}, "text", "is empty"),
+        ({"messages": [], "label": "a"}, "messages", "has no turns"),
+        ({"messages": GOOD[1:], "label": "a"}, "messages[0].role", "is assistant, but user must speak here"),
+    ],
+)
+def test_rows_with_labels_that_are_refused(columns, field, problem):
+    with pytest.raises(RowError) as caught:
+        parse(columns, "label")
+    assert (caught.value.field, caught.value.text) == (field, problem)
+
+
+@pytest.mark.parametrize(("value", "label"), [("spam ", "spam"), (3, "3"), (-1, "-1"), (True, "true")])
+def test_labels_are_texts(value, label):
+    assert parse({"text": "x", "label": value}, "label") == Labelled(Document("x"), label)
+
+
+def test_a_conversation_with_a_label_may_end_with_a_question():
+    columns = {"messages": GOOD[:1], "label": "greeting", "text": None, "id": 4}
+    example = parse(columns, "label")
+    assert to_columns(example) == {"messages": GOOD[:1], "label": "greeting"}
+    assert other_columns(columns, "label") == {"id": 4}
+
+
+def test_a_text_goes_back_into_columns():
+    columns = {"text": "Once.", "source": "book"}
+    assert to_columns(parse(columns, "text")) == {"text": "Once."}
+    assert other_columns(columns, "text") == {"source": "book"}
+
+
 def test_an_example_goes_back_into_columns():
     columns = {"messages": GOOD, "id": 3, "note": None}
     example = parse(columns, "messages")
@@ -252,8 +337,9 @@ def test_problems_are_told_with_their_number():
     assert caught.value.message == (
         "30 of 40 rows are invalid: s3://d/f.jsonl:1: messages: has no turns;"
         " s3://d/f.jsonl:2: messages: has no turns;"
-        " s3://d/f.jsonl:3: messages: has no turns; the log lists the first 20"
+        " s3://d/f.jsonl:3: messages: has no turns; the log lists the first 20 and counts the kinds"
     )
+    assert problems.kinds == {"messages: has no turns": 30}
 
 
 def test_one_problem_fits_a_sentence():

@@ -198,3 +198,12 @@ def test_whatever_comes_in_whatever_order_the_highest_step_is_shown(steps):
 @given(st.text(max_size=60))
 def test_no_last_word_breaks_the_merge(text):
     assert with_facts(observed(ended(1, told=text), of=status())) == status()
+
+
+def test_an_attempt_tells_how_it_computes():
+    smaller = RESOLVED.model_copy(update={"micro_batch_size": 2, "gradient_accumulation_steps": 2})
+    before = status(attempt=2, plan=RESOLVED)
+    told = ProgressSample(attempt=2, plan=smaller, progress=progress(1))
+    assert with_facts(observed(told, of=before)).plan == smaller
+    silent = ProgressSample(attempt=2, progress=progress(1))
+    assert with_facts(observed(silent, of=before)).plan == RESOLVED

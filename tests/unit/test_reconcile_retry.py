@@ -20,14 +20,16 @@ from reconcile_builders import (
 )
 
 from finetune_api.reasons import Phase, Reason
-from finetune_api.stage import Stage
+from finetune_api.stage import JOB_VARIABLE, Stage, StageInput
 from finetune_operator.reconcile import reconcile
 from finetune_operator.reconcile.ending import Action, Verdict
 from finetune_operator.reconcile.retry import ready_time, settle
 
 CRASH = Verdict(Action.RETRY, Reason.CRASHED, "boom")
 FREE = Verdict(Action.RESTART, Reason.DISRUPTED, "node n0 drained")
+FULL = Verdict(Action.SAVE_MEMORY, Reason.OUT_OF_DEVICE_MEMORY, "the GPU's memory did not suffice")
 FATAL = Verdict(Action.FAIL, Reason.INVALID_DATA, "line 3 is broken")
+FREE_OF_MEMORY = restarts(1, 0, out_of_memory=1)
 DONE = (ended(1), ended(1, index=1))
 
 
@@ -50,6 +52,7 @@ def restarting(counted=1, *, phase_time=T0, reason=Reason.BACKING_OFF, **changes
     [
         (CRASH, Phase.RESTARTING, Reason.BACKING_OFF, Reason.CRASHED, restarts(1, 1)),
         (FREE, Phase.RESTARTING, Reason.DISRUPTED, Reason.DISRUPTED, restarts(1, 0)),
+        (FULL, Phase.RESTARTING, Reason.OUT_OF_DEVICE_MEMORY, Reason.OUT_OF_DEVICE_MEMORY, FREE_OF_MEMORY),
         (FATAL, Phase.FAILED, Reason.INVALID_DATA, None, None),
     ],
 )
@@ -197,3 +200,20 @@ def test_a_job_somebody_deleted_is_a_disruption():
         plan = reconcile(observed(*records, of=status()), at(200))
         assert (plan.status.phase, plan.status.reason) == (Phase.RESTARTING, Reason.DISRUPTED)
         assert "somebody deleted Job bot-a1" in plan.status.message
+
+
+def test_an_attempt_that_ran_out_of_memory_is_followed_at_once_by_one_that_is_told():
+    before = status(attempt=3, restarts=restarts(2, 0, out_of_memory=2), phase_time=at(50))
+    ends = (child(3, ended="Failed"), ended(65, attempt=3), ended(1, attempt=3, index=1))
+    plan = reconcile(observed(*ends, of=job(before)), at(60))
+    assert "the next one, with a plan that needs less memory, starts at once" in plan.status.message
+    assert plan.status.restarts == restarts(3, 0, out_of_memory=3)
+    follow = reconcile(observed(*ends[1:], of=job(plan.status)), at(61))
+    told = [stage_input(child) for child in follow.children if child["kind"] == "Job"]
+    assert [(one.attempt, one.out_of_memory) for one in told] == [(4, 3)]
+
+
+def stage_input(job):
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    return StageInput.model_validate_json(variables[JOB_VARIABLE])

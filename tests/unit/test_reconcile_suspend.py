@@ -150,12 +150,13 @@ def test_nothing_new_starts_while_something_old_lives(lingering):
         {"data": {"maxLength": 64}},
         {"model": {"uri": "s3://models/other/"}},
         {"method": {"type": "full"}},
-        {"distributed": {"numNodes": 4}},
+        {"distributed": {"numNodes": 4}, "training": {"optimizer": {"type": "adamw8bit"}}},
         {"checkpoint": {"uri": "s3://runs/other/"}},
     ],
 )
 def test_a_field_that_defines_the_run_begins_another_one(changes):
-    known = {"progress": progress(40, attempt=1), "last_checkpoint": checkpoint(40), "restarts": restarts(1)}
+    counts = restarts(1, out_of_memory=1)
+    known = {"progress": progress(40, attempt=1), "last_checkpoint": checkpoint(40), "restarts": counts}
     before = passed(of=suspended(**known)).status
     assert ConditionType.CHECKPOINTED in {one.type for one in before.conditions}
     plan = passed(of=before, suspend=False, generation=7, **changes)
@@ -174,6 +175,10 @@ def test_a_field_that_defines_the_run_begins_another_one(changes):
         {"podTemplate": {"resources": {"limits": {"memory": "8Gi"}}}},
         {"evaluation": {"everySteps": 10}},
         {"backoffLimit": 9},
+        {"distributed": {"numNodes": 4}},
+        {"distributed": {"zeroStage": 3}},
+        {"training": {"microBatchSize": 2}},
+        {"training": {"activationCheckpointing": "on"}},
         {"output": {"uri": "s3://models/elsewhere/"}},
         {"data": {"maxLength": 2048}},  # the default, written out
     ],
@@ -181,6 +186,16 @@ def test_a_field_that_defines_the_run_begins_another_one(changes):
 def test_any_other_field_applies_to_the_next_attempt_of_the_same_run(changes):
     plan = passed(of=suspended(), suspend=False, **changes)
     assert (plan.status.phase, plan.status.attempt, plan.status.run_id) == (Phase.STARTING, 2, "uid-1")
+
+
+def test_processes_whose_state_cannot_be_divided_anew_have_to_stay():
+    eight_bit = {"training": {"optimizer": {"type": "adamw8bit"}}}
+    known = run_digest(parse_spec(spec(**eight_bit)), spec(**eight_bit))
+    same = passed(of=suspended(run_digest=known), suspend=False, generation=3, **eight_bit)
+    other = passed(
+        of=suspended(run_digest=known), suspend=False, generation=3, distributed={"numNodes": 4}, **eight_bit
+    )
+    assert (same.status.run_id, other.status.run_id) == ("uid-1", "uid-1-3")
 
 
 def test_a_job_that_never_began_takes_the_spec_it_has_when_it_begins():

@@ -5,17 +5,19 @@ from reconcile_builders import at, checkpoint, ended, pod, progress, running, sa
 
 from finetune_api.reasons import Phase, Reason
 from finetune_api.stage import Stage
+from finetune_api.status import Restarts
 from finetune_operator.model import JobCondition, Terminated
 from finetune_operator.reconcile.ending import Action, end_of
+from finetune_operator.reconcile.out_of_memory import MOST_PLANS
 from finetune_operator.reconcile.verdict import judge
 
 FAILED = JobCondition(type="Failed", status="True", reason="PodFailurePolicy", message="")
 DISRUPTED = "EvictionByEvictionAPI: Eviction API: evicting"
 
 
-def verdict(*pods, message="", before=None):
+def verdict(*pods, message="", before=None, device="cpu"):
     failure = JobCondition(type="Failed", status="True", reason="PodFailurePolicy", message=message)
-    return judge(scene(*pods, of=before or status()), failure)
+    return judge(scene(*pods, of=before or status(), distributed={"device": device}), failure)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,7 @@ def verdict(*pods, message="", before=None):
         (1, Action.RETRY, Reason.CRASHED),
         (2, Action.RETRY, Reason.CRASHED),
         (64, Action.FAIL, Reason.INVALID_SPEC),
-        (65, Action.FAIL, Reason.OUT_OF_DEVICE_MEMORY),
+        (65, Action.SAVE_MEMORY, Reason.OUT_OF_DEVICE_MEMORY),
         (75, Action.RESTART, Reason.STOPPED),
         (76, Action.RETRY, Reason.STORAGE_FAILED),
         (77, Action.FAIL, Reason.DIVERGED),
@@ -51,7 +53,7 @@ def test_exit_codes_without_a_word(code, action, reason):
         (64, Reason.BUCKET_NOT_FOUND, Action.FAIL),
         (64, Reason.OUTPUT_EXISTS, Action.FAIL),
         (64, Reason.DEVICE_UNAVAILABLE, Action.FAIL),
-        (65, Reason.OUT_OF_MEMORY, Action.FAIL),
+        (64, Reason.OUT_OF_MEMORY, Action.FAIL),
         (76, Reason.STORAGE_UNREACHABLE, Action.RETRY),
         (77, Reason.DIVERGED, Action.FAIL),
         (75, Reason.STOPPED, Action.RESTART),
@@ -78,12 +80,37 @@ def test_a_last_word_of_another_release():
     assert verdict(ended(64, told='{"reason": "InvalidData", "message": "m", "later": 1}')).message == "m"
 
 
-def test_lack_of_host_memory_ends_the_job_with_advice():
-    found = verdict(ended(137, oom=True))
+def test_lack_of_memory_that_no_plan_mends_ends_the_job_with_advice():
+    found = verdict(ended(137, oom=True), device="gpu")
     assert (found.action, found.reason) == (Action.FAIL, Reason.OUT_OF_MEMORY)
     assert "raise spec.podTemplate.resources.limits.memory" in found.message
     stage = verdict(ended(137, Stage.PREPARE, oom=True), before=status(Phase.PREPARING))
+    assert stage.action is Action.FAIL
     assert "raise spec.podTemplate.stageResources.limits.memory" in stage.message
+
+
+@pytest.mark.parametrize(
+    ("end", "device", "reason"),
+    [
+        (ended(137, oom=True), "cpu", Reason.OUT_OF_MEMORY),
+        (ended(1, oom=True), "cpu", Reason.OUT_OF_MEMORY),
+        (ended(65), "gpu", Reason.OUT_OF_DEVICE_MEMORY),
+        (ended(65, told=said(Reason.OUT_OF_DEVICE_MEMORY, "full")), "gpu", Reason.OUT_OF_DEVICE_MEMORY),
+    ],
+)
+def test_training_that_ran_out_of_memory_goes_on_with_another_plan(end, device, reason):
+    found = verdict(end, device=device)
+    assert (found.action, found.reason) == (Action.SAVE_MEMORY, reason)
+    assert "spec." not in found.message
+    many = status(restarts=Restarts(out_of_memory=MOST_PLANS))
+    assert verdict(end, device=device, before=many).action is Action.FAIL
+
+
+def test_the_trainer_says_when_no_plan_is_left():
+    told = said(Reason.OUT_OF_DEVICE_MEMORY, "3 attempts ran out of memory, and no plan is left")
+    found = verdict(ended(64, told=told), device="gpu")
+    assert (found.action, found.reason) == (Action.FAIL, Reason.OUT_OF_DEVICE_MEMORY)
+    assert "no plan is left; lower spec.training.microBatchSize" in found.message
 
 
 def test_lack_of_memory_counts_whatever_the_launcher_s_code_was():
@@ -96,11 +123,14 @@ def test_a_kill_is_not_a_lack_of_memory():
 
 
 @pytest.mark.parametrize(
-    ("code", "advice"), [(65, "lower spec.training.microBatchSize"), (77, "lower spec.training.learningRate")]
+    ("code", "reason", "advice"),
+    [
+        (64, Reason.OUT_OF_MEMORY, "raise spec.podTemplate.resources.limits.memory"),
+        (64, Reason.OUT_OF_DEVICE_MEMORY, "lower spec.training.microBatchSize"),
+        (77, Reason.DIVERGED, "lower spec.training.learningRate"),
+    ],
 )
-def test_advice_is_added_where_the_stage_gives_none(code, advice):
-    assert advice in verdict(ended(code)).message
-    reason = Reason.DIVERGED if code == 77 else Reason.OUT_OF_DEVICE_MEMORY
+def test_advice_is_added_where_the_stage_gives_none(code, reason, advice):
     assert advice in verdict(ended(code, told=said(reason, "boom"))).message
     assert advice not in verdict(ended(code, told=said(reason, "boom; change spec.training.seed"))).message
 
@@ -232,7 +262,7 @@ EVICTED = "Pod ml/bot-a1-0 has condition DisruptionTarget matching FailJob rule 
     ("message", "action", "reason"),
     [
         (EXITED.format(64), Action.FAIL, Reason.INVALID_SPEC),
-        (EXITED.format(65), Action.FAIL, Reason.OUT_OF_DEVICE_MEMORY),
+        (EXITED.format(65), Action.SAVE_MEMORY, Reason.OUT_OF_DEVICE_MEMORY),
         (EXITED.format(75), Action.RESTART, Reason.STOPPED),
         (EXITED.format(76), Action.RETRY, Reason.STORAGE_FAILED),
         (EXITED.format(137), Action.RETRY, Reason.CRASHED),

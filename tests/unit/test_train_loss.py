@@ -73,18 +73,26 @@ def test_packed_rows_have_the_logits_of_each_row_alone(tiny_model):
     loss = load(tiny_model)
     packed = inputs(LENGTHS)
     with torch.no_grad():
-        logits = loss.causal_lm.lm_head(loss.hidden_states(packed))
+        logits = loss.transformer.lm_head(loss.hidden_states(packed))
     alone = torch.cat([row_logits(tiny_model, ids) for ids in packed.input_ids[0].split(LENGTHS)])
     torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_loss_is_the_summed_cross_entropy_of_the_supervised_tokens_alone(tiny_model):
     packed = inputs(LENGTHS, supervised_from=3)
-    loss, correct = load(tiny_model)(packed, count_correct=True)
+    loss, counts = load(tiny_model)(packed, count=True)
     logits = torch.cat([row_logits(tiny_model, ids) for ids in packed.input_ids[0].split(LENGTHS)])
     logits = logits[packed.supervised_positions]
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, packed.labels, reduction="sum"))
-    assert correct == (logits.argmax(-1) == packed.labels).sum()
+    assert counts.tolist() == [(logits.argmax(-1) == packed.labels).sum(), len(packed.labels)]
+
+
+def test_running_text_has_the_loss_that_transformers_gives_it(tiny_model):
+    packed = inputs([9, 30, 2], supervised_from=1)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager")
+    rows = packed.input_ids[0].split([9, 30, 2])
+    wanted = sum(model(input_ids=row[None], labels=row[None]).loss * (len(row) - 1) for row in rows)
+    torch.testing.assert_close(load(tiny_model)(packed)[0], wanted, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -142,9 +150,9 @@ def test_both_ways_to_score_are_equal(tiny_model, monkeypatch):
     for is_plain in (True, False):
         monkeypatch.setattr(sft, "is_one_matrix", lambda head, plain=is_plain: plain)
         loss = load(tiny_model)
-        value, correct = loss(inputs(LENGTHS), count_correct=True)
+        value, counts = loss(inputs(LENGTHS), count=True)
         value.backward()
-        results.append([value, correct, *(parameter.grad for parameter in loss.parameters())])
+        results.append([value, counts, *(parameter.grad for parameter in loss.parameters())])
     torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
 
 
@@ -159,10 +167,10 @@ def test_idle_batch_has_loss_zero_and_reaches_every_parameter(tiny_model):
     loss = load(tiny_model)
     idle = inputs([1])
     assert len(idle.labels) == 0
-    value, correct = loss(idle, count_correct=True)
+    value, counts = loss(idle, count=True)
     value.backward()
     assert value == 0
-    assert correct == 0
+    assert counts.tolist() == [0, 0]
     gradients = [parameter.grad for parameter in loss.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
@@ -203,7 +211,7 @@ def _parts(everything, split):
 def test_selfcheck_accepts_a_plain_model(tiny_model):
     loss = load(tiny_model)
     assert selfcheck.check(loss, CPU, "sdpa") < 1e-5
-    assert loss.causal_lm.config._attn_implementation == attention.IMPLEMENTATION
+    assert loss.transformer.config._attn_implementation == attention.IMPLEMENTATION
 
 
 def test_selfcheck_refuses_a_model_whose_rows_see_one_another(tiny_model, monkeypatch):
@@ -221,20 +229,20 @@ def test_selfcheck_refuses_a_model_whose_rows_see_one_another(tiny_model, monkey
 
 def test_selfcheck_refuses_a_model_that_scales_its_logits(tiny_model):
     loss = load(tiny_model)
-    plain = loss.causal_lm.forward
+    plain = loss.transformer.forward
 
     def scaling(**arguments):
         output = plain(**arguments)
         output.logits = output.logits * 3
         return output
 
-    loss.causal_lm.forward = scaling
+    loss.transformer.forward = scaling
     with pytest.raises(StageFailure):
         selfcheck.check(loss, CPU, "sdpa")
 
 
 def test_vectors_do_not_decay_and_frozen_parameters_are_left_out(tiny_model):
-    model = load(tiny_model).causal_lm
+    model = load(tiny_model).transformer
     model.model.embed_tokens.weight.requires_grad = False
     matrices, vectors = parameter_groups(model.parameters(), 0.1, {})
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
@@ -244,7 +252,7 @@ def test_vectors_do_not_decay_and_frozen_parameters_are_left_out(tiny_model):
 
 
 def test_a_layer_learns_at_a_share_of_the_rate_of_the_one_above_it(tiny_model):
-    model = load(tiny_model).causal_lm
+    model = load(tiny_model).transformer
     rates = layer_rates(model, 0.5)
     last = model.config.num_hidden_layers - 1
     assert rates[model.model.layers[last].mlp.up_proj.weight] == 0.5
@@ -260,7 +268,7 @@ def test_a_layer_learns_at_a_share_of_the_rate_of_the_one_above_it(tiny_model):
 def test_noise_is_as_large_as_the_length_of_the_document_says_and_evaluations_have_none(tiny_model):
     loss = load(tiny_model, noise_alpha=5.0)
     seen = []
-    loss.causal_lm.get_input_embeddings().register_forward_hook(lambda *call: seen.append(call[-1]))
+    loss.transformer.get_input_embeddings().register_forward_hook(lambda *call: seen.append(call[-1]))
     packed = inputs(LENGTHS)
     for training in (False, True):
         loss.train(training)
@@ -277,6 +285,6 @@ def test_smoothed_labels_are_trained_on_and_not_evaluated_with(tiny_model):
     packed = inputs(LENGTHS)
     torch.testing.assert_close(smoothed(packed), plain(packed))
     smoothed.train()
-    logits = smoothed.causal_lm.lm_head(smoothed.hidden_states(packed)[packed.supervised_positions])
+    logits = smoothed.transformer.lm_head(smoothed.hidden_states(packed)[packed.supervised_positions])
     wanted = torch.nn.functional.cross_entropy(logits, packed.labels, reduction="sum", label_smoothing=0.1)
     torch.testing.assert_close(smoothed(packed)[0], wanted)

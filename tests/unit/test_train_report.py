@@ -2,15 +2,32 @@ import json
 from math import inf, nan
 
 import pytest
+import torch
 
 from finetune_api.reasons import Reason
 from finetune_api.stage import TerminationMessage
+from finetune_api.status import Plan, Validation
 from finetune_trainer.data.schedule import schedule
 from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
 from finetune_trainer.train import report
-from finetune_trainer.train.report import Reporter, duration, speed_of
+from finetune_trainer.train.devices import Devices
+from finetune_trainer.train.report import Reporter, duration
 from finetune_trainer.train.series import MetricsSeries
 from finetune_trainer.train.sync import Outcome, Votes
+
+PLAN = Plan(
+    zero_stage=0,
+    world_size=1,
+    micro_batch_size=4,
+    gradient_accumulation_steps=1,
+    activation_checkpointing=False,
+    attention="sdpa",
+    precision="bf16",
+    total_steps=10,
+    total_parameters=100,
+    trainable_parameters=10,
+    estimated_bytes_per_device=1,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,12 +44,6 @@ from finetune_trainer.train.sync import Outcome, Votes
 )
 def test_durations_for_people(seconds, text):
     assert duration(seconds) == text
-
-
-def test_speed_is_averaged_over_the_marks():
-    speed = speed_of([(10.0, 4, 1000), (12.0, 5, 1400), (14.0, 6, 1800)])
-    assert speed.seconds_per_step == 2.0
-    assert speed.tokens_per_second == 200.0
 
 
 @pytest.mark.parametrize(
@@ -60,15 +71,22 @@ class Samples(ProgressPoster):
         self.samples.append((sample, urgent))
 
 
+STEP = {"tokens": 1000, "flops": 4e12, "waited": 0.01, "median_seconds": 1.23456}
+
+
+def reporter_of(steps, poster, tmp_path, store):
+    series = MetricsSeries(tmp_path / "metrics.jsonl", store, "where")
+    devices = Devices(torch.device("cpu"), 1e12)
+    return Reporter(steps, PLAN, attempt=3, poster=poster, series=series, devices=devices)
+
+
 def test_progress_and_series_of_a_run(tmp_path, capsys):
     store, poster = Kept(), Samples()
     steps = schedule(20, epochs=2, max_steps=None, global_batch_size=4)
-    reporter = Reporter(steps, 3, poster, MetricsSeries(tmp_path / "metrics.jsonl", store, "where"))
+    reporter = reporter_of(steps, poster, tmp_path, store)
     reporter.begin(4, None, None, None)
-    reporter.step(
-        5, loss=2.34567, learning_rate=1e-4, grad_norm=0.5, tokens=1000, waited=0.01, median_seconds=1.23456
-    )
-    reporter.evaluation(5, 2.1, 2.0)
+    reporter.step(5, loss=2.34567, learning_rate=1e-4, grad_norm=0.5, **STEP)
+    reporter.evaluation(5, Validation(eval_loss=2.1), Validation(eval_loss=2.0))
     progress = reporter.progress
     reporter.close()
     assert (progress.step, progress.total_steps, progress.percent, progress.epoch) == (5, 10, 50, 1.0)
@@ -76,11 +94,15 @@ def test_progress_and_series_of_a_run(tmp_path, capsys):
     assert (progress.step_text, progress.percent_text) == ("5/10", "50%")
     assert progress.estimated_remaining_seconds is not None
     assert progress.median_step_seconds == 1.2346
+    assert progress.mfu == pytest.approx(progress.tokens_per_second * 4e9 / 1e12, rel=0.01)
+    assert progress.peak_bytes_per_device > 10_000_000
+    assert 0 < progress.data_wait_share <= 1
     assert [urgent for _, urgent in poster.samples] == [True, False, True]
-    assert all(sample.attempt == 3 for sample, _ in poster.samples)
+    assert all((sample.attempt, sample.plan) == (3, PLAN) for sample, _ in poster.samples)
     lines = [json.loads(line) for line in store.objects["where"].splitlines()]
     assert [line["step"] for line in lines] == [5, 5]
     assert lines[0]["loss"] == 2.34567
+    assert (lines[0]["mfu"], lines[0]["peakBytes"]) == (progress.mfu, progress.peak_bytes_per_device)
     assert lines[1]["evalLoss"] == 2.1
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["event"] for event in events] == ["step", "evaluation"]
@@ -96,7 +118,7 @@ def clock(monkeypatch):
 
 def quiet_reporter(tmp_path, poster):
     steps = schedule(20, epochs=2, max_steps=None, global_batch_size=4)
-    return Reporter(steps, 3, poster, MetricsSeries(tmp_path / "metrics.jsonl", Kept(), "where"))
+    return reporter_of(steps, poster, tmp_path, Kept())
 
 
 def test_heartbeats_move_the_time_alone_and_are_rare(tmp_path, clock):
@@ -124,7 +146,7 @@ def test_a_step_just_told_needs_no_heartbeat(tmp_path, clock):
     reporter = quiet_reporter(tmp_path, poster)
     reporter.begin(4, None, None, None)
     clock[0] += INTERVAL_SECONDS
-    reporter.step(5, loss=2, learning_rate=1e-4, grad_norm=1, tokens=10, waited=0, median_seconds=1)
+    reporter.step(5, loss=2, learning_rate=1e-4, grad_norm=1, **STEP)
     clock[0] += INTERVAL_SECONDS / 2
     reporter.heartbeat()
     assert [sample.progress.step for sample, _ in poster.samples] == [4, 5]

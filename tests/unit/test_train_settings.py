@@ -75,11 +75,18 @@ def test_an_unchanged_spec_is_settled_as_it_is(job, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_what_does_not_define_the_run_is_taken_from_the_spec():
+def test_what_does_not_define_the_run_is_taken_from_the_spec(capsys):
     prepared = prepare(job_of())
-    changed = job_of(checkpoint={"everySteps": 7}, evaluation={"everySteps": 3}, output={"merge": True})
-    assert settle(changed, prepared).spec.checkpoint.every_steps == 7
-    assert settle(changed, prepared).spec.evaluation.every_steps == 3
+    changed = job_of(
+        checkpoint={"everySteps": 7},
+        evaluation={"everySteps": 3},
+        output={"merge": True},
+        training={"microBatchSize": 3, "activationCheckpointing": "on"},
+    )
+    settled = settle(changed, prepared).spec
+    assert (settled.checkpoint.every_steps, settled.evaluation.every_steps) == (7, 3)
+    assert (settled.training.micro_batch_size, settled.training.activation_checkpointing) == (3, "on")
+    assert capsys.readouterr().out == ""
 
 
 class LaterTraining(Training):

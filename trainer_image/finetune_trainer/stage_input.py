@@ -1,8 +1,8 @@
 """What a pod is told: the job in `FINETUNE_JOB`, its own identity, and where its files are mounted.
 
 Outside Kubernetes (a local run, the tests) the paths are moved by `FINETUNE_WORK_DIR`, `FINETUNE_TERMINATION_LOG`
-and `FINETUNE_MOUNTS` (the folder that holds s3/credentials, ca/ca.crt and token/token). `FINETUNE_HANG_SECONDS`
-replaces the ten minutes of silence that are never a hang.
+and `FINETUNE_MOUNTS` (the folder that holds s3/credentials, ca/ca.crt, mlflow/ and token/token).
+`FINETUNE_HANG_SECONDS` replaces the ten minutes of silence that are never a hang.
 """
 
 import os
@@ -18,6 +18,7 @@ from finetune_api.stage import (
     CA_BUNDLE_FILE,
     CREDENTIALS_FILE,
     JOB_VARIABLE,
+    MLFLOW_FOLDER,
     POD_IP_VARIABLE,
     POD_UID_VARIABLE,
     PROGRESS_CA_VARIABLE,
@@ -51,6 +52,7 @@ class Pod:
     termination_log: Path
     credentials_file: Path
     ca_bundle_file: Path
+    mlflow_folder: Path
     token_file: Path
     progress_url: str
     """Empty: progress is not posted."""
@@ -100,6 +102,7 @@ def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
         termination_log=Path(environment.get(TERMINATION_LOG_VARIABLE, str(TERMINATION_LOG))),
         credentials_file=mounts / CREDENTIALS_FILE.relative_to(_MOUNTS),
         ca_bundle_file=mounts / CA_BUNDLE_FILE.relative_to(_MOUNTS),
+        mlflow_folder=mounts / MLFLOW_FOLDER.relative_to(_MOUNTS),
         token_file=mounts / TOKEN_FILE.relative_to(_MOUNTS),
         progress_url=environment.get(PROGRESS_URL_VARIABLE, ""),
         progress_ca=environment.get(PROGRESS_CA_VARIABLE, ""),

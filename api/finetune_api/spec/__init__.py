@@ -5,18 +5,20 @@ a description; the CRD is generated from these classes (`finetune_api/crd.py`). 
 so that the API server refuses a bad object at `kubectl apply` with a sentence that names the field and the mend.
 """
 
-from finetune_api.spec.data import Data, DataSource, Pii, Split
+from finetune_api.spec.data import Columns, Data, DataSource, Pii, Split
 from finetune_api.spec.distributed import Distributed
 from finetune_api.spec.evaluation import EarlyStopping, Evaluation, Predictions
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import Freeze, Ia3, Lora, Method, Quantization
 from finetune_api.spec.model import Model
 from finetune_api.spec.storage import Cache, Checkpoint, Output, S3Storage, Storage
-from finetune_api.spec.training import Optimizer, Training
+from finetune_api.spec.tracking import Mlflow, Tracking
+from finetune_api.spec.training import LossSpike, Optimizer, Training
 
 __all__ = [
     "Cache",
     "Checkpoint",
+    "Columns",
     "Data",
     "DataSource",
     "Distributed",
@@ -26,7 +28,9 @@ __all__ = [
     "Freeze",
     "Ia3",
     "Lora",
+    "LossSpike",
     "Method",
+    "Mlflow",
     "Model",
     "Optimizer",
     "Output",
@@ -36,5 +40,6 @@ __all__ = [
     "S3Storage",
     "Split",
     "Storage",
+    "Tracking",
     "Training",
 ]

@@ -1,6 +1,6 @@
 """`spec.data`: rows to train, validate and test on."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,8 @@ class DataSource(Record):
     """One source of rows."""
 
     uri: S3Uri = Field(
-        description="One file, or a prefix (ending in /) whose .jsonl, .csv and .parquet files are all read."
+        description="One file, or a prefix (ending in /) whose .jsonl, .csv and .parquet files are all read; .jsonl"
+        " and .csv may be compressed (.gz, .zst)."
     )
 
 
@@ -31,6 +32,23 @@ class Split(Record):
     seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of the hash.")
 
 
+Label = Annotated[str, Field(min_length=1, max_length=64)]
+ColumnName = Annotated[str, Field(max_length=256)]
+
+
+class Columns(Record):
+    """What the columns are called in the files, where that is not what the format calls them."""
+
+    messages: ColumnName = Field(default="", description="Column of the turns; empty: messages.")
+    tools: ColumnName = Field(default="", description="Column of the tools that may be called; empty: tools.")
+    prompt: ColumnName = Field(default="", description="Column of the prompt; empty: prompt.")
+    completion: ColumnName = Field(default="", description="Column of the completion; empty: completion.")
+    text: ColumnName = Field(default="", description="Column of the text; empty: text.")
+    label: ColumnName = Field(default="", description="Column of the label; empty: label.")
+
+
+LossOn = Literal["assistant", "lastAssistant", "completion", "all"]
+Truncation = Literal["drop", "keepAnswer", "end"]
 PiiKind = Literal["email", "iban", "cardNumber", "fiscalCode", "vatNumber", "ipAddress", "phone"]
 
 
@@ -69,12 +87,38 @@ class Data(Record):
             "!has(self.test) || size(self.test) == 0 || !has(self.split) || self.split.test == 0.0",
             "spec.data.test and spec.data.split.test exclude each other; set split.test: 0 or remove the test list",
         ),
+        Rule(
+            "!has(self.labels) || size(self.labels) != 1",
+            "spec.data.labels names one label, and a single class leaves nothing to tell apart; add the others, or"
+            " remove the list to read them from the rows",
+        ),
     )
 
-    format: Literal["auto", "messages", "promptCompletion"] = Field(
+    format: Literal["auto", "messages", "promptCompletion", "text", "label"] = Field(
         default="auto",
-        description="messages: a list of role/content turns; promptCompletion: columns prompt and completion;"
-        " auto: told from the first row.",
+        description="messages: a list of role/content turns; promptCompletion: columns prompt and completion; text: a"
+        " column text, for objective pretrain; label: columns text (or messages) and label, for objective"
+        " classification; auto: told from the objective and the first row.",
+    )
+    columns: Columns = Field(
+        default=Columns(), description="Names of columns that are called otherwise in the files."
+    )
+    max_invalid_rows: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000_000,
+        description="So many rows that are wrong are left out, told in the log and counted; one more fails the job.",
+    )
+    loss_on: LossOn = Field(
+        default="assistant",
+        description="Tokens that are learned (objective sft). assistant: every answer, or the completion;"
+        " lastAssistant: the last answer; completion: all from the first answer on; all: every token.",
+    )
+    labels: list[Label] = Field(
+        default=[],
+        max_length=1000,
+        description="Labels that the model tells apart (objective classification), by class id; empty: those of the"
+        " training rows, sorted.",
     )
     train: list[DataSource] = Field(min_length=1, max_length=64, description="Sources of training rows.")
     validation: list[DataSource] = Field(default=[], max_length=64, description="Sources of validation rows.")
@@ -87,7 +131,12 @@ class Data(Record):
         default=2048,
         ge=16,
         le=1048576,
-        description="Longest row in tokens; longer rows are dropped and counted.",
+        description="Longest row in tokens; see truncation for longer ones. Those of format text become several.",
+    )
+    truncation: Truncation = Field(
+        default="drop",
+        description="What becomes of longer rows. drop: left out; keepAnswer: the oldest turns, or the beginning of"
+        " the prompt, are left out so that the last answer stays whole; end: cut, answers too.",
     )
     pii: Pii = Field(default=Pii(), description="What is done about personal data in the rows.")
     packing: bool = Field(

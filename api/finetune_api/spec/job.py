@@ -12,7 +12,10 @@ from finetune_api.spec.evaluation import Evaluation
 from finetune_api.spec.method import Method
 from finetune_api.spec.model import Model
 from finetune_api.spec.storage import Checkpoint, Output, Storage
+from finetune_api.spec.tracking import Tracking
 from finetune_api.spec.training import Training
+
+ObjectiveType = Literal["sft", "pretrain", "classification"]
 
 
 class FineTuneJobSpec(Record):
@@ -34,6 +37,23 @@ class FineTuneJobSpec(Record):
             " where stage 3 has them in parts",
         ),
         Rule(
+            "self.objective != 'classification' || !has(self.evaluation.samplePrompts)"
+            " || size(self.evaluation.samplePrompts) == 0",
+            "spec.evaluation.samplePrompts asks the model for text, and spec.objective: classification makes one that"
+            " tells labels; remove the prompts",
+        ),
+        Rule(
+            "!self.training.compile || self.distributed.zeroStage != 3",
+            "spec.training.compile needs spec.distributed.zeroStage 0, 1, 2 or auto: stage 3 puts weights together"
+            " between operations that would be compiled into one",
+        ),
+        Rule(
+            "self.training.optimizer.type != 'muon' || self.distributed.zeroStage == 0"
+            " || self.distributed.zeroStage == 'auto'",
+            "spec.training.optimizer.type: muon needs spec.distributed.zeroStage 0 or auto: it makes whole matrices"
+            " orthogonal, and the other stages divide their gradients and its state",
+        ),
+        Rule(
             "self.distributed.device != 'cpu'"
             " || ((!has(self.podTemplate.resources.requests)"
             " || !self.podTemplate.resources.requests.exists(k, k.startsWith('nvidia.com/')))"
@@ -51,6 +71,59 @@ class FineTuneJobSpec(Record):
             " (one process per GPU)",
         ),
         Rule(
+            "self.objective == 'sft' || self.data.lossOn == 'assistant'",
+            "spec.data.lossOn belongs to spec.objective: sft, whose rows have answers; remove it or set sft",
+        ),
+        Rule(
+            "self.data.lossOn in ['assistant', 'lastAssistant'] || self.evaluation.predictions.rows == 0",
+            "spec.evaluation.predictions asks what stands before the last answer, which spec.data.lossOn: completion"
+            " or all does not tell; set predictions.rows: 0, or lossOn: assistant",
+        ),
+        Rule(
+            "self.objective == 'sft' || self.data.truncation != 'keepAnswer'",
+            "spec.data.truncation: keepAnswer belongs to spec.objective: sft, whose rows have answers; set drop",
+        ),
+        Rule(
+            "self.objective != 'pretrain' || self.data.truncation == 'drop'",
+            "spec.data.truncation: running text (spec.objective: pretrain) is never left out but becomes several"
+            " rows; remove truncation",
+        ),
+        Rule(
+            "self.objective == 'pretrain' || self.data.format != 'text'",
+            "spec.data.format: text is running text, which spec.objective: pretrain trains on; set that objective, or"
+            " another format",
+        ),
+        Rule(
+            "self.objective != 'pretrain' || self.data.format in ['auto', 'text']",
+            "spec.objective: pretrain trains on running text; set spec.data.format: text or auto",
+        ),
+        Rule(
+            "self.objective == 'classification' || self.data.format != 'label'",
+            "spec.data.format: label is for spec.objective: classification; set that objective, or another format",
+        ),
+        Rule(
+            "self.objective != 'classification' || self.data.format in ['auto', 'label']",
+            "spec.objective: classification trains on rows with labels; set spec.data.format: label or auto",
+        ),
+        Rule(
+            "self.objective == 'classification' || !has(self.data.labels) || size(self.data.labels) == 0",
+            "spec.data.labels belongs to spec.objective: classification; remove the list or set that objective",
+        ),
+        Rule(
+            "self.objective == 'classification' || self.training.classWeights == 'none'",
+            "spec.training.classWeights belongs to spec.objective: classification; remove it or set that objective",
+        ),
+        Rule(
+            "self.objective == 'classification' || self.evaluation.bestMetric == 'loss'",
+            "spec.evaluation.bestMetric: accuracy and f1 are scores of labels; set bestMetric: loss or"
+            " spec.objective: classification",
+        ),
+        Rule(
+            "self.objective != 'pretrain' || self.evaluation.predictions.rows == 0",
+            "spec.evaluation.predictions asks the model what test rows answer, and running text asks nothing; set"
+            " predictions.rows: 0 or another spec.objective",
+        ),
+        Rule(
             "self.training.globalBatchSize % (self.distributed.numNodes * self.distributed.processesPerNode) == 0",
             "spec.training.globalBatchSize must be a multiple of distributed.numNodes x distributed.processesPerNode:"
             " every process takes the same share",
@@ -58,8 +131,11 @@ class FineTuneJobSpec(Record):
     )
 
     model: Model = Field(description="The base model.")
-    objective: Literal["sft"] = Field(
-        default="sft", description="sft: supervised fine-tuning, loss on the assistant's answers alone."
+    objective: ObjectiveType = Field(
+        default="sft",
+        description="sft: supervised fine-tuning, loss on the assistant's answers alone; pretrain: continued"
+        " pretraining, loss on every token of running text; classification: a head on each row's last token tells"
+        " labels apart.",
     )
     method: Method = Field(default=Method(), description="How the model is adapted.")
     data: Data = Field(description="Rows to train, validate and test on.")
@@ -69,6 +145,7 @@ class FineTuneJobSpec(Record):
     checkpoint: Checkpoint = Field(description="Where and when the state of the run is committed.")
     output: Output = Field(description="Where the result goes.")
     storage: Storage = Field(default=Storage(), description="S3 and scratch space.")
+    tracking: Tracking = Field(default=Tracking(), description="Where the numbers of the training go too.")
     pod_template: PodTemplate = Field(default=PodTemplate(), description="What a user may set on the pods.")
     backoff_limit: int = Field(
         default=3, ge=0, le=100, description="Failures that are retried; disruptions and stops never count."

@@ -10,13 +10,19 @@ from finetune_api.spec.auto import Auto
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Optimizer(Record):
-    """AdamW (https://arxiv.org/abs/1711.05101)."""
+LAYOUT = frozenset({"micro_batch_size", "activation_checkpointing", "compile", "loss_spike"})
+"""Fields of `Training` that say how a step is computed or watched and not what it gives: attempts of a run may differ
+there."""
 
-    type: Literal["adamw", "adamw8bit", "pagedAdamw8bit", "pagedAdamw32bit"] = Field(
+
+class Optimizer(Record):
+    """AdamW (https://arxiv.org/abs/1711.05101), or Muon (https://kellerjordan.github.io/posts/muon/)."""
+
+    type: Literal["adamw", "adamw8bit", "pagedAdamw8bit", "pagedAdamw32bit", "muon"] = Field(
         default="adamw",
         description="adamw keeps its state in 32 bits; 8-bit states take a quarter of the memory; paged ones are"
-        " moved to the host's memory when the GPU's is short.",
+        " moved to the host's memory when the GPU's is short. muon makes the updates of matrices orthogonal, and has"
+        " adamw for embeddings, head and vectors; it needs ZeRO stage 0.",
     )
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay.")
     betas: list[Decay] = Field(
@@ -25,6 +31,27 @@ class Optimizer(Record):
     eps: float = Field(default=1e-8, gt=0, le=1, description="Term added to the denominator.")
     max_grad_norm: float = Field(
         default=1.0, ge=0, le=1e6, description="Gradients are clipped to this norm; 0 turns clipping off."
+    )
+
+    @property
+    def can_reshard(self) -> bool:
+        """Whether its state can be divided among other processes: 8-bit states are scaled in blocks of a shard."""
+        return self.type == "adamw"
+
+    @property
+    def can_shard(self) -> bool:
+        """Whether ZeRO can divide its state: Muon has to see whole matrices."""
+        return self.type != "muon"
+
+
+class LossSpike(Record):
+    """When a loss that jumps ends the training."""
+
+    threshold: float = Field(
+        default=3.0, gt=1, le=1000, description="How many times the median loss of the steps before is too much."
+    )
+    window: int = Field(
+        default=50, ge=2, le=1000, description="Steps of the median; before so many are done nothing is judged."
     )
 
 
@@ -78,13 +105,18 @@ class Training(Record):
         description="Each layer learns at so much of the rate of the layer above it, the embeddings at the least"
         " (https://arxiv.org/abs/1801.06146); 1: all learn alike.",
     )
-    optimizer: Optimizer = Field(default=Optimizer(), description="AdamW's settings.")
+    optimizer: Optimizer = Field(default=Optimizer(), description="The optimizer and its settings.")
     label_smoothing: float = Field(
         default=0.0,
         ge=0,
         lt=1,
         description="Share of the target that is spread over the whole vocabulary (https://arxiv.org/abs/1512.00567);"
         " the reported training loss holds it, evaluations do not.",
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none",
+        description="balanced: a row counts in the loss by rows / (classes x rows of its class), so that rare classes"
+        " are not drowned (objective classification).",
     )
     neftune_noise_alpha: float = Field(
         default=0.0,
@@ -93,8 +125,20 @@ class Training(Record):
         description="Noise on the embeddings while training (https://arxiv.org/abs/2310.05914), 5 to 15; 0: none.",
     )
     precision: Literal["bf16", "fp32"] = Field(default="bf16", description="Number format of the computation.")
-    activation_checkpointing: Literal["auto", "on", "off"] = Field(
-        default="auto", description="Recompute activations in the backward pass to save memory."
+    activation_checkpointing: Literal["auto", "on", "selective", "off"] = Field(
+        default="auto",
+        description="Recompute activations in the backward pass to save memory: on those of every layer, selective"
+        " those of every second one.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile each layer of the model with torch.compile: faster steps on GPUs, after a minute or more"
+        " at the start. Needs a C++ compiler in the trainer's image, and ZeRO stage 0, 1 or 2.",
+    )
+    loss_spike: LossSpike | None = Field(
+        default=None,
+        description="End the training, with the rows that are suspected, at a step whose loss lies far above those"
+        " before it; left out means only when it is no number.",
     )
     seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of data order, dropout and adapters.")
     deterministic: bool = Field(

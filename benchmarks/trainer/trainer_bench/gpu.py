@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
 from finetune_trainer.data.cache import SPLITS, CacheWriter, TokenCache
 from finetune_trainer.data.packing import plan
+from finetune_trainer.train.devices import peak_flops
 from trainer_bench.limit import seconds_per_batch
 from trainer_bench.rows import lengths
 from trainer_bench.shapes import config_of, lora_flops
@@ -28,8 +29,6 @@ ROWS_PER_SEQUENCE = 8
 SUPERVISED_SHARE = 0.6
 WARM_UP = 3
 """Steps before the clock starts: kernels are chosen, memory is taken."""
-PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "B200": 2250.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
-"""Dense bf16 of the data sheets, by a part of the device's name."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,8 @@ def device_of(task: Task) -> dict[str, Any]:
 
 def peak_tflops(name: str) -> float | None:
     """Return the peak of a device by its name; None when it is not known."""
-    return next((value for part, value in PEAK_TFLOPS.items() if part in name), None)
+    peak = peak_flops(name, "bf16")
+    return peak / 1e12 if peak else None
 
 
 def _random_model(task: Task, directory: Path, attention: str) -> Any:

@@ -12,11 +12,13 @@ from finetune_api.run import Prepared
 from finetune_api.stage import StageInput
 from finetune_trainer.checkpoint import CheckpointWriter
 from finetune_trainer.data.settings import settings_of
+from finetune_trainer.objectives import objective_of
 from finetune_trainer.prepare.model_shape import measure, read_config
 from finetune_trainer.prepare.plan import Facts, resolve
 from finetune_trainer.progress import ProgressPoster
 from finetune_trainer.storage import Store
 from finetune_trainer.train import start
+from finetune_trainer.train.devices import Devices
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import join
 from finetune_trainer.train.report import Reporter
@@ -59,7 +61,8 @@ class LoopReporter(Reporter):
 
     def __init__(self, run: Run, task: Task) -> None:
         series = MetricsSeries(task.scratch.metrics, cast(Store, None), run.layout.metrics("bench"))
-        super().__init__(run.data.schedule, 1, ProgressPoster(None), series)
+        devices, poster = Devices.of(run.process, run.plan.precision), ProgressPoster(None)
+        super().__init__(run.data.schedule, run.plan, attempt=1, poster=poster, series=series, devices=devices)
 
 
 class TurnReporter(LoopReporter):
@@ -92,7 +95,7 @@ def main(task: Task, turns: Turns) -> None:
     run = build(task)
     reporter = TurnReporter(run, task, turns)
     train(run, task, reporter)
-    model = run.engine.module.causal_lm
+    model = run.engine.module.transformer
     model.set_attn_implementation("sdpa")
     turns.finish(losses=reporter.losses, held_out_loss=held_out_loss(model, task), plan=run.plan.to_wire())
 
@@ -141,7 +144,7 @@ def _spec(task: Task) -> dict[str, Any]:
 def _prepared(job: StageInput, task: Task) -> Prepared:
     """Return what the prepare stage would have found and planned."""
     spec = job.spec
-    data = RunData.open(task.cache, spec)
+    data = RunData.open(task.cache, spec, objective_of(spec, None))
     shape = measure(read_config(task.scratch.model, URI), spec.method, URI)
     plan = resolve(spec, Facts(shape, data.schedule, data.batches.longest_sequence, None))
     split: dict[str, Any] = {}

@@ -64,7 +64,7 @@ class BareStep:
             data.schedule, step, rank=0, world_size=1, micro_batch_size=run.plan.micro_batch_size
         )
         inputs = [inputs_of(batch, run.process.device, run.backend) for batch in batches]
-        tokens = data.batches.supervised_tokens(data.schedule, step)
+        tokens = data.batches.weight(data.schedule, step)
         start = _clocks()
         for one in inputs:
             loss, _ = self._module(one)

@@ -20,6 +20,8 @@ class Blueprint:
     attempt: int
     run_id: str
     """Name of the run below checkpoint.uri."""
+    out_of_memory: int = 0
+    """Attempts of the run that ran out of memory."""
 
     @property
     def name(self) -> str:
@@ -65,5 +67,6 @@ class Blueprint:
             run_id=self.run_id,
             attempt=self.attempt if self.is_training else 0,
             memory_limit_bytes=memory_bytes(self.spec.pod_template.resources.limits),
+            out_of_memory=self.out_of_memory if self.is_training else 0,
             spec=self.spec,
         )

@@ -1,6 +1,7 @@
 """The NetworkPolicy of a job: its pods reach one another, S3, the operator and DNS, and nobody reaches them.
 
-The address of an S3 server is not known here and may change, so its port is open to any address. Policies see the
+A tracking server is reached too, where the job names one. The address of such a server, as that of S3, is not known
+here and may change, so its port is open to any address. Policies see the
 port of a pod, which a Service hides; so where the host name may be that of a Service, its namespace is open on every
 port. Ranks meet on ports that the system chooses (NCCL, gloo), so among the job's own pods every port is open.
 
@@ -14,7 +15,7 @@ import json
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from finetune_api.spec import S3Storage
+from finetune_api.spec import S3Storage, Tracking
 from finetune_operator.manifests.blueprint import Blueprint
 from finetune_operator.manifests.names import JOB_LABEL, job_labels, network_policy_name, owner_reference
 from finetune_operator.model import PodSettings
@@ -49,6 +50,7 @@ def build_network_policy(blueprint: Blueprint) -> dict[str, Any]:
             {"ports": [_port(number, protocol) for number in DNS_PORTS for protocol in ("UDP", "TCP")]},
             _to_operator(settings),
             *_to_storage(blueprint.spec.storage.s3, job.namespace),
+            *_to_tracking(blueprint.spec.tracking, job.namespace),
             *({"ports": [_port(number)]} for number in settings.network_ports),
         ],
     }
@@ -74,15 +76,25 @@ def _to_operator(settings: PodSettings) -> dict[str, Any]:
 
 def _to_storage(s3: S3Storage, namespace: str) -> list[dict[str, Any]]:
     """Return the ways to S3, and without a Secret also those to the keys of the pod's own identity."""
-    endpoint = urlsplit(s3.endpoint)
-    port = _port_of(endpoint)
-    ways: list[dict[str, Any]] = [{"ports": [_port(port)], **({"to": ANYWHERE_ELSE} if port == HTTP else {})}]
-    if home := _namespace_of(endpoint.hostname or "", namespace):
-        ways.append({"to": [_namespace(home)]})
+    ways = _to_server(s3.endpoint, namespace)
     if s3.credentials_secret_ref:
         return ways
     addresses = [{"ipBlock": {"cidr": address}} for address in IDENTITY_ADDRESSES]
     return [*ways, {"ports": [_port(HTTPS)]}, {"to": addresses, "ports": [_port(HTTP)]}]
+
+
+def _to_tracking(tracking: Tracking, namespace: str) -> list[dict[str, Any]]:
+    return _to_server(tracking.mlflow.uri, namespace) if tracking.mlflow else []
+
+
+def _to_server(uri: str, namespace: str) -> list[dict[str, Any]]:
+    """Return the ways to a server outside of the job."""
+    endpoint = urlsplit(uri)
+    port = _port_of(endpoint)
+    ways: list[dict[str, Any]] = [{"ports": [_port(port)], **({"to": ANYWHERE_ELSE} if port == HTTP else {})}]
+    if home := _namespace_of(endpoint.hostname or "", namespace):
+        ways.append({"to": [_namespace(home)]})
+    return ways
 
 
 def _port_of(endpoint: SplitResult) -> int:

@@ -1,5 +1,5 @@
-"""Volumes of a stage's pod: scratch space, shared memory, the S3 credentials and authority, the progress token, and
-the user's own.
+"""Volumes of a stage's pod: scratch space, shared memory, the credentials and the authority of S3, the credentials of
+a tracking server, the progress token, and the user's own.
 
 The operator names the Secret and the ConfigMap and never reads them. The file system of the container itself is
 read-only, so everything a stage may write is listed here.
@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from finetune_api.stage import CA_BUNDLE_FILE, CREDENTIALS_FILE, TOKEN_AUDIENCE, TOKEN_FILE, WORK_DIR
+from finetune_api.stage import (
+    CA_BUNDLE_FILE,
+    CREDENTIALS_FILE,
+    MLFLOW_FOLDER,
+    TOKEN_AUDIENCE,
+    TOKEN_FILE,
+    WORK_DIR,
+)
 from finetune_operator.manifests.blueprint import Blueprint
 from finetune_operator.manifests.resources import shared_memory
 
@@ -56,6 +63,7 @@ def _own_volumes(blueprint: Blueprint, resources: dict[str, Any]) -> list[Mounte
         size = blueprint.spec.pod_template.shm_size or shared_memory(resources, blueprint.processes)
         memory = {"medium": "Memory", "sizeLimit": size}
         volumes += [_scratch("shm", PurePosixPath("/dev/shm"), memory), _token()]  # noqa: S108 - a mount point
+        volumes += _tracking_access(blueprint)
     return volumes
 
 
@@ -76,6 +84,13 @@ def _storage_access(blueprint: Blueprint) -> Iterator[Mounted]:
         reference = s3.ca_bundle_config_map_ref
         bundle = {"name": reference.name, "items": [{"key": reference.key, "path": CA_BUNDLE_FILE.name}]}
         yield Mounted({"name": "s3-ca", "configMap": bundle}, CA_BUNDLE_FILE.parent, read_only=True)
+
+
+def _tracking_access(blueprint: Blueprint) -> Iterator[Mounted]:
+    mlflow = blueprint.spec.tracking.mlflow
+    if mlflow and mlflow.credentials_secret_ref:
+        secret = {"secretName": mlflow.credentials_secret_ref.name, "defaultMode": GROUP_READABLE}
+        yield Mounted({"name": "mlflow-credentials", "secret": secret}, MLFLOW_FOLDER, read_only=True)
 
 
 def _token() -> Mounted:

@@ -17,16 +17,11 @@ SCRATCH_SPACE = "raise spec.storage.cache.sizeLimit"
 DIVERGENCE = "lower spec.training.learningRate or raise spec.training.warmup"
 
 
-def killed_advice(stage: Stage) -> str:
-    """Return what helps a pod that was killed for lack of memory."""
-    return TRAIN_MEMORY if stage is Stage.TRAIN else STAGE_MEMORY
-
-
-def failure_advice(reason: Reason, checkpoint: CheckpointRef | None) -> str:
+def failure_advice(reason: Reason, stage: Stage, checkpoint: CheckpointRef | None) -> str:
     """Return what helps against a failure that no retry mends, or nothing; `checkpoint` is the newest commit."""
     match reason:
         case Reason.OUT_OF_MEMORY:
-            return TRAIN_MEMORY
+            return TRAIN_MEMORY if stage is Stage.TRAIN else STAGE_MEMORY
         case Reason.OUT_OF_DEVICE_MEMORY:
             return DEVICE_MEMORY
         case Reason.DIVERGED if checkpoint:

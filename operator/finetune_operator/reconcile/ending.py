@@ -8,7 +8,7 @@ from typing import NamedTuple
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_operator.model import ChildPod
-from finetune_operator.reconcile.advice import SCRATCH_SPACE, killed_advice
+from finetune_operator.reconcile.advice import SCRATCH_SPACE
 from finetune_operator.reconcile.facts import last_word
 
 OOM_KILLED = "OOMKilled"
@@ -47,6 +47,7 @@ class Action(Enum):
     FAIL = "fail now"
     RETRY = "restart, counted"
     RESTART = "restart, free"
+    SAVE_MEMORY = "restart, free, with a plan that needs less memory"
 
 
 class Verdict(NamedTuple):
@@ -83,7 +84,7 @@ FATAL_CODES: dict[int, Reason] = {
     ExitCode.OUT_OF_DEVICE_MEMORY: Reason.OUT_OF_DEVICE_MEMORY,
     ExitCode.DIVERGED: Reason.DIVERGED,
 }
-"""Codes that no retry can mend, with the reason where the stage gave none."""
+"""Codes that the same attempt again cannot mend, with the reason where the stage gave none."""
 TIES: dict[int, int] = {ExitCode.KILLED: 0, ExitCode.STOPPED: 2}
 """Of ends in the same second a kill tells more than a crash, and a crash more than a stop: peers of a crashed rank
 are stopped with their Job, and a stop is free."""
@@ -118,8 +119,8 @@ def _disrupted(pod: ChildPod) -> Ending | None:
 def _out_of_memory(pod: ChildPod) -> Ending | None:
     if pod.terminated is None or pod.terminated.reason != OOM_KILLED:
         return None
-    text = f"pod {pod.name} was killed for lack of memory; {killed_advice(pod.stage)}"
-    return _ending(pod, Weight.OUT_OF_MEMORY, Verdict(Action.FAIL, Reason.OUT_OF_MEMORY, text))
+    text = f"pod {pod.name} was killed for lack of memory"
+    return _ending(pod, Weight.OUT_OF_MEMORY, Verdict(Action.SAVE_MEMORY, Reason.OUT_OF_MEMORY, text))
 
 
 def _deleted(pod: ChildPod) -> Ending | None:
@@ -140,6 +141,8 @@ def _failed(pod: ChildPod) -> Ending | None:
 
 def judge_code(code: int, *, who: str) -> Verdict:
     """Return what an exit code means when nothing else is known."""
+    if code == ExitCode.OUT_OF_DEVICE_MEMORY:
+        return Verdict(Action.SAVE_MEMORY, FATAL_CODES[code], f"{who} ran out of its GPU's memory")
     if code in FATAL_CODES:
         return Verdict(Action.FAIL, FATAL_CODES[code], f"{who} exited with code {code}")
     if code == ExitCode.STOPPED:

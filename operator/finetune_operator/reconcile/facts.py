@@ -4,8 +4,6 @@ Numbers of an older attempt are ignored, and within an attempt no step and no ch
 message is the last word, so it wins over a sample of the same step.
 """
 
-from typing import Any
-
 from pydantic import ValidationError
 
 from finetune_api.reasons import Phase
@@ -54,8 +52,8 @@ def halted(progress: Progress | None) -> Progress | None:
     """Return the progress of a training that does not run: how fast and how long is not known any more."""
     if progress is None:
         return None
-    unknown: dict[str, Any] = {"estimated_remaining_seconds": None, "eta": None, "tokens_per_second": None}
-    return progress.model_copy(update=unknown)
+    unknown = ("estimated_remaining_seconds", "eta", "tokens_per_second", "mfu", "data_wait_share")
+    return progress.model_copy(update=dict.fromkeys(unknown))
 
 
 def format_duration(seconds: int) -> str:

@@ -1,7 +1,8 @@
 """Policy: restarts. Failures count against backoffLimit and wait longer each time; disruptions and stops are free.
 
 A restart is a new Job: training gets the next attempt, prepare and export their next try. It is created when the
-back-off is over and no pod lives any more.
+back-off is over and no pod lives any more. An attempt that ran out of memory is followed, free, by one that is told
+how many did: it takes a plan that needs less, or says that none is left.
 """
 
 import hashlib
@@ -74,20 +75,23 @@ def ready_time(status: FineTuneJobStatus, *, uid: str) -> datetime:
 
 def _restart(scene: Scene, verdict: Verdict) -> Step:
     counts = verdict.action is Action.RETRY
-    pauses = counts or _was_short(scene)
+    pauses = counts or (verdict.action is Action.RESTART and _was_short(scene))
     before = scene.status.restarts
+    saves_memory = verdict.action is Action.SAVE_MEMORY
     restarts = Restarts(
         total=before.total + 1,
         counted=before.counted + counts,
         prepare=before.prepare + (scene.stage is Stage.PREPARE),
         export=before.export + (scene.stage is Stage.EXPORT),
+        out_of_memory=before.out_of_memory + saves_memory,
     )
     reason = Reason.BACKING_OFF if pauses else verdict.reason
     changed = {"phase_time": scene.now, "reason": reason, "restarts": restarts}
     ready = ready_time(scene.status.model_copy(update=changed), uid=scene.observed.job.uid)
     when = f"starts at {ready:%H:%M:%S} UTC" if pauses else "starts at once"
     counted = f"retry {restarts.counted} of {scene.spec.backoff_limit} {when}"
-    free = f"the next one {when}; the restart does not count"
+    next_one = "the next one, with a plan that needs less memory," if saves_memory else "the next one"
+    free = f"{next_one} {when}; the restart does not count"
     return Step(
         phase=Phase.RESTARTING,
         reason=reason,

@@ -143,6 +143,7 @@ class Scene:
             stage=stage,
             attempt=attempt,
             run_id=self.status.run_id or observed.job.uid,
+            out_of_memory=self.status.restarts.out_of_memory,
         )
 
     def is_hindered_by(self, refused: RefusedWrite) -> bool:

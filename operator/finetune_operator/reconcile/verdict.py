@@ -21,6 +21,7 @@ from finetune_operator.reconcile.ending import (
     end_of,
     judge_code,
 )
+from finetune_operator.reconcile.out_of_memory import can_save_memory
 from finetune_operator.reconcile.scene import Scene
 
 POD_IN_CONDITION = re.compile(r"[Pp]od [^/\s]+/(?P<pod>\S+) ")
@@ -37,7 +38,10 @@ def judge(scene: Scene, failure: JobCondition) -> Verdict:
     if not endings:
         text = failure.message or failure.reason or "Kubernetes gives no cause"
         return Verdict(Action.RETRY, Reason.CRASHED, f"Job {scene.child_name} failed: {text}")
-    return _advise(min(endings, key=lambda ending: ending[:4]).verdict, scene)
+    verdict = min(endings, key=lambda ending: ending[:4]).verdict
+    if verdict.action is Action.SAVE_MEMORY and not can_save_memory(scene, verdict):
+        verdict = verdict._replace(action=Action.FAIL)
+    return _advise(verdict, scene)
 
 
 def _unseen(scene: Scene, failure: JobCondition) -> Ending | None:
@@ -58,7 +62,7 @@ def _unseen(scene: Scene, failure: JobCondition) -> Ending | None:
 
 def _advise(verdict: Verdict, scene: Scene) -> Verdict:
     """Add what to change, unless the stage itself said it by naming a field of the spec."""
-    advice = failure_advice(verdict.reason, scene.status.last_checkpoint)
+    advice = failure_advice(verdict.reason, scene.stage, scene.status.last_checkpoint)
     if verdict.action is not Action.FAIL or not advice or "spec." in verdict.message:
         return verdict
     return verdict._replace(message=f"{verdict.message}; {advice}")

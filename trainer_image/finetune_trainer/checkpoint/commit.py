@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Commit, FileEntry, RankFiles, RunLayout
+from finetune_api.status import Validation
 from finetune_api.uris import S3Location
 from finetune_trainer.checkpoint.discover import defect, is_marked, object_sizes
 from finetune_trainer.checkpoint.records import Save, WriterSettings
@@ -62,7 +63,7 @@ def put_commit(store: Store, settings: WriterSettings, save: Save, files: list[F
         world_size=settings.world_size,
         zero_stage=save.meta.zero_stage,
         consumed_sequences=save.meta.consumed_sequences,
-        eval_loss=save.meta.eval_loss,
+        **save.meta.validation.scores,
         time=datetime.now(UTC),
         config_digest=save.meta.config_digest,
         files=files,
@@ -73,14 +74,14 @@ def put_commit(store: Store, settings: WriterSettings, save: Save, files: list[F
     return commit
 
 
-def add_score(store: Store, layout: RunLayout, *, step: int, eval_loss: float) -> None:
-    """Write the validation loss into a commit that was made before its evaluation was done.
+def add_score(store: Store, layout: RunLayout, *, step: int, found: Validation) -> None:
+    """Write the validation scores into a commit that was made before its evaluation was done.
 
-    This replaces an object by itself with one number more: whichever of the two a reader gets, it is a whole commit.
+    This replaces an object by itself with a few numbers more: whichever of the two a reader gets is a whole commit.
     """
     location = layout.commit(step)
     commit = Commit.model_validate_json(store.read(location))
-    store.put(location, commit.model_copy(update={"eval_loss": eval_loss}).model_dump_json(by_alias=True).encode())
+    store.put(location, commit.model_copy(update=found.scores).model_dump_json(by_alias=True).encode())
 
 
 def _publish(store: Store, settings: WriterSettings, commit: Commit) -> None:

@@ -52,7 +52,7 @@ def checkpoint_ref(layout: RunLayout, commit: Commit) -> CheckpointRef:
         step=commit.step,
         time=commit.time,
         size_bytes=commit.size_bytes,
-        eval_loss=commit.eval_loss,
+        **commit.scores,
     )
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 
 from finetune_api.run import RunLayout
 from finetune_api.spec import S3Storage
-from finetune_api.status import CheckpointRef
+from finetune_api.spec.evaluation import BestMetric
+from finetune_api.status import CheckpointRef, Validation
 from finetune_trainer.storage import PATIENT, RetryBudget
+
+NOT_SCORED = Validation()
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class WriterSettings:
     attempt: int
     keep_last: int
     keep_best: int
+    best_metric: BestMetric = "loss"
     budget: RetryBudget = PATIENT
     rank_deadline: float = 600
     """Seconds that rank 0's uploader waits for the files of the other ranks."""
@@ -35,7 +39,8 @@ class CommitMeta:
     zero_stage: int
     consumed_sequences: int
     config_digest: str
-    eval_loss: float | None = None
+    validation: Validation = NOT_SCORED
+    """Scores at this step, if it was evaluated."""
 
 
 @dataclass(frozen=True)

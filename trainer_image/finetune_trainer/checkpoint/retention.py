@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from finetune_api.run import Commit, RunLayout
+from finetune_api.spec.evaluation import BestMetric
 from finetune_api.uris import S3Location
 from finetune_trainer import log
 from finetune_trainer.checkpoint.discover import Found, scan
@@ -29,12 +30,14 @@ class Group(NamedTuple):
     newest: datetime
 
 
-def superseded(commits: Sequence[Commit], *, keep_last: int, keep_best: int) -> list[Commit]:
+def superseded(
+    commits: Sequence[Commit], *, keep_last: int, keep_best: int, metric: BestMetric = "loss"
+) -> list[Commit]:
     """Return the commits to delete: never the newest, and never the best (the first of equals) if there is one."""
     newest_first = sorted(commits, key=lambda commit: commit.step, reverse=True)
-    evaluated = [commit for commit in newest_first if commit.eval_loss is not None]
-    best_first = sorted(evaluated, key=lambda commit: (commit.eval_loss, commit.step))
-    kept = {commit.step for commit in newest_first[: max(1, keep_last)] + best_first[: max(1, keep_best)]}
+    merits = [(merit, commit.step) for commit in commits if (merit := commit.merit(metric)) is not None]
+    best_first = [step for _, step in sorted(merits, key=lambda scored: (-scored[0], scored[1]))]
+    kept = {commit.step for commit in newest_first[: max(1, keep_last)]} | set(best_first[: max(1, keep_best)])
     return [commit for commit in commits if commit.step not in kept]
 
 
@@ -83,7 +86,9 @@ def tidy(store: Store, settings: WriterSettings, step: int) -> None:
     layout = settings.layout
     found = scan(store, layout)
     usable = [item.commit for item in found if item.commit is not None and not item.marked]
-    for commit in superseded(usable, keep_last=settings.keep_last, keep_best=settings.keep_best):
+    for commit in superseded(
+        usable, keep_last=settings.keep_last, keep_best=settings.keep_best, metric=settings.best_metric
+    ):
         _delete_commit(store, layout, commit.step)
         _delete_below(store, layout.shards(step=commit.step, writer=commit.writer))
     for item in outlived(found):

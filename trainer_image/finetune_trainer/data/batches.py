@@ -2,13 +2,14 @@
 
 The sequences of a step are dealt to the processes by their length, so that all have nearly the same work. Every
 process gets the same number of micro-batches; one that has no sequence left gets an idle one (a single token,
-nothing supervised), because under ZeRO-3 each forward pass is a collective. The number of supervised tokens of a
-whole step is known from the plan without any communication, which makes the loss normalisation exact.
+nothing supervised), because under ZeRO-3 each forward pass is a collective. What the losses of a whole step are
+divided by is known from the plan without any communication, which makes the normalisation exact.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class MicroBatch:
     """Input of one forward pass: T tokens of D rows, one after the other.
 
     A row attends to itself alone: row d is the tokens cu_seqlens[d]:cu_seqlens[d + 1]. The hidden state at
-    supervised_positions[i] has to predict labels[i].
+    supervised_positions[i] has to predict labels[i]: the token that follows, or the class of the row that ends there.
     """
 
     input_ids: torch.Tensor
@@ -44,22 +45,26 @@ class MicroBatch:
 def micro_batch(cache: TokenCache, rows: Sequence[int] | NDArray[np.int64]) -> MicroBatch:
     """Concatenate rows of the cache; no rows give the idle batch."""
     if len(rows) == 0:
-        return _build([np.zeros(1, np.int64)], [np.zeros(1, np.bool_)])
+        nothing = np.empty(0, np.int64)
+        return _build([np.zeros(1, np.int64)], nothing, nothing)
     parts = [cache.row(int(row)) for row in rows]
-    return _build([ids.astype(np.int64) for ids, _ in parts], [flags.astype(np.bool_) for _, flags in parts])
-
-
-def _build(tokens: list[NDArray[np.int64]], flags: list[NDArray[np.bool_]]) -> MicroBatch:
-    lengths = [len(part) for part in tokens]
-    input_ids = np.concatenate(tokens)
+    tokens = [ids.astype(np.int64) for ids, _ in parts]
+    if cache.class_labels is not None:
+        ends = np.cumsum([len(ids) for ids in tokens])
+        return _build(tokens, ends - 1, cache.class_labels[np.asarray(rows)].astype(np.int64))
     # A row's first token is never supervised, so no position can point across a boundary.
-    targets = np.flatnonzero(np.concatenate(flags))
+    targets = np.flatnonzero(np.concatenate([flags for _, flags in parts]))
+    return _build(tokens, targets - 1, np.concatenate(tokens)[targets])
+
+
+def _build(tokens: list[NDArray[np.int64]], positions: NDArray[np.int64], labels: NDArray[np.int64]) -> MicroBatch:
+    lengths = [len(part) for part in tokens]
     return MicroBatch(
-        input_ids=torch.from_numpy(input_ids)[None],
+        input_ids=torch.from_numpy(np.concatenate(tokens))[None],
         position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
         cu_seqlens=torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),
-        supervised_positions=torch.from_numpy(targets - 1),
-        labels=torch.from_numpy(input_ids[targets]),
+        supervised_positions=torch.from_numpy(positions),
+        labels=torch.from_numpy(labels),
         max_seqlen=max(lengths),
     )
 
@@ -67,10 +72,18 @@ def _build(tokens: list[NDArray[np.int64]], flags: list[NDArray[np.bool_]]) -> M
 class TrainingBatches:
     """The batches of a training run: a pure function of (step, rank, world size, micro-batch size)."""
 
-    def __init__(self, cache: TokenCache, *, max_length: int, packing: bool, seed: int) -> None:
+    def __init__(
+        self,
+        cache: TokenCache,
+        *,
+        max_length: int,
+        packing: bool,
+        seed: int,
+        row_weights: NDArray[Any] | None = None,
+    ) -> None:
         self._cache = cache
         self._lengths = cache.lengths
-        self._supervised = cache.supervised_counts
+        self._weights = cache.supervised_counts if row_weights is None else row_weights
 
         def epoch_plan(epoch: int) -> Bins:
             return plan(self._lengths, max_length, seed=seed, epoch=epoch, packing=packing)
@@ -91,21 +104,32 @@ class TrainingBatches:
         epoch, index = divmod(position, self.num_sequences)
         return self._plan(epoch)[index]
 
-    def supervised_tokens(self, schedule: Schedule, step: int) -> int:
-        """Return the supervised tokens of a step over all processes."""
-        return int(sum(self._supervised[rows].sum() for rows in self.sequences(schedule, step)))
+    def weight(self, schedule: Schedule, step: int) -> float:
+        """Return what the losses of a step, over all processes, are divided by: its supervised tokens by default."""
+        return sum(self.weight_of(rows) for rows in self.sequences(schedule, step))
+
+    def weight_of(self, rows: NDArray[np.int64]) -> float:
+        """Return what the losses of rows are divided by."""
+        return float(self._weights[rows].sum())
 
     def step_batches(
         self, schedule: Schedule, step: int, *, rank: int, world_size: int, micro_batch_size: int
     ) -> Iterator[MicroBatch]:
         """Yield one process's micro-batches of a step; as many as every other process gets."""
+        dealt = self.step_rows(schedule, step, rank=rank, world_size=world_size, micro_batch_size=micro_batch_size)
+        return (micro_batch(self._cache, rows) for rows in dealt)
+
+    def step_rows(
+        self, schedule: Schedule, step: int, *, rank: int, world_size: int, micro_batch_size: int
+    ) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of each of these micro-batches; an idle one has none."""
         sequences = self.sequences(schedule, step)
         costs = [int(self._lengths[rows].sum()) for rows in sequences]
         mine = deal(costs, world_size)[rank]
         most = -(-len(sequences) // world_size)
         for start in range(0, most, micro_batch_size):
             chosen = [sequences[index] for index in mine[start : start + micro_batch_size]]
-            yield micro_batch(self._cache, np.concatenate(chosen) if chosen else [])
+            yield np.concatenate(chosen) if chosen else np.empty(0, np.int64)
 
 
 def deal(costs: Sequence[int], hands: int) -> list[list[int]]:

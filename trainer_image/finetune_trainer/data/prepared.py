@@ -2,9 +2,10 @@
 
 Local layout below the folder that a stage names, the same in the prepare pod that uploads it:
 
-    cache/<split>.*.bin    the token cache (`cache.py`)
+    cache/<split>.*        the token cache (`cache.py`), and where its rows come from (`places.py`)
     tokenizer/             the tokenizer with the chat template that was used
-    test.jsonl             the test rows with all their columns, one line per row of the test split's cache
+    test.jsonl             the test rows with all their columns, one line per row of the test split's cache; of a
+                           document that was cut into several rows, one line in all
 """
 
 from dataclasses import dataclass

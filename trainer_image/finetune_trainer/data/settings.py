@@ -17,6 +17,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Prepared
 from finetune_api.spec import FineTuneJobSpec, Method, Model, Training
+from finetune_api.spec.training import LAYOUT
 from finetune_api.stage import StageInput
 from finetune_api.status import Plan
 from finetune_trainer import log
@@ -31,7 +32,7 @@ def settings_of(spec: FineTuneJobSpec) -> Settings:
         "model": spec.model.to_wire(),
         "objective": spec.objective,
         "method": spec.method.spelled_out().to_wire(),
-        "training": spec.training.to_wire(),
+        "training": spec.training.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=set(LAYOUT)),
         "data": {"packing": spec.data.packing, "maxLength": spec.data.max_length},
     }
 
@@ -52,7 +53,7 @@ def settle(job: StageInput, prepared: Prepared) -> StageInput:
             "model": Model.model_validate(recorded["model"]),
             "objective": recorded["objective"],
             "method": Method.model_validate(recorded["method"]),
-            "training": Training.model_validate(recorded["training"]),
+            "training": _training(job.spec, recorded),
             "data": job.spec.data.model_copy(
                 update={"packing": recorded["data"]["packing"], "max_length": recorded["data"]["maxLength"]}
             ),
@@ -65,6 +66,12 @@ def settle(job: StageInput, prepared: Prepared) -> StageInput:
             " release, or create the job anew",
         ) from error
     return job.model_copy(update={"spec": job.spec.model_copy(update=changes)})
+
+
+def _training(spec: FineTuneJobSpec, recorded: Settings) -> Training:
+    """Return the recorded settings, with how a step is computed as the spec has it now."""
+    layout = {name: getattr(spec.training, name) for name in LAYOUT}
+    return Training.model_validate(recorded["training"]).model_copy(update=layout)
 
 
 def _differing(recorded: Settings, current: Settings, path: str = "spec") -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Greedy answers of a model to many prompts, in batches of like length."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ def answer(
     *,
     max_new_tokens: int,
     stop_tokens: Sequence[int],
+    **options: Any,
 ) -> list[str]:
-    """Return the model's answer to each prompt, without the token that ended it."""
+    """Return the model's answer to each prompt, without the token that ended it; `options` are those of generate."""
+    before = model.generation_config
     # Replaced, not passed: what a passed configuration leaves open is filled from the model's own (sampling, ...).
     model.generation_config = GenerationConfig(
         do_sample=False,
@@ -28,30 +30,32 @@ def answer(
     )
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        texts = _answer_batch(model, tokenizer, [prompts[index] for index in chosen], set(stop_tokens))
-        for index, text in zip(chosen, texts, strict=True):
-            answers[index] = text
+    try:
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            for index, tokens in zip(chosen, _generate(model, [prompts[at] for at in chosen], options), strict=True):
+                kept = _until_stop(tokens, set(stop_tokens))
+                answers[index] = tokenizer.decode(kept, skip_special_tokens=True)
+    finally:
+        model.generation_config = before
     return answers
 
 
-def _answer_batch(
-    model: PreTrainedModel, tokenizer: Any, prompts: Sequence[Sequence[int]], stop_tokens: set[int]
-) -> list[str]:
-    """Answer prompts side by side: padded at the left, where the mask hides the padding."""
+def _generate(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], options: Mapping[str, Any]
+) -> list[list[int]]:
+    """Return the tokens that follow prompts side by side: padded at the left, where the mask hides the padding."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    with torch.inference_mode():
-        output = model.generate(input_ids=ids, attention_mask=mask)
-    return [
-        tokenizer.decode(_until_stop(row, stop_tokens), skip_special_tokens=True)
-        for row in output[:, width:].tolist()
-    ]
+    # No inference mode: weights that are put together in it could not be trained on afterwards (ZeRO stage 3).
+    with torch.no_grad():
+        output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **options)
+    answered: list[list[int]] = output[:, width:].tolist()
+    return answered
 
 
 def _until_stop(tokens: list[int], stop_tokens: set[int]) -> list[int]:

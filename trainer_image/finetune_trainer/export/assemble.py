@@ -8,16 +8,18 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from finetune_api.spec import Quantization
 from finetune_trainer import log
 from finetune_trainer.methods.freeze import TRAINED_TENSORS
 from finetune_trainer.methods.qlora import bitsandbytes_config, keep_layout
+from finetune_trainer.model.kind import ModelKind
 
 LARGEST_SHARD = "4GB"
 
@@ -38,25 +40,40 @@ def assemble_model(weights: Path, *, tokenizer: Path, target: Path) -> None:
         shutil.copy(path, target)
 
 
-def assemble_partial(base: Path, weights: Path, *, tokenizer: Path, target: Path) -> None:
+def write_config(base: Path, kind: ModelKind, *, target: Path) -> None:
+    """Write the base's configuration with the labels beside an adapter, which alone does not say them."""
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    kind.configure(config).save_pretrained(target)
+
+
+def assemble_partial(base: Path, weights: Path, *, kind: ModelKind, tokenizer: Path, target: Path) -> None:
     """Make the folder of the base model with the tensors that were trained in the place of its own."""
-    model = load_model(base, None)
+    model = load_base(base, None, kind)
     trained = load_file(weights / TRAINED_TENSORS)
     outcome = model.load_state_dict(trained, strict=False)
     if outcome.unexpected_keys:
         raise ValueError(f"the base model has no place for {outcome.unexpected_keys[:3]}")
+    shutil.copytree(tokenizer, target)
     model.save_pretrained(target, max_shard_size=LARGEST_SHARD)
-    shutil.copytree(tokenizer, target, dirs_exist_ok=True)
 
 
-def load_model(directory: Path, quantization: Quantization | None) -> PreTrainedModel:
-    """Load a model as anyone would, in its own number format, or quantised as it was trained on."""
+def load_base(directory: Path, quantization: Quantization | None, kind: ModelKind) -> PreTrainedModel:
+    """Load a base model in its own number format, or quantised as it was trained on; a head for labels is random."""
     dtype = AutoConfig.from_pretrained(directory, local_files_only=True).dtype or torch.float32
     config = None if quantization is None else bitsandbytes_config(quantization, dtype)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    return _load(directory, kind, dtype=dtype, quantization_config=config, **kind.options(directory))
+
+
+def load_result(directory: Path, kind: ModelKind) -> PreTrainedModel:
+    """Load a model that was trained in full or merged, as anyone would."""
+    dtype = AutoConfig.from_pretrained(directory, local_files_only=True).dtype or torch.float32
+    return _load(directory, kind, dtype=dtype)
+
+
+def _load(directory: Path, kind: ModelKind, **options: Any) -> PreTrainedModel:
+    model: PreTrainedModel = kind.auto_class.from_pretrained(
         directory,
-        dtype=dtype,
-        quantization_config=config,
+        **options,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
@@ -65,18 +82,20 @@ def load_model(directory: Path, quantization: Quantization | None) -> PreTrained
     return model.eval()
 
 
-def merge(base: Path, adapter: Path, *, quantization: Quantization | None, tokenizer: Path, target: Path) -> None:
+def merge(
+    base: Path, adapter: Path, *, kind: ModelKind, quantization: Quantization | None, tokenizer: Path, target: Path
+) -> None:
     """Make the folder of base and adapter merged.
 
     An adapter that was trained beside a quantised base is added to what those few bits stand for: to the original
     weights it does not belong.
     """
-    model = load_model(base, quantization)
+    model = load_base(base, quantization, kind)
     if quantization is not None:
         model = model.dequantize()
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    shutil.copytree(tokenizer, target)
     merged.save_pretrained(target, max_shard_size=LARGEST_SHARD)
-    shutil.copytree(tokenizer, target, dirs_exist_ok=True)
     log.info("merged", dtype=str(merged.dtype))
 
 

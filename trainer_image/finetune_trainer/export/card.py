@@ -2,10 +2,21 @@
 
 import json
 
-from finetune_api.run import Commit, Prepared, TrainResult
+from finetune_api.run import Commit, Confusion, Prepared, TrainResult
 from finetune_api.stage import StageInput
 from finetune_api.status import Scores
 from finetune_trainer.methods import method_of
+
+_NAMES = {"loss": "loss", "perplexity": "perplexity", "token_accuracy": "token accuracy", "tokens": "tokens"}
+_LABEL_NAMES = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "precision_macro": "precision (macro)",
+    "recall_macro": "recall (macro)",
+    "f1_macro": "F1 (macro)",
+    "rows": "rows",
+}
+_LARGEST_MATRIX = 20
 
 
 def render(
@@ -14,7 +25,11 @@ def render(
     """Return the card's Markdown."""
     spec, data, plan = job.spec, prepared.data, prepared.plan
     adapter = method_of(spec.method).result == "adapter"
-    header = {"library_name": "peft" if adapter else "transformers", "base_model": spec.model.uri, "tags": ["sft"]}
+    header = {
+        "library_name": "peft" if adapter else "transformers",
+        "base_model": spec.model.uri,
+        "tags": [spec.objective],
+    }
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
     sections = [
         f"---\n{front}\n---\n\n# {job.name}\n",
@@ -44,6 +59,7 @@ def render(
             }
         ),
         _scores(result),
+        _confusion(result.confusion),
         _merge(divergence),
     ]
     return "\n".join(section for section in sections if section)
@@ -65,13 +81,29 @@ def _scores(result: TrainResult) -> str:
     scored = {name: scores for name, scores in (("base", evaluation.base), ("tuned", evaluation.tuned)) if scores}
     if not scored:
         return ""
-    rows = [f"| {name} | {_line(scores)} |" for name, scores in scored.items()]
-    table = ["| model | loss | perplexity | token accuracy | tokens |", "|---|---|---|---|---|", *rows]
+    names = _NAMES if evaluation.tuned is None or evaluation.tuned.rows is None else _LABEL_NAMES
+    rows = [f"| {name} | {_line(scores, names)} |" for name, scores in scored.items()]
+    table = [f"| model | {' | '.join(names.values())} |", f"|---{'|---' * len(names)}|", *rows]
     return "## Scores on the test rows\n\n" + "\n".join(table) + "\n"
 
 
-def _line(scores: Scores) -> str:
-    return f"{scores.loss:.4f} | {scores.perplexity:.2f} | {scores.token_accuracy:.4f} | {scores.tokens}"
+def _line(scores: Scores, names: dict[str, str]) -> str:
+    values = [getattr(scores, name) for name in names]
+    digits = [2 if name == "perplexity" else 4 for name in names]
+    return " | ".join(
+        f"{value:.{places}f}" if isinstance(value, float) else str(value)
+        for value, places in zip(values, digits, strict=True)
+    )
+
+
+def _confusion(confusion: Confusion | None) -> str:
+    """Return which label was taken for which, where that fits a page."""
+    if confusion is None or len(confusion.labels) > _LARGEST_MATRIX:
+        return ""
+    labels = [f"`{label}`" for label in confusion.labels]
+    head = [f"| true label, predicted as | {' | '.join(labels)} |", f"|---{'|---' * len(labels)}|"]
+    rows = [f"| {label} | {' | '.join(map(str, row))} |" for label, row in zip(labels, confusion.rows, strict=True)]
+    return "## Labels on the test rows\n\n" + "\n".join([*head, *rows]) + "\n"
 
 
 def _merge(divergence: float | None) -> str:

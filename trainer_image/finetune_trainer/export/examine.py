@@ -35,7 +35,7 @@ def examine(request: Request, scratch: Path) -> Reply:
     done = subprocess.run(command, env={**os.environ, **_ENVIRONMENT}, check=False, stderr=subprocess.PIPE, text=True)
     if done.returncode == -signal.SIGKILL:
         raise StageFailure(
-            ExitCode.OUT_OF_DEVICE_MEMORY,
+            ExitCode.INVALID,
             Reason.OUT_OF_MEMORY,
             "loading the result was killed for lack of memory; raise"
             " spec.podTemplate.stageResources.limits.memory to about three times the size of the base model",
@@ -47,6 +47,8 @@ def examine(request: Request, scratch: Path) -> Reply:
         raise _broken(f"it cannot be loaded: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
     reply = Reply.model_validate_json(answer.read_text())
     judge(reply)
+    if request.classes is not None and reply.labels != request.classes.labels:
+        raise _broken("its configuration does not have the labels that were trained")
     log.info("result-examined", divergence=reply.divergence, dtype=reply.dtype)
     return reply
 

@@ -16,11 +16,14 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedModel
 
 from finetune_api.base import Record
+from finetune_api.run import Classes
 from finetune_api.spec import Quantization
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.export.answers import answer
-from finetune_trainer.export.assemble import load_model
+from finetune_trainer.export.assemble import load_base, load_result
+from finetune_trainer.export.classify import Prediction, classify
 from finetune_trainer.export.questions import read_questions
+from finetune_trainer.model.kind import ModelKind
 
 COMPARED_ROWS = 4
 _COMPARED_TOKENS = 128
@@ -33,6 +36,7 @@ class Request(Record):
     adapter: str | None = Field(description="Folder of the adapter.")
     quantization: Quantization | None = Field(default=None, description="How the base was quantised in training.")
     model: str | None = Field(description="Folder of the whole model.")
+    classes: Classes | None = Field(default=None, description="What the model tells apart, if it is a classifier.")
     prepared: str = Field(description="Folder of the prepared data.")
     questions: int = Field(description="Test rows to answer.")
     max_new_tokens: int = Field(description="Longest answer in tokens.")
@@ -44,10 +48,14 @@ class Reply(Record):
 
     base_answers: list[str] = Field(default=[], description="Answers of the base model.")
     tuned_answers: list[str] = Field(default=[], description="Answers of the tuned model.")
+    predictions: list[Prediction] = Field(default=[], description="Labels that the tuned model gives.")
+    labels: list[str] = Field(default=[], description="Labels that the tuned model knows, by class id.")
     adapter_fits: bool = Field(default=True, description="Whether the adapter's file has exactly the keys it needs.")
     finite: bool = Field(default=True, description="Whether the tuned model's outputs are numbers.")
     divergence: float | None = Field(
-        default=None, description="KL divergence between base with adapter and the merged model, nats per token."
+        default=None,
+        description="KL divergence between base with adapter and the merged model, nats per token, or per row of a"
+        " classifier.",
     )
     dtype: str = Field(default="", description="Number format of the tuned model.")
 
@@ -61,12 +69,16 @@ class Examiner:
         self._tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer", local_files_only=True)
         test = TokenCache.open(prepared / "cache", "test")
         self._compared = test if len(test) else TokenCache.open(prepared / "cache", "train")
-        self._questions = read_questions(test, prepared / "test.jsonl", request.questions)
+        self._kind = ModelKind.of(request.classes)
+        asks = request.classes is None
+        self._questions = read_questions(test, prepared / "test.jsonl", request.questions) if asks else []
+        count = 0 if asks else min(request.questions, len(test))
+        self._rows = [test.row(index)[0].tolist() for index in range(count)]
 
     def examine(self) -> Reply:
         """Return what was found."""
         request = self._request
-        base = load_model(Path(request.base), request.quantization) if request.base else None
+        base = load_base(Path(request.base), request.quantization, self._kind) if request.base else None
         answers = self._ask(base) if base is not None else []
         found = self._examine_adapter(base) if self._request.adapter else self._examine_model()
         return found.model_copy(update={"base_answers": answers})
@@ -74,7 +86,7 @@ class Examiner:
     def _examine_model(self) -> Reply:
         """Look at a model that was trained in full."""
         assert self._request.model is not None  # noqa: S101 - a result is an adapter or a model
-        model = load_model(Path(self._request.model), None)
+        model = load_result(Path(self._request.model), self._kind)
         return self._reply(model, self._scores(model))
 
     def _examine_adapter(self, base: PreTrainedModel | None) -> Reply:
@@ -88,12 +100,15 @@ class Examiner:
         del tuned, base
         if self._request.model is None:
             return reply
-        merged = self._scores(load_model(Path(self._request.model), None))
-        return reply.model_copy(update={"divergence": divergence(scores, merged)})
+        merged = load_result(Path(self._request.model), self._kind)
+        found = {"divergence": divergence(scores, self._scores(merged)), "labels": _labels(merged)}
+        return reply.model_copy(update=found)
 
     def _reply(self, tuned: Any, scores: list[torch.Tensor]) -> Reply:
         return Reply(
             tuned_answers=self._ask(tuned),
+            predictions=self._classify(tuned),
+            labels=_labels(tuned),
             finite=all(bool(torch.isfinite(row).all()) for row in scores),
             dtype=str(tuned.dtype).removeprefix("torch."),
         )
@@ -109,21 +124,30 @@ class Examiner:
             stop_tokens=self._request.stop_tokens,
         )
 
+    def _classify(self, model: Any) -> list[Prediction]:
+        classes = self._request.classes
+        return [] if classes is None else classify(model, self._rows, pad_token_id=classes.pad_token_id)
+
     def _scores(self, model: Any) -> list[torch.Tensor]:
-        """Return log-probabilities [tokens, vocabulary] of the first rows."""
+        """Return log-probabilities of the first rows: [tokens, vocabulary], or [1, classes]."""
         scores = []
         for row in range(min(COMPARED_ROWS, len(self._compared))):
             ids = torch.from_numpy(self._compared.row(row)[0][:_COMPARED_TOKENS].astype("int64"))[None]
             with torch.inference_mode():
-                scores.append(torch.log_softmax(model(input_ids=ids).logits[0].float(), dim=-1))
+                logits = model(input_ids=ids).logits
+                scores.append(torch.log_softmax(logits.flatten(0, -2).float(), dim=-1))
         return scores
 
 
 def divergence(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
-    """Return the mean KL divergence of one set of log-probabilities from another, in nats per token."""
+    """Return the mean KL divergence of one set of log-probabilities from another, in nats per token or row."""
     pairs = zip(reference, other, strict=True)
     per_token = [(right.exp() * (right - left)).sum(dim=-1) for left, right in pairs]
     return float(torch.cat(per_token).mean())
+
+
+def _labels(model: Any) -> list[str]:
+    return [label for _, label in sorted((model.config.id2label or {}).items())]
 
 
 def _fits(model: PeftModel, directory: Path) -> bool:

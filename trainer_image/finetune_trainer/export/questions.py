@@ -14,6 +14,9 @@ import numpy as np
 
 from finetune_trainer.data.cache import TokenCache
 
+_TAIL = 3
+"""Supervised tokens at the end of a row among which the one that ends an answer stands."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -50,4 +53,6 @@ def prompt_of(cache: TokenCache, row: int) -> list[int]:
 def turn_end(cache: TokenCache, special: set[int]) -> set[int]:
     """Return the token that ends the answers of a split, if it is a special one."""
     ids, flags = cache.row(0)
-    return {int(ids[np.flatnonzero(flags)[-1]])} & special
+    # Where every token is supervised (data.lossOn: all), so is the white space behind it.
+    tail = [int(ids[index]) for index in np.flatnonzero(flags)[-_TAIL:]]
+    return set([token for token in tail if token in special][-1:])

@@ -1,6 +1,5 @@
 """The export stage: weights of the best commit, assembled, merged, examined in a fresh process, published."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,11 @@ from finetune_trainer.export.card import render
 from finetune_trainer.export.examine import examine
 from finetune_trainer.export.fresh import Reply, Request
 from finetune_trainer.export.place import Place
-from finetune_trainer.export.questions import read_questions, turn_end
+from finetune_trainer.export.predictions import write_predictions
+from finetune_trainer.export.questions import turn_end
 from finetune_trainer.export.weights import check_adapter, check_model, fetch_weights, read_result
 from finetune_trainer.methods import method_of
+from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.prepare.tokenizer import special_tokens
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import Store
@@ -52,6 +53,11 @@ class _Parts:
     commit: Commit
     stop_tokens: list[int]
 
+    @property
+    def kind(self) -> ModelKind:
+        """What the base model is loaded as."""
+        return ModelKind.of(self.prepared.record.classes)
+
 
 class _Export:
     def __init__(self, job: StageInput, store: Store) -> None:
@@ -61,6 +67,7 @@ class _Export:
         self._target = self._scratch / "result"
         self._method = method_of(job.spec.method)
         self._is_adapter = self._method.result == "adapter"
+        self._asks_for_answers = job.spec.objective != "classification"
 
     def make(self, target: Place) -> OutputManifest:
         shutil.rmtree(self._scratch, ignore_errors=True)  # left by an earlier run outside Kubernetes
@@ -91,27 +98,33 @@ class _Export:
         base = fetch_model(
             store, job.spec.model.uri, prepared.record, self._scratch / "base", weights=self._needs_base()
         )
-        return _Parts(prepared, base, weights, result, commit, _stop_tokens(prepared, base))
+        stop_tokens = _stop_tokens(prepared, base) if self._asks_for_answers else []
+        return _Parts(prepared, base, weights, result, commit, stop_tokens)
 
     def _needs_base(self) -> bool:
         is_whole = self._job.spec.method.type == "full"
-        return not is_whole or self._job.spec.evaluation.predictions.rows > 0
+        return not is_whole or (self._asks_for_answers and self._job.spec.evaluation.predictions.rows > 0)
 
     def _assemble(self, parts: _Parts) -> None:
-        tokenizer, merged = parts.prepared.tokenizer, self._target / place.MERGED
+        tokenizer, merged, kind = parts.prepared.tokenizer, self._target / place.MERGED, parts.kind
         if self._is_adapter:
             adapter = self._target / place.ADAPTER
             uri = self._job.spec.model.uri
             assemble.assemble_adapter(parts.weights, tokenizer=tokenizer, base_uri=uri, target=adapter)
+            if kind.labels:
+                assemble.write_config(parts.base, kind, target=adapter)
             if not self._job.spec.output.merge:
                 return
             quantization = self._job.spec.method.spelled_out().quantization
-            assemble.merge(parts.base, adapter, quantization=quantization, tokenizer=tokenizer, target=merged)
+            assemble.merge(
+                parts.base, adapter, kind=kind, quantization=quantization, tokenizer=tokenizer, target=merged
+            )
         elif self._job.spec.method.type == "freeze":
-            assemble.assemble_partial(parts.base, parts.weights, tokenizer=tokenizer, target=merged)
+            assemble.assemble_partial(parts.base, parts.weights, kind=kind, tokenizer=tokenizer, target=merged)
         else:
             assemble.assemble_model(parts.weights, tokenizer=tokenizer, target=merged)
-        assemble.write_generation_config(merged, parts.base, stop_tokens=parts.stop_tokens)
+        if self._asks_for_answers:
+            assemble.write_generation_config(merged, parts.base, stop_tokens=parts.stop_tokens)
 
     def _examine(self, parts: _Parts) -> Reply:
         predictions = self._job.spec.evaluation.predictions
@@ -121,6 +134,7 @@ class _Export:
             adapter=str(adapter) if self._is_adapter else None,
             quantization=self._job.spec.method.spelled_out().quantization,
             model=str(merged) if merged.exists() else None,
+            classes=parts.prepared.record.classes,
             prepared=str(parts.prepared.directory),
             questions=predictions.rows,
             max_new_tokens=predictions.max_new_tokens,
@@ -130,8 +144,8 @@ class _Export:
 
     def _describe(self, parts: _Parts, reply: Reply) -> None:
         """Write predictions and model card."""
-        if reply.tuned_answers:
-            _write_predictions(parts.prepared, reply, self._target / place.PREDICTIONS)
+        if reply.tuned_answers or reply.predictions:
+            write_predictions(parts.prepared, reply, self._target / place.PREDICTIONS)
         record: Prepared = parts.prepared.record
         card = render(
             self._job, prepared=record, result=parts.result, commit=parts.commit, divergence=reply.divergence
@@ -145,11 +159,3 @@ def _stop_tokens(prepared: PreparedFiles, base: Path) -> list[int]:
     trained = turn_end(TokenCache.open(prepared.cache, "train"), special_tokens(tokenizer))
     own = {tokenizer.eos_token_id} - {None}
     return sorted(trained | own | assemble.base_stop_tokens(base))
-
-
-def _write_predictions(prepared: PreparedFiles, reply: Reply, path: Path) -> None:
-    test = TokenCache.open(prepared.cache, "test")
-    questions = read_questions(test, prepared.test_rows, len(reply.tuned_answers))
-    with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
-        for question, base, tuned in zip(questions, reply.base_answers, reply.tuned_answers, strict=True):
-            file.write(json.dumps(question.record(base=base, tuned=tuned), ensure_ascii=False) + "\n")

@@ -14,6 +14,7 @@ from finetune_api.reasons import Reason
 from finetune_api.spec import Freeze
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods.result import Result
+from finetune_trainer.model.task import head_of
 
 TRAINED_TENSORS = "trained.safetensors"
 """The trained tensors alone, under their names in the model: a checkpoint of two layers is no copy of the model."""
@@ -33,10 +34,16 @@ class Partial:
         return None
 
     def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
-        """Leave only the wanted parameters to be trained. Raises StageFailure when a name is no module's."""
+        """Leave only the wanted parameters to be trained, and the head that tells classes apart, which is new.
+
+        Raises StageFailure when a name is no module's.
+        """
         model.requires_grad_(False)
         for module in self._trained_modules(model):
             module.requires_grad_(True)
+        head = head_of(model)
+        if head is not None:
+            head.requires_grad_(True)
         return model
 
     def _trained_modules(self, model: PreTrainedModel) -> list[nn.Module]:

@@ -5,6 +5,7 @@ from transformers import PreTrainedModel
 
 from finetune_api.spec import Ia3
 from finetune_trainer.methods.adapter import Adapter
+from finetune_trainer.model.task import task_type
 
 
 class Factors(Adapter):
@@ -19,7 +20,7 @@ class Factors(Adapter):
         """Return peft's settings; without modules of the user's, those that peft names for the architecture."""
         targets, feedforward = self._settings.target_modules, self._settings.feedforward_modules
         return IA3Config(
-            task_type="CAUSAL_LM",
+            task_type=task_type(model),
             target_modules=targets or None,
             feedforward_modules=(feedforward or []) if targets else None,
         )

@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 from finetune_api.spec import Lora
 from finetune_trainer.methods.adapter import Adapter
 from finetune_trainer.methods.lora_forward import add_in_one_pass
+from finetune_trainer.model.task import task_type
 
 
 class LowRank(Adapter):
@@ -22,14 +23,14 @@ class LowRank(Adapter):
         settings = self._settings
         targets = settings.target_modules
         return LoraConfig(
-            task_type="CAUSAL_LM",
+            task_type=task_type(model),
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules="all-linear" if targets == ["all-linear"] else targets,
             use_rslora=settings.use_rslora,
             use_dora=settings.use_dora,
-            modules_to_save=settings.modules_to_save or None,
+            modules_to_save=[*settings.modules_to_save] or None,  # a list of its own: peft may add to it
         )
 
     def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:

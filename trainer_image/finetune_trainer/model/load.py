@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.status import Plan
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods.freeze import decoder_layers
 from finetune_trainer.model import attention
+from finetune_trainer.model.kind import ModelKind
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -23,21 +25,23 @@ def load_base(
     directory: Path,
     plan: Plan,
     *,
+    kind: ModelKind,
     deepspeed_config: dict[str, Any],
     quantization: BitsAndBytesConfig | None,
     uri: str,
 ) -> PreTrainedModel:
     """Load a model on the CPU, sharded over the processes under ZeRO stage 3, or quantised on this process's device.
 
-    Raises StageFailure when transformers cannot make a causal language model of the folder; `uri` names it.
+    Raises StageFailure when transformers cannot make a model of this kind of the folder; `uri` names it.
     """
     attention.register()
     if not sys.stderr.isatty():
         disable_progress_bar()
     try:
         with _sharded(deepspeed_config, plan.zero_stage):
-            model = AutoModelForCausalLM.from_pretrained(
+            model: PreTrainedModel = kind.auto_class.from_pretrained(
                 directory,
+                **kind.options(directory),
                 dtype=DTYPES[plan.precision],
                 attn_implementation=attention.IMPLEMENTATION,
                 quantization_config=quantization,
@@ -47,11 +51,19 @@ def load_base(
             )
     except (OSError, ValueError, KeyError) as error:
         raise StageFailure(
-            ExitCode.INVALID, Reason.INVALID_MODEL, f"{uri} cannot be loaded as a causal language model: {error}"
+            ExitCode.INVALID, Reason.INVALID_MODEL, f"{uri} cannot be loaded as a {kind}: {error}"
         ) from error
     if plan.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute(model, every=plan.activation_checkpointing_every)
     return model
+
+
+def recompute(model: PreTrainedModel, *, every: int) -> None:
+    """Have the activations of every so many-th layer computed once more in the backward pass, instead of kept."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if every > 1:
+        for index, layer in enumerate(decoder_layers(model)):
+            layer.gradient_checkpointing = index % every == 0
 
 
 @contextmanager

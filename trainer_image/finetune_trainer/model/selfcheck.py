@@ -11,60 +11,61 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.model import attention
-from finetune_trainer.objectives.sft import Inputs, SupervisedLoss
+from finetune_trainer.model.compile import uncompiled
+from finetune_trainer.objectives.module import Inputs, LossModule
 
 _LENGTHS = [7, 5]
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 8e-2}
 """Largest difference of two mean losses, in nats: rounding is far below it, a mistake far above."""
 
 
-def check(loss: SupervisedLoss, device: torch.device, backend: attention.Backend) -> float:
+def check(loss: LossModule, device: torch.device, backend: attention.Backend) -> float:
     """Return the difference found. Raises StageFailure when it is no rounding. Every process must call it."""
     was_training = loss.training
     loss.eval()
+    rows = _rows(loss, device)
+    inputs = _packed(loss, rows, backend)
     with torch.no_grad():
-        packed, _ = loss(_packed(loss, device, backend))
-        alone = torch.stack([_alone(loss, row) for row in _rows(loss, device)]).sum()
+        packed, _ = loss(inputs)
+        alone = torch.stack([_alone(loss, row) for row in rows]).sum()
     loss.train(was_training)
-    targets = sum(_LENGTHS) - len(_LENGTHS)
-    gap: float = abs(packed.item() - alone.item()) / targets
+    gap: float = abs(packed.item() - alone.item()) / len(inputs.labels)
     if not gap <= _TOLERANCE[next(loss.parameters()).dtype]:
         raise StageFailure(
             ExitCode.INVALID,
             Reason.INVALID_MODEL,
-            f"{type(loss.causal_lm).__name__} cannot be trained on packed rows: its loss differs by {gap:.3g} from"
+            f"{type(loss.transformer).__name__} cannot be trained on packed rows: its loss differs by {gap:.3g} from"
             " that of its rows alone; use a model with plain causal attention (Llama, Qwen, Mistral and their kind)",
         )
     return gap
 
 
-def _rows(loss: SupervisedLoss, device: torch.device) -> list[torch.Tensor]:
-    size = loss.causal_lm.config.get_text_config().vocab_size
+def _rows(loss: LossModule, device: torch.device) -> list[torch.Tensor]:
+    size = loss.transformer.config.get_text_config().vocab_size
     tokens = torch.randint(size, (sum(_LENGTHS),), generator=torch.Generator().manual_seed(0))
-    return [row[None].to(device) for row in torch.split(tokens, _LENGTHS)]
+    return [row.to(device) for row in torch.split(tokens, _LENGTHS)]
 
 
-def _packed(loss: SupervisedLoss, device: torch.device, backend: attention.Backend) -> Inputs:
-    tokens = torch.cat(_rows(loss, device), dim=1)
+def _packed(loss: LossModule, rows: list[torch.Tensor], backend: attention.Backend) -> Inputs:
+    device = rows[0].device
     bounds = torch.tensor([0, _LENGTHS[0], sum(_LENGTHS)], dtype=torch.int32)
-    positions = [torch.arange(length, device=device) for length in _LENGTHS]
+    positions, labels = zip(*map(loss.targets_of, rows), strict=True)
     starts = bounds[:-1].tolist()
-    predicting = torch.cat([position[:-1] + start for position, start in zip(positions, starts, strict=True)])
     return Inputs(
-        input_ids=tokens,
-        position_ids=torch.cat(positions)[None],
+        input_ids=torch.cat(rows)[None],
+        position_ids=torch.cat([torch.arange(length, device=device) for length in _LENGTHS])[None],
         documents=attention.documents(bounds, device, backend),
-        supervised_positions=predicting,
-        labels=tokens[0][predicting + 1],
+        supervised_positions=torch.cat([place + start for place, start in zip(positions, starts, strict=True)]),
+        labels=torch.cat(labels),
     )
 
 
-def _alone(loss: SupervisedLoss, row: torch.Tensor) -> torch.Tensor:
-    """Return the summed cross-entropy of a row in the model's own forward pass."""
-    model = loss.causal_lm
+def _alone(loss: LossModule, row: torch.Tensor) -> torch.Tensor:
+    """Return the summed loss of a row in the model's own forward pass."""
+    model = loss.transformer
     model.set_attn_implementation("eager")
     try:
-        logits = model(input_ids=row, use_cache=False).logits[0, :-1]
+        with uncompiled(model):
+            return loss.own_loss(row)
     finally:
         model.set_attn_implementation(attention.IMPLEMENTATION)
-    return torch.nn.functional.cross_entropy(logits.float(), row[0, 1:], reduction="sum")

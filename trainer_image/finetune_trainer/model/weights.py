@@ -89,11 +89,15 @@ def restore(model: nn.Module, method: Method, directory: Path) -> None:
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in sorted(set(file.keys())):
-                target = tensors[keys.pop(key)]
-                with _whole(target, writes=True), torch.no_grad():
-                    target.copy_(file.get_tensor(key))
+                fill(tensors[keys.pop(key)], file.get_tensor(key))
     if keys:
         raise ValueError(f"{directory} lacks {sorted(keys)[:3]}")
+
+
+def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Put values of the whole shape into a tensor of the model. Every process must call it, with the same values."""
+    with _whole(tensor, writes=True), torch.no_grad():
+        tensor.copy_(values)
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

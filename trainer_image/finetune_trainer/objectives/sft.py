@@ -1,71 +1,83 @@
 """Supervised fine-tuning: cross-entropy of the supervised tokens, and of nothing else.
 
 The head is applied to the hidden states at supervised positions alone, and in tiles of many tokens, so that the
-logits of a whole batch never exist: they would be the largest tensor of the step. The sum is returned, not a mean:
-only the training loop knows how many supervised tokens the whole step has.
+logits of a whole batch never exist: they would be the largest tensor of the step.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from math import exp
+from typing import Any
 
 import torch
-from peft import PeftModel
+from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedModel
+from torch.nn.functional import cross_entropy
 
-from finetune_trainer.model.attention import Documents
-from finetune_trainer.objectives.head import Scoring, is_one_matrix, score, score_by_module
-from finetune_trainer.objectives.noise import EmbeddingNoise
+from finetune_api.run import Confusion
+from finetune_api.spec import Training
+from finetune_api.status import Scores
+from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.objectives.head import Scored, Scoring, is_one_matrix, score, score_by_module
+from finetune_trainer.objectives.module import LossModule
 
-
-@dataclass(frozen=True)
-class Inputs:
-    """A micro-batch on the device, as MicroBatch describes it, with the layout of its documents."""
-
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
-    documents: Documents
-    supervised_positions: torch.Tensor
-    labels: torch.Tensor
+_LARGEST_EXPONENT = 700.0
 
 
-class SupervisedLoss(nn.Module):
-    """A causal language model with its loss."""
+class SupervisedLoss(LossModule):
+    """A causal language model with its loss. It counts tokens predicted right, and tokens."""
 
-    def __init__(self, model: nn.Module, *, label_smoothing: float = 0.0, noise_alpha: float = 0.0) -> None:
-        super().__init__()
-        self.model = model
-        self._label_smoothing = label_smoothing
-        self._noise = EmbeddingNoise(self.causal_lm.get_input_embeddings(), noise_alpha)
+    def predict(
+        self, hidden: torch.Tensor, labels: torch.Tensor, *, count: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sum of the cross-entropies, and [tokens predicted right, tokens] if asked to count."""
+        loss, correct = self._score(hidden, labels, Scoring(count, self.smoothing))
+        if not count:
+            return loss, loss.new_empty(0, dtype=torch.float64)
+        return loss, torch.stack([correct, correct.new_tensor(len(labels))]).double()
 
-    def forward(self, inputs: Inputs, *, count_correct: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the sum of the cross-entropies, and how many tokens were predicted right (0 unless counted).
-
-        With nothing supervised the sum is 0 with a graph, so that the process still takes part in every
-        collective of the backward pass.
-        """
-        with self._noise.on(inputs.documents if self.training else None):
-            hidden = self.hidden_states(inputs)[inputs.supervised_positions]
-        head = self.causal_lm.get_output_embeddings()
+    def _score(self, hidden: torch.Tensor, labels: torch.Tensor, scoring: Scoring) -> Scored:
+        head = self.transformer.get_output_embeddings()
         if not len(hidden):
-            return head(hidden).float().sum(), inputs.labels.sum()
-        scoring = Scoring(count_correct, self._label_smoothing if self.training else 0.0)
+            return Scored(head(hidden).float().sum(), labels.sum())
         if is_one_matrix(head):
-            return score(head, hidden, inputs.labels, scoring)
-        vocabulary = self.causal_lm.config.get_text_config().vocab_size
-        return score_by_module(head, hidden, inputs.labels, scoring, vocabulary=vocabulary)
+            return score(head, hidden, labels, scoring)
+        vocabulary = self.transformer.config.get_text_config().vocab_size
+        return score_by_module(head, hidden, labels, scoring, vocabulary=vocabulary)
 
-    def hidden_states(self, inputs: Inputs) -> torch.Tensor:
-        """Return the last hidden states, [T, hidden size]."""
-        output = self.causal_lm.get_decoder()(
-            input_ids=inputs.input_ids,
-            position_ids=inputs.position_ids,
-            documents=inputs.documents,
-            use_cache=False,
+    def targets_of(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return every token but the first, each to be predicted at the position before it."""
+        return torch.arange(len(row) - 1, device=row.device), row[1:]
+
+    def own_loss(self, row: torch.Tensor) -> torch.Tensor:
+        """Return the summed cross-entropy of a document by the model's own forward pass."""
+        logits = self.transformer(input_ids=row[None], use_cache=False).logits[0, :-1]
+        return cross_entropy(logits.float(), row[1:], reduction="sum")
+
+
+class Supervised:
+    """Objectives `sft` and `pretrain`: they differ in the rows alone (`prepare/encode.py`)."""
+
+    scores_base = True
+
+    def loss_of(self, model: nn.Module, training: Training) -> LossModule:
+        """Return the model with its loss."""
+        return SupervisedLoss(
+            model, label_smoothing=training.label_smoothing, noise_alpha=training.neftune_noise_alpha
         )
-        states: torch.Tensor = output.last_hidden_state[0]
-        return states
 
-    @property
-    def causal_lm(self) -> PreTrainedModel:
-        """The transformers model, whether or not adapters wrap it."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+    def row_weights(self, cache: TokenCache) -> NDArray[Any]:
+        """Return the supervised tokens of each row: the loss of a step is a mean over tokens."""
+        return cache.supervised_counts
+
+    def scores(self, loss_sum: float, counts: Sequence[float]) -> Scores | None:
+        """Return the scores of summed cross-entropy and counts; None without supervised tokens."""
+        correct, tokens = counts
+        if not tokens:
+            return None
+        loss = loss_sum / tokens
+        perplexity = exp(min(loss, _LARGEST_EXPONENT))
+        return Scores(loss=loss, perplexity=perplexity, token_accuracy=correct / tokens, tokens=int(tokens))
+
+    def confusion(self, counts: Sequence[float]) -> Confusion | None:
+        """Return None: tokens are too many to tell which was taken for which."""
+        return None

@@ -1,7 +1,7 @@
 """Building the token cache: every row is read, checked, assigned to a split, encoded and appended.
 
-One pass, in batches, so that memory does not grow with the data. After the first invalid row nothing is encoded
-any more, but all rows are still read, so that one run of the stage names all that is wrong.
+One pass, in batches, so that memory does not grow with the data. Once there are more invalid rows than are allowed
+nothing is encoded any more, but all rows are still read, so that one run of the stage names all that is wrong.
 
 The lists for validation and test are read first: a training row that occurs in one of them word for word is left
 out of training and counted, because a model scored on rows it has learned by heart tells nothing.
@@ -16,14 +16,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from finetune_api.spec import Data
 from finetune_trainer import log
 from finetune_trainer.data.cache import SPLITS, CacheWriter, SplitName
-from finetune_trainer.prepare.encode import Encoded, Encoder
-from finetune_trainer.prepare.formats import Example, Format, canonical, other_columns, parse, to_columns
+from finetune_trainer.data.places import PlaceWriter
+from finetune_trainer.prepare.encode import Encoded, Encoder, cut
+from finetune_trainer.prepare.formats import (
+    Example,
+    Format,
+    Labelled,
+    canonical,
+    other_columns,
+    parse,
+    to_columns,
+)
+from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.pii.policy import Privacy
 from finetune_trainer.prepare.problems import Place, Problems, RowError
 from finetune_trainer.prepare.readers import Row
-from finetune_trainer.prepare.split import Shares, assign
+from finetune_trainer.prepare.split import assign, shares_of
 
 _BATCH = 512
 """Rows that are encoded at once."""
@@ -43,6 +54,9 @@ class Counts:
 
     read: int = 0
     too_long: dict[SplitName, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    truncated: int = 0
+    cut: int = 0
+    """Documents that became several rows."""
     longest: int = 0
     """Tokens of the longest row, kept or not."""
     in_held_out: int = 0
@@ -54,17 +68,27 @@ class CacheBuilder:
     """Builds the caches of all splits below a folder; a context manager that closes the files."""
 
     def __init__(
-        self, directory: Path, encoder: Encoder, *, form: Format, shares: Shares, privacy: Privacy, row_limit: int
+        self,
+        directory: Path,
+        encoder: Encoder,
+        *,
+        form: Format,
+        labels: Labels | None,
+        data: Data,
+        row_limit: int,
     ) -> None:
         self._directory = directory
         self._encoder = encoder
+        self._truncation = data.truncation
+        self._max_invalid_rows = data.max_invalid_rows
         self.form: Format = form
-        self._shares = shares
-        self.privacy = privacy
+        self._shares = shares_of(data)
+        self.privacy = Privacy(data.pii)
         self._row_limit = row_limit
         self._held_out: set[bytes] = set()
         self._files = ExitStack()
         self.writers: dict[SplitName, CacheWriter] = {}
+        self.labels = labels
         self.counts = Counts()
         self.problems = Problems()
 
@@ -72,7 +96,11 @@ class CacheBuilder:
         """Open the files."""
         cache = self._directory / "cache"
         cache.mkdir(parents=True)
-        self.writers = {split: self._files.enter_context(CacheWriter(cache, split)) for split in SPLITS}
+        labelled = self.labels is not None
+        self.writers = {
+            split: self._files.enter_context(CacheWriter(cache, split, labelled=labelled)) for split in SPLITS
+        }
+        self._places = {split: self._files.enter_context(PlaceWriter(cache, split)) for split in SPLITS}
         path = self._directory / "test.jsonl"
         self._test_rows = self._files.enter_context(path.open("w", encoding="utf-8", errors="surrogatepass"))
         return self
@@ -85,7 +113,7 @@ class CacheBuilder:
         """Add the rows of one list; `given` says that it is a list of its own, from which nothing is split off."""
         checked = self._check(rows, split, given=given)
         while batch := list(islice(checked, _BATCH)):
-            if not self.problems.total:
+            if self.problems.total <= self._max_invalid_rows:
                 self._store(batch)
 
     def _check(self, rows: Iterable[Row], split: SplitName, *, given: bool) -> Iterator[_Checked]:
@@ -95,6 +123,8 @@ class CacheBuilder:
                 if isinstance(row.columns, RowError):
                     raise row.columns
                 example = parse(row.columns, self.form)
+                if self.labels is not None and isinstance(example, Labelled):
+                    self.labels.require_known(example.label)
             except RowError as error:
                 self.problems.add(row.place, error)
                 continue
@@ -116,21 +146,46 @@ class CacheBuilder:
         for row, encoded in zip(batch, self._encoder.encode([row.example for row in batch]), strict=True):
             if isinstance(encoded, RowError):
                 self.problems.add(row.place, encoded)
-            elif not any(encoded.supervised[1:]):
+            elif self.labels is None and not any(encoded.supervised[1:]):
                 self.problems.add(row.place, RowError("messages", "the chat template leaves no token of the answer"))
             else:
                 self._append(row, encoded)
 
     def _append(self, row: _Checked, encoded: Encoded) -> None:
         self.counts.longest = max(self.counts.longest, len(encoded.input_ids))
-        if len(encoded.input_ids) > self._row_limit:
+        pieces = self._fit(row, encoded)
+        if not pieces:
             self.counts.too_long[row.split] += 1
             return
         self.counts.highest_token = max(self.counts.highest_token, *encoded.input_ids)
-        self.writers[row.split].append(encoded.input_ids, [False, *encoded.supervised[1:]])
+        for piece in pieces:
+            self.writers[row.split].append(piece.input_ids, [False, *piece.supervised[1:]], self._number(row))
+            self._places[row.split].append(f"{row.place.file}:{row.place.unit}", row.place.number)
         if row.split == "test":
             columns = {**other_columns(row.columns, self.form), **to_columns(row.example)}
             self._test_rows.write(json.dumps(columns, ensure_ascii=False, default=str) + "\n")
+
+    def _fit(self, row: _Checked, encoded: Encoded) -> list[Encoded]:
+        """Return the rows of at most `row_limit` tokens that a row becomes; none when it is left out."""
+        if len(encoded.input_ids) <= self._row_limit:
+            return [encoded]
+        if self.form == "text":
+            self.counts.cut += 1
+            return cut(encoded, self._row_limit)
+        shorter = None
+        if self._truncation == "keepAnswer":
+            shorter = self._encoder.shorten(row.example, self._row_limit)
+        elif self._truncation == "end":
+            shorter = Encoded(encoded.input_ids[: self._row_limit], encoded.supervised[: self._row_limit])
+        if shorter is None or (self.labels is None and not any(shorter.supervised[1:])):
+            return []
+        self.counts.truncated += 1
+        return [shorter]
+
+    def _number(self, row: _Checked) -> int | None:
+        if self.labels is None or not isinstance(row.example, Labelled):
+            return None
+        return self.labels.number(row.example.label, row.split, row.place)
 
     def log_counts(self) -> None:
         """Log what was kept and what was left out."""

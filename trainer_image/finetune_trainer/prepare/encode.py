@@ -3,22 +3,27 @@
 A conversation is rendered by the chat template (`template.py`); the answers are supervised, each with the token
 that ends the turn, so that the tuned model knows when to stop, but without the white space that a template puts
 after it. Prompt and completion are used as they stand, as TRL does with plain text: the tokenizer's own opening
-token if it has one, the prompt, the completion, the end-of-sequence token; no chat template is applied.
+token if it has one, the prompt, the completion, the end-of-sequence token; no chat template is applied. Running text
+is encoded likewise, and all of it but its first token is supervised. Rows with a label have no supervised token: what
+is predicted is their class.
 
-Text is always cut where an answer begins: generation starts from the tokens of the prompt alone, so a token that
+Where an answer begins, text is always cut: generation starts from the tokens of the prompt alone, so a token that
 reaches over the cut could never be produced there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
+from finetune_api.spec.data import LossOn
 from finetune_trainer import log
-from finetune_trainer.prepare.formats import Completion, Conversation, Example, Format
+from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example, Format, Labelled
+from finetune_trainer.prepare.loss_on import supervise
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.problems import RowError
-from finetune_trainer.prepare.template import Rendered, render
+from finetune_trainer.prepare.template import Rendered, apply, render
 from finetune_trainer.prepare.tokenizer import special_tokens
 
 
@@ -37,29 +42,40 @@ class Encoder(Protocol):
         """Encode examples; one that cannot be encoded gives its error instead."""
         ...
 
+    def shorten(self, example: Example, limit: int) -> Encoded | None:
+        """Encode an example to at most `limit` tokens with its last answer whole; None where that cannot be."""
+        ...
 
-def build_encoder(tokenizer: Any, form: Format) -> Encoder:
+
+def build_encoder(tokenizer: Any, form: Format, loss_on: LossOn = "assistant") -> Encoder:
     """Return the encoder of a format. Raises StageFailure when the tokenizer lacks what the format needs."""
-    if form == "promptCompletion":
+    if form in ("promptCompletion", "text"):
         if tokenizer.eos_token_id is None:
             raise invalid_model(
-                "the tokenizer has no end-of-sequence token, so answers would never end;"
+                "the tokenizer has no end-of-sequence token, so what the model writes would never end;"
                 " set eos_token in tokenizer_config.json"
             )
-        return CompletionEncoder(tokenizer)
+        return CompletionEncoder(tokenizer, loss_on) if form == "promptCompletion" else TextEncoder(tokenizer)
+    if form == "label":
+        return LabelEncoder(tokenizer)
     if not tokenizer.chat_template:
-        raise invalid_model(
-            "the tokenizer has no chat template, which format messages needs;"
-            " set spec.model.chatTemplate, or use columns prompt and completion"
-        )
-    return ChatEncoder(tokenizer)
+        raise _no_template()
+    return ChatEncoder(tokenizer, loss_on)
+
+
+def _no_template() -> StageFailure:
+    return invalid_model(
+        "the tokenizer has no chat template, which a column messages needs;"
+        " set spec.model.chatTemplate, or use columns of plain text"
+    )
 
 
 class ChatEncoder:
     """Encodes conversations through the tokenizer's chat template."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, loss_on: LossOn) -> None:
         self._tokenizer = tokenizer
+        self._loss_on: LossOn = loss_on
         self._warned = False
         self._special = special_tokens(tokenizer)
 
@@ -80,6 +96,17 @@ class ChatEncoder:
         )
         return [result if isinstance(result, RowError) else next(marked) for result in results]
 
+    def shorten(self, example: Example, limit: int) -> Encoded | None:
+        """Leave out the oldest questions with their answers, one after the other, but not what the system says."""
+        assert isinstance(example, Conversation)  # noqa: S101
+        opening = example.turns[:1] if example.turns[0].role == "system" else ()
+        questions = [index for index, turn in enumerate(example.turns) if turn.role == "user"]
+        for first in questions[1:]:
+            [encoded] = self.encode([replace(example, turns=opening + example.turns[first:])])
+            if isinstance(encoded, Encoded) and len(encoded.input_ids) <= limit:
+                return encoded
+        return None
+
     def _render(self, example: Example) -> Rendered | RowError:
         assert isinstance(example, Conversation)  # noqa: S101
         try:
@@ -94,12 +121,11 @@ class ChatEncoder:
         crosses_end = any(start < end < stop for end in ends for start, stop in offsets)
         if crosses_end or any(ids[: len(prompt)] != prompt for prompt in prompts):
             return self._mark_segments(row)
-        supervised = [False] * len(ids)
+        answers = []
         for first, end in row.answers:
             inside = [index for index, (start, stop) in enumerate(offsets) if start >= first and stop <= end]
-            for index in self._up_to_turn_end(inside, ids, row.text, offsets):
-                supervised[index] = True
-        return Encoded(ids, supervised)
+            answers.append(self._up_to_turn_end(inside, ids, row.text, offsets))
+        return Encoded(ids, supervise(self._loss_on, answers, len(ids)))
 
     def _up_to_turn_end(
         self, inside: list[int], ids: list[int], text: str, offsets: list[tuple[int, int]]
@@ -125,26 +151,27 @@ class ChatEncoder:
     def _mark_segments(self, row: Rendered) -> Encoded:
         """Encode a row whose tokens would differ at a cut: each stretch between two cuts by itself."""
         ids: list[int] = []
-        supervised: list[bool] = []
+        answers: list[list[int]] = []
         bounds = [0, *(cut for span in row.answers for cut in span), len(row.text)]
         for number, (start, end) in enumerate(pairwise(bounds)):
             text = row.text[start:end]
             part = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             tokens, offsets = part["input_ids"], part["offset_mapping"]
             # Stretches alternate: what is given, an answer, what is given ...
-            answer = self._up_to_turn_end(list(range(len(tokens))), tokens, text, offsets) if number % 2 else []
+            if number % 2:
+                answer = self._up_to_turn_end(list(range(len(tokens))), tokens, text, offsets)
+                answers.append([len(ids) + index for index in answer])
             ids += tokens
-            supervised += [index < len(answer) for index in range(len(tokens))]
-        return Encoded(ids, supervised)
+        return Encoded(ids, supervise(self._loss_on, answers, len(ids)))
 
 
 class CompletionEncoder:
     """Encodes prompt and completion as plain text."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, loss_on: LossOn) -> None:
         self._tokenizer = tokenizer
-        bos = tokenizer.bos_token_id
-        self._opening = [bos] if list(tokenizer("")["input_ids"])[:1] == [bos] else []
+        self._loss_on: LossOn = loss_on
+        self._opening = _opening(tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
         """Encode prompts and completions; the tokenizer spreads a batch over the cores."""
@@ -155,9 +182,100 @@ class CompletionEncoder:
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         return list(self._tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []
 
+    def shorten(self, example: Example, limit: int) -> Encoded | None:
+        """Leave out the beginning of the prompt, but for the token that opens every text."""
+        assert isinstance(example, Completion)  # noqa: S101
+        prompt, answer = self._tokens([example.prompt, example.completion])
+        room = limit - len(self._opening) - len(answer) - 1
+        joined = self._join(prompt[-room:], answer) if room > 0 else None
+        return joined if isinstance(joined, Encoded) else None
+
     def _join(self, prompt: list[int], answer: list[int]) -> Encoded | RowError:
         given = [*self._opening, *prompt]
         target = [*answer, self._tokenizer.eos_token_id]
         if not given:
             return RowError("prompt", "has no tokens, so nothing can be predicted from it")
-        return Encoded(given + target, [False] * len(given) + [True] * len(target))
+        ids = given + target
+        return Encoded(ids, supervise(self._loss_on, [range(len(given), len(ids))], len(ids)))
+
+
+class TextEncoder:
+    """Encodes documents of running text, each with the end-of-sequence token that says that it ends here."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._opening = _opening(tokenizer)
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
+        """Encode documents; the tokenizer spreads a batch over the cores."""
+        texts = [example.text for example in examples if isinstance(example, Document)]
+        return [self._close(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    def shorten(self, example: Example, limit: int) -> Encoded | None:
+        """Return None: running text is cut into pieces."""
+        return None
+
+    def _close(self, tokens: list[int]) -> Encoded | RowError:
+        if not tokens:
+            return RowError("text", "has no tokens")
+        end = self._tokenizer.eos_token_id
+        ids = [*self._opening, *tokens, *([] if tokens[-1] == end else [end])]
+        return Encoded(ids, [False] + [True] * (len(ids) - 1))
+
+
+class LabelEncoder:
+    """Encodes rows to classify as the tokenizer encodes any text: so any program gives the model the same tokens.
+
+    The class is read off the last token. Padding at the end is left out, since transformers looks for the last token
+    that is none.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
+        """Encode texts and conversations; the tokenizer spreads the texts of a batch over the cores."""
+        contents = [example.content for example in examples if isinstance(example, Labelled)]
+        texts = [content.text for content in contents if isinstance(content, Document)]
+        encoded = iter(self._tokenizer(texts)["input_ids"] if texts else [])
+        return [
+            self._without_padding(next(encoded)) if isinstance(content, Document) else self._conversation(content)
+            for content in contents
+        ]
+
+    def shorten(self, example: Example, limit: int) -> Encoded | None:
+        """Return None: there is no answer to keep."""
+        return None
+
+    def _conversation(self, conversation: Conversation) -> Encoded | RowError:
+        if not self._tokenizer.chat_template:
+            raise _no_template()
+        try:
+            text = apply(self._tokenizer, conversation.turns, prompt=False)
+        except RowError as error:
+            return error
+        return self._without_padding(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _without_padding(self, tokens: Sequence[int]) -> Encoded | RowError:
+        ids = list(tokens)
+        while ids and ids[-1] == self._tokenizer.pad_token_id:
+            ids.pop()
+        return Encoded(ids, [False] * len(ids)) if ids else RowError("label", "stands beside a text without tokens")
+
+
+def _opening(tokenizer: Any) -> list[int]:
+    """Return the token that the tokenizer itself puts before a text, if it is one that stands there by its role."""
+    bos = tokenizer.bos_token_id
+    return [bos] if list(tokenizer("")["input_ids"])[:1] == [bos] else []
+
+
+def cut(document: Encoded, limit: int) -> list[Encoded]:
+    """Cut a document into rows of at most `limit` tokens.
+
+    Each row but the first begins with the last token of the one before, which nothing predicts there: so every token
+    of the document but its first is learned once, and each with a token before it.
+    """
+    ids = document.input_ids
+    starts = range(0, max(1, len(ids) - 1), limit - 1)
+    pieces = [ids[start : start + limit] for start in starts]
+    return [Encoded(piece, [False] + [True] * (len(piece) - 1)) for piece in pieces]

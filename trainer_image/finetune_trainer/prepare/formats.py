@@ -1,22 +1,50 @@
 """Formats of rows: from the columns of a row to an example, or to the field that is wrong.
 
-    messages           {"messages": [{"role": "system"|"user"|"assistant", "content": "..."}, ...]}
+    messages           {"messages": [{"role": "system"|"user"|"assistant", "content": "..."}, ...]}; "tools": [...]
     promptCompletion   {"prompt": "...", "completion": "..."}
+    text               {"text": "..."}
+    label              {"text": "...", "label": "..."} or {"messages": [...], "label": "..."}
 
 A conversation may open with a system turn; then user and assistant take turns, beginning with user and ending with
-assistant. Other columns are no part of an example.
+assistant, or with either where it has a label. An assistant turn with `tool_calls` is followed by the turns of those
+tools (role `tool`) and another assistant turn. Turns may also be written as `from` (human, gpt, system) and `value`.
+Other columns are no part of an example.
 """
 
 import json
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from finetune_api.spec.job import ObjectiveType
 from finetune_trainer.prepare.problems import RowError
 
-Format = Literal["messages", "promptCompletion"]
-_COLUMNS: dict[Format, tuple[str, ...]] = {"messages": ("messages",), "promptCompletion": ("prompt", "completion")}
-_ROLES = ("system", "user", "assistant")
+Format = Literal["messages", "promptCompletion", "text", "label"]
+_COLUMNS: dict[Format, tuple[str, ...]] = {
+    "messages": ("messages", "tools"),
+    "promptCompletion": ("prompt", "completion"),
+    "text": ("text",),
+    "label": ("text", "messages", "label"),
+}
+_NEEDED: dict[Format, tuple[tuple[str, ...], ...]] = {
+    "messages": (("messages",),),
+    "promptCompletion": (_COLUMNS["promptCompletion"],),
+    "text": (_COLUMNS["text"],),
+    "label": (("text", "label"), ("messages", "label")),
+}
+"""Sets of columns of which a row has to have one."""
+_FORMATS: dict[ObjectiveType, tuple[Format, ...]] = {
+    "sft": ("messages", "promptCompletion"),
+    "pretrain": ("text",),
+    "classification": ("label",),
+}
+"""What an objective can be trained on."""
+_LONGEST_LABEL = 64
+_ROLES = ("system", "user", "assistant", "tool")
+_EXTRA = ("tool_calls", "tool_call_id", "name")
+"""What a turn may have beside role and content; the chat template decides what becomes of it."""
+_OTHER_ROLES = {"human": "user", "gpt": "assistant"}
+"""Roles of turns that are written with `from` and `value`."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +53,12 @@ class Turn:
 
     role: str
     content: str
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Calls of tools, or which call this answers."""
+
+    def to_column(self) -> dict[str, Any]:
+        """Return the turn as it stands in a row."""
+        return {"role": self.role, "content": self.content, **self.extra}
 
 
 @dataclass(frozen=True)
@@ -32,6 +66,8 @@ class Conversation:
     """An example of format messages."""
 
     turns: tuple[Turn, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools that may be called, as JSON schemas."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +78,48 @@ class Completion:
     completion: str
 
 
-Example = Conversation | Completion
+@dataclass(frozen=True)
+class Document:
+    """An example of format text."""
+
+    text: str
 
 
-def detect(columns: dict[str, Any]) -> Format:
-    """Tell the format from a row's columns. Raises RowError when it is none."""
-    for name, needed in _COLUMNS.items():
-        if all(column in columns for column in needed):
+@dataclass(frozen=True)
+class Labelled:
+    """An example of format label."""
+
+    content: Document | Conversation
+    label: str
+
+
+Example = Conversation | Completion | Document | Labelled
+
+
+def detect(columns: dict[str, Any], objective: ObjectiveType) -> Format:
+    """Tell the format of an objective from a row's columns. Raises RowError when it is none."""
+    for name in _FORMATS[objective]:
+        if any(all(column in columns for column in needed) for needed in _NEEDED[name]):
             return name
+    choices = [needed for name in _FORMATS[objective] for needed in _NEEDED[name]]
+    wanted = ", or ".join(" and ".join(map(repr, needed)) for needed in choices)
     found = ", ".join(repr(column) for column in columns) or "none"
-    raise RowError("columns", f"need 'messages', or 'prompt' and 'completion'; found {found}")
+    raise RowError("columns", f"need {wanted}; found {found}")
 
 
 def parse(columns: dict[str, Any], form: Format) -> Example:
     """Return the example of a row. Raises RowError."""
-    for column in _COLUMNS[form]:
+    if form == "label":
+        return _labelled(columns)
+    for column in _NEEDED[form][0]:
         if columns.get(column) is None:
             raise RowError(column, f"is missing; format {form} needs it in every row")
+    if form == "text":
+        return Document(_text(columns["text"], "text"))
     if form == "promptCompletion":
         return Completion(_text(columns["prompt"], "prompt"), _text(columns["completion"], "completion"))
-    return _conversation(columns["messages"])
+    conversation = _conversation(columns["messages"], answered=True)
+    return replace(conversation, tools=_tools(columns.get("tools")))
 
 
 def other_columns(columns: dict[str, Any], form: Format) -> dict[str, Any]:
@@ -71,9 +129,14 @@ def other_columns(columns: dict[str, Any], form: Format) -> dict[str, Any]:
 
 def to_columns(example: Example) -> dict[str, Any]:
     """Return the columns of an example: the inverse of parse."""
+    if isinstance(example, Labelled):
+        return {**to_columns(example.content), "label": example.label}
+    if isinstance(example, Document):
+        return {"text": example.text}
     if isinstance(example, Completion):
         return {"prompt": example.prompt, "completion": example.completion}
-    return {"messages": [{"role": turn.role, "content": turn.content} for turn in example.turns]}
+    messages = {"messages": [turn.to_column() for turn in example.turns]}
+    return {**messages, "tools": list(example.tools)} if example.tools else messages
 
 
 def canonical(example: Example) -> bytes:
@@ -84,7 +147,7 @@ def canonical(example: Example) -> bytes:
             return unicodedata.normalize("NFC", value).strip()
         if isinstance(value, list):
             return [normal(item) for item in value]
-        return {key: normal(item) for key, item in value.items()}
+        return {key: normal(item) for key, item in value.items()} if isinstance(value, dict) else value
 
     return json.dumps(normal(to_columns(example)), sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")
 
@@ -101,35 +164,86 @@ def _text(value: Any, field: str) -> str:
     return value
 
 
-def _conversation(value: Any) -> Conversation:
+def _labelled(columns: dict[str, Any]) -> Labelled:
+    text, messages = columns.get("text"), columns.get("messages")
+    if (text is None) == (messages is None):
+        raise RowError("text", "is missing; format label needs a text or messages, and not both, in every row")
+    content = _conversation(messages, answered=False) if text is None else Document(_text(text, "text"))
+    return Labelled(content, _label(columns.get("label")))
+
+
+def _label(value: Any) -> str:
+    """Return a label as text: whole numbers and truth values as JSON writes them."""
+    if value is None:
+        raise RowError("label", "is missing; format label needs it in every row")
+    label = _text(json.dumps(value) if isinstance(value, int) else value, "label").strip()
+    if len(label) > _LONGEST_LABEL:
+        raise RowError(
+            "label", f"has {len(label)} characters, at most {_LONGEST_LABEL} are possible; give it a short name"
+        )
+    return label
+
+
+def _conversation(value: Any, *, answered: bool) -> Conversation:
     if not isinstance(value, list):
         raise RowError("messages", f"is {type(value).__name__}, not a list of turns")
     if not value:
         raise RowError("messages", "has no turns")
     turns = tuple(_turn(item, f"messages[{index}]") for index, item in enumerate(value))
+    if answered and all(turn.role != "assistant" for turn in turns):
+        raise RowError("messages", "has no assistant turn, so there is nothing to learn from")
     _check_order(turns)
+    if answered and turns[-1].role != "assistant":
+        raise RowError("messages", f"ends with a {turns[-1].role} turn; the last turn must be the assistant's")
     return Conversation(turns)
 
 
 def _turn(value: Any, field: str) -> Turn:
     if not isinstance(value, dict):
         raise RowError(field, "is not an object with role and content")
-    unknown = sorted(key for key, item in value.items() if key not in ("role", "content") and item is not None)
+    present = {key: item for key, item in value.items() if item is not None}
+    if {"from", "value"} <= present.keys():
+        role = _OTHER_ROLES.get(present.pop("from"), value["from"])
+        present = {"role": role, "content": present.pop("value"), **present}
+    unknown = sorted(present.keys() - {"role", "content", *_EXTRA})
     if unknown:
         raise RowError(f"{field}.{unknown[0]}", "is not known; a turn has role and content")
-    role = value.get("role")
+    role = present.get("role")
     if role not in _ROLES:
-        raise RowError(f"{field}.role", f"is {role!r}; write system, user or assistant")
-    return Turn(role, _text(value.get("content"), f"{field}.content"))
+        raise RowError(f"{field}.role", f"is {role!r}; write system, user, assistant or tool")
+    extra = {key: present[key] for key in _EXTRA if key in present}
+    if "tool_calls" in extra:
+        _check_calls(extra["tool_calls"], role, f"{field}.tool_calls")
+        return Turn(role, _text(present["content"], f"{field}.content") if present.get("content") else "", extra)
+    return Turn(role, _text(present.get("content"), f"{field}.content"), extra)
+
+
+def _check_calls(calls: Any, role: str, field: str) -> None:
+    if role != "assistant":
+        raise RowError(field, f"stands in a {role} turn; tools are called by the assistant")
+    if not isinstance(calls, list) or not calls or not all(isinstance(call, dict) for call in calls):
+        raise RowError(field, "is not a list of calls, each an object with function.name and function.arguments")
+
+
+def _tools(value: Any) -> tuple[dict[str, Any], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise RowError("tools", "is not a list of tools, each an object with a JSON schema")
+    return tuple(value)
 
 
 def _check_order(turns: tuple[Turn, ...]) -> None:
-    if all(turn.role != "assistant" for turn in turns):
-        raise RowError("messages", "has no assistant turn, so there is nothing to learn from")
     opening = 1 if turns[0].role == "system" else 0
+    wanted: tuple[str, ...] = ("user",)
     for index, turn in enumerate(turns[opening:], start=opening):
-        wanted = "user" if (index - opening) % 2 == 0 else "assistant"
-        if turn.role != wanted:
-            raise RowError(f"messages[{index}].role", f"is {turn.role}, but {wanted} must speak here")
-    if turns[-1].role != "assistant":
-        raise RowError("messages", f"ends with a {turns[-1].role} turn; the last turn must be the assistant's")
+        if turn.role not in wanted:
+            raise RowError(f"messages[{index}].role", f"is {turn.role}, but {' or '.join(wanted)} must speak here")
+        wanted = _followers(turn)
+
+
+def _followers(turn: Turn) -> tuple[str, ...]:
+    """Return who may speak after a turn."""
+    if turn.role == "assistant":
+        return ("tool",) if "tool_calls" in turn.extra else ("user",)
+    return ("assistant",) if turn.role == "user" else ("assistant", "tool")

@@ -5,7 +5,9 @@ from itertools import chain
 from pathlib import Path
 
 from finetune_api.spec import Data
+from finetune_api.spec.job import ObjectiveType
 from finetune_trainer.data.cache import SplitName
+from finetune_trainer.prepare.columns import named
 from finetune_trainer.prepare.formats import Format, detect
 from finetune_trainer.prepare.problems import Problems, RowError, invalid_data
 from finetune_trainer.prepare.readers import Row
@@ -23,11 +25,11 @@ class RowLists:
             split: find_files(store, sources)
             for split, sources in (("test", data.test), ("validation", data.validation), ("train", data.train))
         }
-        self._train = read_rows(store, self._files["train"], scratch)
         self._store = store
         self._scratch = scratch
+        self._train = self._read("train")
 
-    def format(self) -> Format:
+    def format(self, objective: ObjectiveType) -> Format:
         """Return the format that is set, or that of the first training row that can be read."""
         if self._data.format != "auto":
             return self._data.format
@@ -36,7 +38,7 @@ class RowLists:
             seen.append(row)
             if not isinstance(row.columns, RowError):
                 self._train = chain(seen, self._train)
-                return _detect(row)
+                return _detect(row, objective)
         problems = Problems()
         for row in seen:
             assert isinstance(row.columns, RowError)  # noqa: S101 - else it would have told the format
@@ -47,14 +49,13 @@ class RowLists:
     def rows(self) -> Iterator[tuple[SplitName, Iterator[Row]]]:
         """Yield each list that is given with its rows. Raises StageFailure after one that holds none."""
         if self._data.test:
-            yield "test", self._counted("test", read_rows(self._store, self._files["test"], self._scratch / "test"))
+            yield "test", self._counted("test", self._read("test"))
         if self._data.validation:
-            files = self._files["validation"]
-            yield (
-                "validation",
-                self._counted("validation", read_rows(self._store, files, self._scratch / "validation")),
-            )
+            yield "validation", self._counted("validation", self._read("validation"))
         yield "train", self._counted("train", self._train)
+
+    def _read(self, split: SplitName) -> Iterator[Row]:
+        return named(read_rows(self._store, self._files[split], self._scratch / split), self._data.columns)
 
     def _counted(self, split: SplitName, rows: Iterator[Row]) -> Iterator[Row]:
         row = None
@@ -68,9 +69,9 @@ class RowLists:
         return invalid_data(f"the data set is empty: spec.data.{split} ({files}) holds no rows")
 
 
-def _detect(row: Row) -> Format:
+def _detect(row: Row, objective: ObjectiveType) -> Format:
     assert not isinstance(row.columns, RowError)  # noqa: S101
     try:
-        return detect(row.columns)
+        return detect(row.columns, objective)
     except RowError as error:
         raise invalid_data(f"{row.place}: {error.field}: {error.text}") from error

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from finetune_trainer.prepare.model_shape import ModelShape
 
 GIB = 1024**3
-OPTIMIZER_BYTES = {"adamw": 12, "pagedAdamw32bit": 12, "adamw8bit": 6, "pagedAdamw8bit": 6}
-"""Per trained parameter: fp32 master copy and two moments. Paged ones are counted as if they stayed."""
+OPTIMIZER_BYTES = {"adamw": 12, "pagedAdamw32bit": 12, "adamw8bit": 6, "pagedAdamw8bit": 6, "muon": 12}
+"""Per trained parameter: fp32 master copy and two moments. Paged ones are counted as if they stayed; muon as if all
+learned as the embeddings do, though hidden matrices have one moment.
+"""
 _FP32_BYTES = 4
 _SCALE_BITS = 0.5
 """Per weight of 4 bits, without double quantisation."""
@@ -38,6 +40,8 @@ class Layout:
     micro_batch_tokens: int
     """Tokens of the largest micro-batch."""
     activation_checkpointing: bool
+    activation_checkpointing_every: int = 1
+    """Activations of every so many-th layer are recomputed."""
     optimizer_bytes: int = OPTIMIZER_BYTES["adamw"]
     """Bytes of the optimizer per trained parameter."""
     quantized_bits: int = 4
@@ -95,10 +99,11 @@ def number_bytes(precision: str) -> int:
 def _activations(shape: ModelShape, layout: Layout, width: int) -> int:
     tokens = layout.micro_batch_tokens
     per_layer = (_HIDDEN_TENSORS * shape.hidden_size + _INTERMEDIATE_TENSORS * shape.intermediate_size) * width
-    if layout.activation_checkpointing:  # the input of each layer, and one layer in full
-        kept = tokens * (shape.layers * shape.hidden_size * width + per_layer)
-    else:
-        kept = tokens * shape.layers * per_layer
+    recomputed = -(-shape.layers // layout.activation_checkpointing_every) if layout.activation_checkpointing else 0
+    # Of layers that are recomputed their input, and one of them in full; of the others all.
+    in_full = shape.layers - recomputed + (recomputed > 0)
+    kept = tokens * (recomputed * shape.hidden_size * width + in_full * per_layer)
     # Logits, their gradient and the softmax of one chunk.
-    head = min(tokens, _HEAD_CHUNK_TOKENS) * shape.vocabulary * (width + 2 * _FP32_BYTES)
+    outputs = shape.outputs or shape.vocabulary
+    head = min(tokens, _HEAD_CHUNK_TOKENS) * outputs * (width + 2 * _FP32_BYTES)
     return kept + head

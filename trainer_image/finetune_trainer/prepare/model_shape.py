@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from finetune_api.spec import Method
 from finetune_trainer.methods import method_of
+from finetune_trainer.model.kind import ModelKind
+from finetune_trainer.model.task import head_of
 from finetune_trainer.prepare.model_files import invalid_model
+
+LANGUAGE_MODEL = ModelKind()
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class ModelShape:
     """Longest row the model can place; None: it sets no bound."""
     quantized_parameters: int = 0
     """Parameters of the base that are held in 4 or 8 bits."""
+    outputs: int | None = None
+    """Width of the head; None: the vocabulary."""
 
 
 def read_config(directory: Path, uri: str) -> Any:
@@ -43,15 +49,13 @@ def read_config(directory: Path, uri: str) -> Any:
         ) from error
 
 
-def measure(config: Any, method: Method, uri: str) -> ModelShape:
+def measure(config: Any, method: Method, uri: str, kind: ModelKind = LANGUAGE_MODEL) -> ModelShape:
     """Return the sizes of the model under a method. Raises StageFailure when it cannot be built or adapted."""
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = kind.auto_class.from_config(kind.configure(config))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise invalid_model(
-            f"{uri}: no causal language model can be built from config.json: {_first_line(error)}"
-        ) from error
+        raise invalid_model(f"{uri}: no {kind} can be built from config.json: {_first_line(error)}") from error
     quantized = _linear_weights(model) if method.type == "qlora" else 0
     with torch.device("meta"):
         model = method_of(method).adapt(model)
@@ -64,13 +68,14 @@ def measure(config: Any, method: Method, uri: str) -> ModelShape:
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocabulary=text.vocab_size,
+        outputs=len(kind.labels) or None,
         max_positions=getattr(text, "max_position_embeddings", None),
     )
 
 
 def _linear_weights(model: Any) -> int:
     """Return the parameters that bitsandbytes quantises: the weights of linear layers, the head left out."""
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() or head_of(model)
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
     return sum(module.weight.numel() for module in linear)
 

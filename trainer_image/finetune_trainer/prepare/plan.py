@@ -1,8 +1,9 @@
 """The plan: what every `auto` becomes, decided before any training pod exists, and whether it fits at all.
 
-    zeroStage              0 for one process; else 2, and 3 where 2 does not fit: sharding the weights too costs
-                           a few percent of speed, so it is not done without need
-    activationCheckpointing  off where the activations fit, since recomputing them costs about a fifth of the speed
+    zeroStage              0 for one process, or an optimizer that is not sharded; else 2, and 3 where 2 does not fit:
+                           sharding the weights too costs a few percent of speed, so it is not done without need
+    activationCheckpointing  off where the activations fit, since recomputing them costs about a fifth of the speed;
+                           else selective, and on where that does not fit
     microBatchSize         the largest divisor of a process's share of a step that fits, up to the number of tokens
                            beyond which a larger forward pass is not faster
 
@@ -22,7 +23,7 @@ from finetune_trainer.prepare.memory import GIB, OPTIMIZER_BYTES, Estimate, Layo
 from finetune_trainer.prepare.model_shape import ModelShape
 
 ASSUMED_GPU_BYTES = 80 * GIB
-"""A GPU's memory is not known before a pod runs on it: that of an A100 or H100 is assumed, and never refused for."""
+"""A GPU's memory is not known before a pod runs on it: until then that of an A100 or H100 is assumed."""
 _USABLE = 0.9
 """Share of a GPU's memory that is planned for; the allocator's fragments take the rest."""
 _TARGET_TOKENS = {"cpu": 4096, "gpu": 16384}
@@ -39,6 +40,8 @@ class Facts:
     """Tokens of the longest sequence."""
     memory_limit_bytes: int | None
     """Memory limit of a training pod."""
+    device_bytes: int | None = None
+    """Memory of the smallest GPU of the run, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +53,39 @@ class _Choice:
 
 def resolve(spec: FineTuneJobSpec, facts: Facts) -> Plan:
     """Return the plan of a job. Raises StageFailure (OutOfMemory) when no allowed choice fits the pod."""
-    budget = _budget(spec, facts)
+    budget = budget_of(spec, memory_limit_bytes=facts.memory_limit_bytes, device_bytes=facts.device_bytes)
     choices = list(_choices(spec, facts))
     fitting = (choice for choice in choices if budget is None or choice.estimate.total <= budget)
     chosen = next(fitting, None)
     if chosen is None:
-        # What uses least. On a GPU the budget is an assumption, so the job may try.
+        # What uses least. A GPU is told from an estimate that it cannot hold a model only by trying.
         chosen = min(choices, key=lambda choice: choice.estimate.total)
         if spec.distributed.device == "cpu":
             raise _too_large(spec, facts, chosen)
     return _plan(spec, facts, chosen)
 
 
-def _budget(spec: FineTuneJobSpec, facts: Facts) -> int | None:
+def more_frugal(spec: FineTuneJobSpec, facts: Facts, plan: Plan) -> Plan | None:
+    """Return the fastest plan that needs less memory than one that ran out of it; None when there is none.
+
+    Smaller micro-batches are taken whatever the spec says of their size: they change no number but by rounding, since
+    the global batch stays.
+    """
+    any_size = {"training": spec.training.model_copy(update={"micro_batch_size": "auto"})}
+    for choice in _choices(spec.model_copy(update=any_size), facts):
+        needs_less = choice.estimate.total < plan.estimated_bytes_per_device
+        if needs_less and choice.micro_batch_size <= plan.micro_batch_size:
+            return _plan(spec, facts, choice)
+    return None
+
+
+def budget_of(spec: FineTuneJobSpec, *, memory_limit_bytes: int | None, device_bytes: int | None) -> int | None:
     """Return the bytes that one process may use; None: no limit is known."""
     if spec.distributed.device == "gpu":
-        return int(ASSUMED_GPU_BYTES * _USABLE)
-    if facts.memory_limit_bytes is None:
+        return int((device_bytes or ASSUMED_GPU_BYTES) * _USABLE)
+    if memory_limit_bytes is None:
         return None
-    return facts.memory_limit_bytes // spec.distributed.processes_per_node
+    return memory_limit_bytes // spec.distributed.processes_per_node
 
 
 def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
@@ -77,7 +94,7 @@ def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
     quantization = spec.method.spelled_out().quantization
     quantized_bits = quantization.bits if quantization else 4
     for zero_stage in _zero_stages(spec, world):
-        for checkpointing in _checkpointing(spec):
+        for every in checkpointing(spec):
             for micro in _micro_batch_sizes(spec, facts, world):
                 layout = Layout(
                     device=spec.distributed.device,
@@ -85,7 +102,8 @@ def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
                     zero_stage=zero_stage,
                     world_size=world,
                     micro_batch_tokens=micro * facts.sequence_tokens,
-                    activation_checkpointing=checkpointing,
+                    activation_checkpointing=every > 0,
+                    activation_checkpointing_every=max(1, every),
                     optimizer_bytes=OPTIMIZER_BYTES[spec.training.optimizer.type],
                     quantized_bits=quantized_bits,
                 )
@@ -96,14 +114,16 @@ def _zero_stages(spec: FineTuneJobSpec, world: int) -> list[int]:
     wanted = spec.distributed.zero_stage
     if wanted != "auto":
         return [wanted]
-    if world == 1:
+    if world == 1 or not spec.training.optimizer.can_shard:
         return [0]
-    return [2, 3] if spec.method.can_shard_weights else [2]
+    can_shard_weights = spec.method.can_shard_weights and not spec.training.compile
+    return [2, 3] if can_shard_weights else [2]
 
 
-def _checkpointing(spec: FineTuneJobSpec) -> list[bool]:
-    wanted = spec.training.activation_checkpointing
-    return [False, True] if wanted == "auto" else [wanted == "on"]
+def checkpointing(spec: FineTuneJobSpec) -> list[int]:
+    """Return what the spec allows, from the fastest on: every how many-th layer is recomputed; 0 none."""
+    choices = {"off": [0], "selective": [2], "on": [1]}
+    return choices.get(spec.training.activation_checkpointing, [0, 2, 1])
 
 
 def per_process(schedule: Schedule, world: int) -> int:
@@ -130,6 +150,7 @@ def _plan(spec: FineTuneJobSpec, facts: Facts, choice: _Choice) -> Plan:
         micro_batch_size=choice.micro_batch_size,
         gradient_accumulation_steps=-(-per_process(facts.schedule, world) // choice.micro_batch_size),
         activation_checkpointing=choice.layout.activation_checkpointing,
+        activation_checkpointing_every=choice.layout.activation_checkpointing_every,
         attention="varlen" if varlen else "sdpa",
         precision=spec.training.precision,
         total_steps=facts.schedule.total_steps,
@@ -144,7 +165,7 @@ def _too_large(spec: FineTuneJobSpec, facts: Facts, least: _Choice) -> StageFail
     limit = (facts.memory_limit_bytes or 0) / GIB
     need = least.estimate.total * processes / GIB
     return StageFailure(
-        ExitCode.OUT_OF_DEVICE_MEMORY,
+        ExitCode.INVALID,
         Reason.OUT_OF_MEMORY,
         f"training needs about {need:.1f} GiB in each pod ({processes} process{'es' if processes > 1 else ''} of"
         f" {least.estimate.total / GIB:.1f} GiB: {least.estimate}), but its memory limit is {limit:.1f} GiB;"
@@ -159,9 +180,10 @@ def _advice(spec: FineTuneJobSpec, least: _Choice) -> str:
         advice.append("set spec.method.type: lora")
     if spec.method.type == "lora":
         advice.append("set spec.method.type: qlora")
-    if layout.world_size > 1 and layout.zero_stage < 3 and spec.method.can_shard_weights:
+    can_shard = spec.method.can_shard_weights and spec.training.optimizer.can_shard and not spec.training.compile
+    if layout.world_size > 1 and layout.zero_stage < 3 and can_shard:
         advice.append("set spec.distributed.zeroStage: 3")
-    if not layout.activation_checkpointing:
+    if not layout.activation_checkpointing or layout.activation_checkpointing_every > 1:
         advice.append("set spec.training.activationCheckpointing: on")
     if least.micro_batch_size > 1:
         advice.append("set spec.training.microBatchSize: 1")

@@ -1,5 +1,7 @@
 """What is wrong with a row, said as `file:line: field: problem`, and the verdict over a whole data set."""
 
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 
 from finetune_api.exitcodes import ExitCode
@@ -9,6 +11,7 @@ from finetune_trainer.errors import StageFailure
 
 LISTED_IN_LOG = 20
 _LISTED_IN_MESSAGE = 3
+_KINDS = 20
 _MESSAGE_CHARACTERS = 1100
 
 
@@ -38,26 +41,39 @@ class Problems:
     """All that is wrong with the rows: the first ones in words, the rest in number."""
 
     total: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    """How many of each kind: field and problem without what differs from row to row."""
     first: list[str] = field(default_factory=list)
 
     def add(self, place: Place, error: RowError) -> None:
         """Note one invalid row."""
         self.total += 1
+        self.kinds[_kind(error)] += 1
         if len(self.first) < LISTED_IN_LOG:
             text = f"{place}: {error.field}: {error.text}" if error.field else f"{place}: {error.text}"
             self.first.append(text)
             log.error("invalid-row", problem=text)
 
-    def raise_if_any(self, rows: int) -> None:
-        """Raise StageFailure with the first problems and the total when there is any."""
-        if not self.total:
+    def raise_if_any(self, rows: int, *, allowed: int = 0) -> None:
+        """Raise StageFailure with the first problems and the total when there are more than are allowed."""
+        if self.total:
+            log.warning("invalid-rows", rows=self.total, allowed=allowed, kinds=dict(self.kinds.most_common(_KINDS)))
+        if self.total <= allowed:
             return
         shown = self.first[:_LISTED_IN_MESSAGE]
         while len(shown) > 1 and sum(map(len, shown)) > _MESSAGE_CHARACTERS:
             shown.pop()
         verb = "rows is" if self.total == 1 else "rows are"
-        more = "" if self.total == len(shown) else f"; the log lists the first {len(self.first)}"
+        more = "" if self.total == len(shown) else f"; the log lists the first {len(self.first)} and counts the kinds"
+        more += f"; spec.data.maxInvalidRows allows {allowed}" if allowed else ""
         raise invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
+
+
+def _kind(error: RowError) -> str:
+    """Return the field and the problem with numbers and quoted values left out."""
+    field = re.sub(r"\[\d+\]", "[]", error.field)
+    text = re.sub(r"'[^']*'|\d+", "…", error.text.split(";")[0])
+    return f"{field}: {text}" if field else text
 
 
 def invalid_data(message: str) -> StageFailure:

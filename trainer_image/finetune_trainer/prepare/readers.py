@@ -5,15 +5,17 @@ and reading goes on, so that one run names all that is wrong; a file that cannot
 """
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune_trainer.prepare.compression import BROKEN, open_file
 from finetune_trainer.prepare.problems import Place, RowError
 
 LONGEST_LINE = 64 * 1024 * 1024
@@ -33,7 +35,7 @@ Reader = Callable[[Path, str], Iterator[Row]]
 
 def read_jsonl(path: Path, name: str) -> Iterator[Row]:
     """Yield one row per non-empty line; `name` is the file's name in places."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
             if line.strip():
                 yield Row(Place(name, number), _object(line))
@@ -65,7 +67,7 @@ def _kind(value: Any) -> str:
 def read_csv(path: Path, name: str) -> Iterator[Row]:
     """Yield the rows below the header line of a comma-separated file; quoted fields may span lines."""
     csv.field_size_limit(min(sys.maxsize, LONGEST_LINE))
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         header: list[str] | None = None
         while True:
@@ -87,7 +89,7 @@ def read_csv(path: Path, name: str) -> Iterator[Row]:
 def _record(header: list[str], fields: list[str]) -> dict[str, Any] | RowError:
     if len(fields) != len(header):
         return RowError("", f"has {len(fields)} fields, the header has {len(header)}; quote fields that hold commas")
-    return _decode_messages(dict(zip(header, fields, strict=True)))
+    return dict(zip(header, fields, strict=True))
 
 
 def read_parquet(path: Path, name: str) -> Iterator[Row]:
@@ -98,26 +100,32 @@ def read_parquet(path: Path, name: str) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 for columns in batch.to_pylist():
                     number += 1
-                    yield Row(Place(name, number, unit="row "), _decode_messages(columns))
+                    yield Row(Place(name, number, unit="row "), columns)
     except (pa.ArrowException, OSError) as error:
         yield Row(Place(name, number + 1, unit="row "), RowError("", f"not a readable Parquet file: {error}"))
 
 
-def _decode_messages(columns: dict[str, Any]) -> dict[str, Any] | RowError:
-    """Decode a column of turns that these formats can only hold as JSON text."""
-    text = columns.get("messages")
-    if not isinstance(text, str):
-        return columns
-    try:
-        return {**columns, "messages": json.loads(text)}
-    except (ValueError, RecursionError) as error:
-        return RowError("messages", f"not valid JSON: {error}; write a JSON list of turns")
-
-
+_OF_TEXT: dict[str, Reader] = {".jsonl": read_jsonl, ".json": read_jsonl, ".csv": read_csv}
 READERS: dict[str, Reader] = {
-    ".jsonl": read_jsonl,
-    ".json": read_jsonl,
-    ".csv": read_csv,
+    **_OF_TEXT,
     ".parquet": read_parquet,
+    **{f"{ending}{packed}": reader for ending, reader in _OF_TEXT.items() for packed in (".gz", ".zst")},
 }
 """By the ending of the file's name."""
+
+
+def ending_of(name: str) -> str:
+    """Return the ending that says what a file is: of a compressed one the two last."""
+    path = PurePosixPath(name.lower())
+    return "".join(path.suffixes[-2:]) if path.suffix in (".gz", ".zst") else path.suffix
+
+
+def read_file(path: Path, name: str) -> Iterator[Row]:
+    """Yield the rows of a file; what is behind a place where its compression is broken cannot be read."""
+    last = Place(name, 0)
+    try:
+        for row in READERS[ending_of(path.name)](path, name):
+            last = row.place
+            yield row
+    except BROKEN as error:
+        yield Row(Place(name, last.number + 1), RowError("", f"the compressed file cannot be read on: {error}"))

@@ -6,25 +6,36 @@ from hashlib import sha256
 from finetune_api.run import FileEntry
 from finetune_api.spec import Data
 from finetune_api.status import DataReport, PiiCount, SplitReport
-from finetune_trainer.data.cache import SPLITS, SplitName, cache_files
+from finetune_trainer.data.cache import SPLITS, SplitName, cache_files, labels_file
 from finetune_trainer.prepare.build import CacheBuilder
+from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.model_shape import ModelShape
-from finetune_trainer.prepare.problems import invalid_data
+from finetune_trainer.prepare.problems import Problems, invalid_data
 
 
 def check_caches(builder: CacheBuilder, data: Data, shape: ModelShape) -> None:
     """Raise StageFailure when rows are invalid, nothing is left to train on, or the model lacks their tokens."""
     builder.log_counts()
     counts = builder.counts
-    builder.problems.raise_if_any(counts.read)
+    builder.problems.raise_if_any(counts.read, allowed=data.max_invalid_rows)
     if not builder.writers["train"].rows:
         raise invalid_data(_nothing_left(builder, data, shape))
+    if builder.labels is not None:
+        _check_labels(builder, builder.labels)
     if counts.highest_token >= shape.vocabulary:
         raise invalid_model(
             f"the tokenizer yields token {counts.highest_token}, but the model has {shape.vocabulary} embeddings;"
             " tokenizer and weights in spec.model.uri do not belong together"
         )
+
+
+def _check_labels(builder: CacheBuilder, labels: Labels) -> None:
+    unknown = Problems()
+    for place, error in labels.problems():
+        unknown.add(place, error)
+    unknown.raise_if_any(builder.counts.read)
+    labels.require_classes()
 
 
 def _nothing_left(builder: CacheBuilder, data: Data, shape: ModelShape) -> str:
@@ -50,16 +61,21 @@ def _nothing_left(builder: CacheBuilder, data: Data, shape: ModelShape) -> str:
 def report(builder: CacheBuilder, *, sequences: int, digest: str) -> DataReport:
     """Return the report; `sequences` counts those of an epoch of training."""
     splits = {split: _split_report(builder, split) for split in SPLITS}
-    train, pii = splits["train"], builder.privacy.counts
+    train, pii, labels = splits["train"], builder.privacy.counts, builder.labels
     return DataReport(
         format=builder.form,
         train=train.model_copy(update={"sequences": sequences}),
         validation=splits["validation"],
         test=splits["test"],
         dropped_too_long=sum(builder.counts.too_long.values()),
+        dropped_invalid=builder.problems.total,
+        truncated=builder.counts.truncated,
+        cut_documents=builder.counts.cut,
         dropped_pii=pii.dropped,
         pii_rows=pii.rows,
         pii=[PiiCount(kind=kind, places=places) for kind, places in sorted(pii.places.items())],
+        num_classes=len(labels.order()) if labels else None,
+        classes=labels.report() if labels else [],
         supervised_share=round(train.supervised_tokens / train.tokens, 4),
         padding_share=0.0,  # batches are concatenated rows; there is nothing to pad
         digest=digest,
@@ -75,6 +91,7 @@ def _split_report(builder: CacheBuilder, split: SplitName) -> SplitReport:
 
 def data_digest(files: Sequence[FileEntry]) -> str:
     """Return the digest of the prepared rows: that of the cache files' digests, whoever wrote them."""
-    names = [name for split in SPLITS for name in cache_files(split)]
     by_name = {entry.key.rsplit("/", 1)[-1]: entry.sha256 for entry in files}
+    names = [name for split in SPLITS for name in cache_files(split)]
+    names += [name for name in map(labels_file, SPLITS) if name in by_name]
     return sha256("\n".join(f"{by_name[name]} {name}" for name in names).encode()).hexdigest()

@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_api.reasons import Reason
 from finetune_api.run import Prepared, RunLayout
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import StageInput, TerminationMessage
 from finetune_api.uris import parse_s3
 from finetune_trainer import log
@@ -19,19 +20,21 @@ from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.prepared import find_prepared
 from finetune_trainer.data.schedule import Schedule, schedule
 from finetune_trainer.data.settings import config_digest, settings_of
+from finetune_trainer.model.compile import require_compiler
+from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.prepare.build import CacheBuilder
 from finetune_trainer.prepare.encode import build_encoder
+from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.lists import RowLists
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
-from finetune_trainer.prepare.pii.policy import Privacy
 from finetune_trainer.prepare.plan import Facts, resolve
 from finetune_trainer.prepare.preview import log_preview
 from finetune_trainer.prepare.probe import probe
+from finetune_trainer.prepare.prompts import encode_prompts
 from finetune_trainer.prepare.report import check_caches, data_digest, report
 from finetune_trainer.prepare.space import require_scratch
-from finetune_trainer.prepare.split import shares_of
-from finetune_trainer.prepare.tokenizer import load_tokenizer
+from finetune_trainer.prepare.tokenizer import ensure_padding, load_tokenizer
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import Store
 
@@ -39,6 +42,8 @@ from finetune_trainer.storage import Store
 def run(job: StageInput, store: Store) -> TerminationMessage:
     """Prepare the data of a job. Raises StageFailure with all that a user has to mend."""
     probe(job, store)
+    if job.spec.training.compile:
+        require_compiler()  # this pod has the image that trains
     layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
     prepared = find_prepared(store, layout)
     if prepared is None:
@@ -56,10 +61,14 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model = ModelFiles(store, parse_s3(job.spec.model.uri))
     model.check()
     small_files = model.fetch_small(scratch / "model")
-    shape = measure(read_config(scratch / "model", job.spec.model.uri), job.spec.method, job.spec.model.uri)
-    tokenizer = load_tokenizer(scratch / "model", job.spec.model)
+    shape = _measure(job, scratch / "model", _provisional_kind(job.spec))
+    tokenizer = _tokenizer(job.spec, scratch / "model", shape)
     tokenizer.save_pretrained(result / "tokenizer")
     builder = _build_caches(job, store, tokenizer=tokenizer, shape=shape, result=result)
+    labels = builder.labels
+    classes = labels.settle(result / "cache", pad_token_id=tokenizer.pad_token_id) if labels else None
+    if classes is not None:
+        shape = _measure(job, scratch / "model", ModelKind.of(classes))
     cache = TokenCache.open(result / "cache", "train")
     log_preview(tokenizer, cache)
     batches = _batches(job, cache)
@@ -79,24 +88,42 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
         model_files=model_files,
         data=data,
         plan=plan,
+        classes=classes,
         settings=settings,
         config_digest=config_digest(settings, plan, data.digest),
     )
     return _publish(store, layout, prepared)
 
 
+def _measure(job: StageInput, model: Path, kind: ModelKind) -> ModelShape:
+    return measure(read_config(model, job.spec.model.uri), job.spec.method, job.spec.model.uri, kind)
+
+
+def _provisional_kind(spec: FineTuneJobSpec) -> ModelKind:
+    """Return the kind of model before its labels are known, so that one that cannot be it is told at once."""
+    return ModelKind(labels=("0", "1")) if spec.objective == "classification" else ModelKind()
+
+
+def _tokenizer(spec: FineTuneJobSpec, model: Path, shape: ModelShape) -> Any:
+    tokenizer = load_tokenizer(model, spec.model)
+    if spec.objective == "classification":
+        ensure_padding(tokenizer, spec.model, vocabulary=shape.vocabulary)
+    return tokenizer
+
+
 def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: ModelShape, result: Path) -> CacheBuilder:
     data = job.spec.data
     lists = RowLists(store, data, result.parent / "rows")
-    form = lists.format()
+    form = lists.format(job.spec.objective)
     log.info("format", format=form)
+    encode_prompts(tokenizer, form, job.spec.evaluation, max_positions=shape.max_positions)
     row_limit = min(data.max_length, shape.max_positions or data.max_length)
     with CacheBuilder(
         result,
-        build_encoder(tokenizer, form),
+        build_encoder(tokenizer, form, data.loss_on),
         form=form,
-        shares=shares_of(data),
-        privacy=Privacy(data.pii),
+        labels=Labels(data.labels) if form == "label" else None,
+        data=data,
         row_limit=row_limit,
     ) as builder:
         for split, rows in lists.rows():

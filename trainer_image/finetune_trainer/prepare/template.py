@@ -26,13 +26,14 @@ class Rendered(NamedTuple):
 
 def render(tokenizer: Any, conversation: Conversation) -> Rendered:
     """Render a conversation. Raises RowError when the template refuses it or is not built up turn by turn."""
-    turns = conversation.turns
-    text = _apply(tokenizer, turns, prompt=False)
+    turns, tools = conversation.turns, conversation.tools
+    text = apply(tokenizer, turns, tools, prompt=False)
     answers = []
     for index, turn in enumerate(turns):
         if turn.role == "assistant":
-            before = _apply(tokenizer, turns[:index], prompt=True)
-            upto = text if index + 1 == len(turns) else _apply(tokenizer, turns[: index + 1], prompt=False)
+            before = apply(tokenizer, turns[:index], tools, prompt=True)
+            upto = text if index + 1 == len(turns) else apply(tokenizer, turns[: index + 1], tools, prompt=False)
+            upto = _without_closing(tokenizer, upto)
             if not (text.startswith(before) and text.startswith(upto) and len(before) < len(upto)):
                 raise RowError(
                     f"messages[{index}]",
@@ -43,10 +44,22 @@ def render(tokenizer: Any, conversation: Conversation) -> Rendered:
     return Rendered(text, answers)
 
 
-def _apply(tokenizer: Any, turns: tuple[Turn, ...], *, prompt: bool) -> str:
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+def _without_closing(tokenizer: Any, text: str) -> str:
+    """Leave out the token that some templates put behind the last turn, which is ended already (as Phi-3's does)."""
+    eos = tokenizer.eos_token
+    if not eos or not text.endswith(eos):
+        return text
+    rest = text[: -len(eos)]
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return rest if rest.rstrip().endswith(tuple(special)) else text
+
+
+def apply(tokenizer: Any, turns: tuple[Turn, ...], tools: tuple[dict[str, Any], ...] = (), *, prompt: bool) -> str:
+    """Return the text of turns, with what opens an answer (`prompt`). Raises RowError when the template refuses."""
+    messages = [turn.to_column() for turn in turns]
+    given = {"tools": list(tools)} if tools else {}
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **given))
     except TemplateSyntaxError as error:
         raise StageFailure(
             ExitCode.INVALID,

@@ -24,6 +24,20 @@ def load_tokenizer(directory: Path, model: Model) -> Any:
     return tokenizer
 
 
+def ensure_padding(tokenizer: Any, model: Model, *, vocabulary: int) -> None:
+    """Give a tokenizer without a token for padding its end of sequence: batches of rows to classify are filled up.
+
+    Raises StageFailure when it has neither, or only ones that the model has no embedding for.
+    """
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= vocabulary:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= vocabulary:
+        raise invalid_model(
+            f"{model.uri}: the tokenizer has no padding and no end-of-sequence token that the model has an embedding"
+            " for, so that a classifier could not read rows side by side; set pad_token in tokenizer_config.json"
+        )
+
+
 def special_tokens(tokenizer: Any) -> set[int]:
     """Return the tokens that stand for no text: those with a role, and those that were added as special."""
     added = tokenizer.added_tokens_decoder.items()

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from finetune_api.run import Commit
 from finetune_api.spec import Checkpoint
+from finetune_api.spec.evaluation import BestMetric
+from finetune_api.status import Validation
 
 
 def evaluates(done: int, *, total_steps: int, every_steps: int) -> bool:
@@ -21,12 +23,20 @@ def commit_due(cadence: Checkpoint, *, done: int, saved: int, seconds_since_save
     return done > saved and (by_steps or by_time)
 
 
-def best_commit(commits: Sequence[Commit]) -> Commit | None:
-    """Return the commit of lowest validation loss, the earlier one of equals; None if none was evaluated."""
-    scored = [commit for commit in commits if commit.eval_loss is not None]
-    return min(scored, key=lambda commit: (commit.eval_loss, commit.step), default=None)
+def best_commit(commits: Sequence[Commit], metric: BestMetric = "loss") -> Commit | None:
+    """Return the best commit by a metric, the earlier one of equals; None if none was evaluated."""
+    best: Commit | None = None
+    for commit in sorted(commits, key=lambda commit: commit.step):
+        best = commit if is_better(commit, best, metric) else best
+    return best
 
 
-def export_commit(commits: Sequence[Commit]) -> Commit | None:
+def is_better(one: Validation, other: Validation | None, metric: BestMetric) -> bool:
+    """Whether one has a score that is better than the other's, or the only one."""
+    merit, standing = one.merit(metric), None if other is None else other.merit(metric)
+    return merit is not None and (standing is None or merit > standing)
+
+
+def export_commit(commits: Sequence[Commit], metric: BestMetric = "loss") -> Commit | None:
     """Return the commit whose weights are exported: the best, else the newest."""
-    return best_commit(commits) or max(commits, key=lambda commit: commit.step, default=None)
+    return best_commit(commits, metric) or max(commits, key=lambda commit: commit.step, default=None)

@@ -1,17 +1,23 @@
-"""Policy: whether the validation loss still falls. What it remembers is in every checkpoint, for a resumed run."""
+"""Policy: whether the validation scores still gain. What it remembers is in every checkpoint, for a resumed run."""
 
-from finetune_api.spec import EarlyStopping
+from finetune_api.spec import EarlyStopping, Evaluation
+from finetune_api.status import Validation
 from finetune_trainer.train.state import RunState
 
 
-def scored(state: RunState, loss: float, settings: EarlyStopping | None) -> RunState:
+def scored(state: RunState, found: Validation, settings: Evaluation) -> RunState:
     """Return the state after an evaluation."""
-    lowest, least_gain = state.lowest_eval_loss, settings.min_delta if settings else 0.0
-    gains = lowest is None or loss < lowest - least_gain
+    metric, stopping = settings.best_metric, settings.early_stopping
+    merit = found.merit(metric)
+    # What was gained by another metric, before the spec was changed, says nothing of this one.
+    standing = state.merit_at_gain if state.metric == metric else None
+    least_gain = stopping.min_delta if stopping else 0.0
+    gains = merit is not None and (standing is None or merit > standing + least_gain)
     return state.model_copy(
         update={
-            "eval_loss": loss,
-            "lowest_eval_loss": loss if gains else lowest,
+            **found.scores,
+            "metric": metric,
+            "merit_at_gain": merit if gains else standing,
             "evaluations_without_gain": 0 if gains else state.evaluations_without_gain + 1,
         }
     )

@@ -2,6 +2,8 @@
 
 from math import isfinite
 
+import torch
+
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
@@ -18,14 +20,28 @@ def stopped(saver: Saver, *, done: int, stuck: bool) -> StageFailure:
     )
 
 
-def diverged(saver: Saver, outcome: Outcome) -> StageFailure:
-    """Return the end of a run whose numbers went bad."""
-    what = "the gradient" if isfinite(outcome.loss_sum) else "the loss"
+def diverged(saver: Saver, what: str, rows: str) -> StageFailure:
+    """Return the end of a run whose numbers went bad: what happened, and which rows are suspected."""
     return StageFailure(
         ExitCode.DIVERGED,
         Reason.DIVERGED,
-        f"{what} is no longer a number at step {outcome.done}; lower spec.training.learningRate or"
-        f" spec.training.optimizer.maxGradNorm, or use precision fp32; {from_rank_zero(_last_commit(saver))}",
+        f"{what}; {rows}; mend the rows, lower spec.training.learningRate or spec.training.optimizer.maxGradNorm,"
+        f" or use precision fp32; {from_rank_zero(_last_commit(saver))}",
+    )
+
+
+def no_number(outcome: Outcome) -> str:
+    """Return what of a step is no number."""
+    what = "the gradient" if isfinite(outcome.loss_sum) else "the loss"
+    return f"{what} is no longer a number at step {outcome.done}"
+
+
+def out_of_memory(error: torch.OutOfMemoryError) -> StageFailure:
+    """Return the end of a process whose GPU is full; the next attempt takes a plan that needs less."""
+    return StageFailure(
+        ExitCode.OUT_OF_DEVICE_MEMORY,
+        Reason.OUT_OF_DEVICE_MEMORY,
+        f"the GPU's memory did not suffice: {str(error).splitlines()[0]}",
     )
 
 

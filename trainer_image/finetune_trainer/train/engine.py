@@ -8,7 +8,7 @@ import torch
 
 from finetune_api.spec import Training
 from finetune_api.status import Plan
-from finetune_trainer.objectives.sft import Inputs, SupervisedLoss
+from finetune_trainer.objectives import Inputs, LossModule
 from finetune_trainer.train.optimizers import make_optimizer, set_learning_rate
 from finetune_trainer.train.rates import layer_rates
 
@@ -19,11 +19,11 @@ _LARGEST_BUCKET = 200_000_000
 class Engine(Protocol):
     """What is used of DeepSpeed's engine."""
 
-    module: SupervisedLoss
+    module: LossModule
     optimizer: torch.optim.Optimizer
     enable_backward_allreduce: bool
 
-    def __call__(self, inputs: Inputs, *, count_correct: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, inputs: Inputs, *, count: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the module."""
 
     def train(self, mode: bool = True) -> None:
@@ -73,10 +73,10 @@ def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size
     }
 
 
-def start_engine(loss: SupervisedLoss, plan: Plan, training: Training, config: dict[str, Any]) -> Engine:
+def start_engine(loss: LossModule, plan: Plan, training: Training, config: dict[str, Any]) -> Engine:
     """Return the engine; every process must call it."""
-    rates = layer_rates(loss.causal_lm, training.layerwise_learning_rate_decay)
-    optimizer = make_optimizer(loss.parameters(), training.optimizer, rates)
+    rates = layer_rates(loss.transformer, training.layerwise_learning_rate_decay)
+    optimizer = make_optimizer(loss, training.optimizer, rates)
     with redirect_stdout(sys.stderr):
         import deepspeed
 
@@ -95,13 +95,13 @@ def expect_universal(engine: Engine, expected: bool) -> None:
     cast(Any, engine)._config.load_universal_checkpoint = expected
 
 
-def scaled(cross_entropy_sum: torch.Tensor, supervised_tokens: int, world_size: int) -> torch.Tensor:
-    """Return the loss to differentiate, given the supervised tokens of the whole step over all processes.
+def scaled(loss_sum: torch.Tensor, weight: float, world_size: int) -> torch.Tensor:
+    """Return the loss to differentiate, given the weight of the whole step over all processes.
 
-    The processes' gradients are averaged, so the factor world size makes the step's gradient that of the mean over
-    all its supervised tokens, however they are spread over micro-batches and processes.
+    The processes' gradients are averaged, so the factor world size makes the step's gradient that of the weighted
+    mean over all it predicts, however that is spread over micro-batches and processes. Nothing to predict weighs 0.
     """
-    return cross_entropy_sum * (world_size / max(1, supervised_tokens))
+    return loss_sum * (world_size / (weight or 1))
 
 
 def optimizer_step(engine: Engine, plan: Plan, training: Training, learning_rate: float) -> float | torch.Tensor:

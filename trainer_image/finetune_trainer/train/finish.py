@@ -13,7 +13,7 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.model import weights
 from finetune_trainer.storage import Store
 from finetune_trainer.train.cadence import best_commit, export_commit
-from finetune_trainer.train.evaluation import evaluate
+from finetune_trainer.train.evaluation import Evaluation, evaluate
 from finetune_trainer.train.processes import everywhere, on_rank_zero
 from finetune_trainer.train.run import Run, commits_of
 from finetune_trainer.train.saver import Saver
@@ -38,9 +38,9 @@ def final_commits(run: Run, saver: Saver, store: Store, *, done: int) -> list[Co
 
 def tuned_scores(
     run: Run, store: Store, commits: list[Commit], *, done: int, scratch: Path
-) -> tuple[Commit, Scores | None]:
+) -> tuple[Commit, Evaluation | None]:
     """Return the commit to export and its scores on the test rows; every process must call it."""
-    chosen = export_commit(commits)
+    chosen = export_commit(commits, run.spec.evaluation.best_metric)
     assert chosen is not None  # noqa: S101 - the last step is committed
     if chosen.step != done:
         with run.watchdog.during("while it loads the best weights", slow=True):
@@ -48,7 +48,7 @@ def tuned_scores(
     return chosen, test_scores(run, "while it scores the tuned model")
 
 
-def test_scores(run: Run, doing: str) -> Scores | None:
+def test_scores(run: Run, doing: str) -> Evaluation | None:
     """Score the test rows with the weights as they are; None without test rows."""
     return evaluate(run, run.data.test, doing)
 
@@ -70,15 +70,24 @@ def _load_weights(run: Run, store: Store, commit: Commit, directory: Path) -> No
 
 
 def result_of(
-    run: Run, writer: str, *, chosen: Commit, commits: list[Commit], progress: Progress, scores: EvaluationResult
+    run: Run,
+    writer: str,
+    *,
+    chosen: Commit,
+    commits: list[Commit],
+    progress: Progress,
+    base: Scores | None,
+    tuned: Evaluation | None,
 ) -> TrainResult:
     """Return the record of a run that is done."""
-    best = best_commit(commits)
+    best = best_commit(commits, run.spec.evaluation.best_metric)
     return TrainResult(
         writer=writer,
         export_commit=run.layout.commit(chosen.step).key,
+        plan=run.plan,
         progress=progress,
         last_checkpoint=checkpoint_ref(run.layout, max(commits, key=lambda commit: commit.step)),
         best_checkpoint=checkpoint_ref(run.layout, best) if best else None,
-        evaluation=scores,
+        evaluation=EvaluationResult(base=base, tuned=tuned.scores if tuned else None),
+        confusion=tuned.confusion if tuned else None,
     )

@@ -4,7 +4,7 @@ import torch
 
 from finetune_trainer.data.batches import MicroBatch
 from finetune_trainer.model.attention import Backend, documents
-from finetune_trainer.objectives.sft import Inputs
+from finetune_trainer.objectives import Inputs
 
 
 def inputs_of(batch: MicroBatch, device: torch.device, backend: Backend) -> Inputs:

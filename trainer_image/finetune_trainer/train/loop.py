@@ -4,27 +4,29 @@ All decisions that touch a collective (evaluate, commit, stop) are taken by ever
 the same step.
 """
 
-import time
-from itertools import pairwise
 from typing import NoReturn
 
+import numpy as np
 import torch
 
+from finetune_api.status import Validation
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CommitMeta
-from finetune_trainer.data.batches import MicroBatch
 from finetune_trainer.errors import StopRequested
-from finetune_trainer.train.cadence import commit_due, evaluates
+from finetune_trainer.model.flops import count_flops
+from finetune_trainer.train.cadence import commit_due, evaluates, is_better
 from finetune_trainer.train.early_stopping import is_over, scored
-from finetune_trainer.train.ending import diverged, stopped
-from finetune_trainer.train.engine import optimizer_step, scaled
+from finetune_trainer.train.ending import diverged, no_number, stopped
 from finetune_trainer.train.evaluation import evaluate
-from finetune_trainer.train.inputs import inputs_of
 from finetune_trainer.train.processes import anywhere
 from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.run import Run
+from finetune_trainer.train.sampler import Sampler
 from finetune_trainer.train.saver import Saver
+from finetune_trainer.train.spikes import noted, spike
 from finetune_trainer.train.state import RunState
+from finetune_trainer.train.step import Step, train_step
+from finetune_trainer.train.suspects import log_rows, named, suspects
 from finetune_trainer.train.sync import Outcome, StepSync, Votes
 
 _STOP_DRAIN_SECONDS = 35.0
@@ -36,17 +38,22 @@ _SETTLE_LOOK_SECONDS = 5.0
 class Loop:
     """Trains from `done` steps to the last one."""
 
-    def __init__(self, run: Run, saver: Saver, reporter: Reporter | None, state: RunState) -> None:
+    def __init__(
+        self, run: Run, saver: Saver, reporter: Reporter | None, state: RunState, sampler: Sampler | None = None
+    ) -> None:
         self.done = saver.saved
         self._run = run
         self._saver = saver
         self._reporter = reporter
+        self._sampler = sampler
         self.state = state
-        self._best = saver.best.eval_loss if saver.best else None
+        self._best: Validation | None = saver.best
         self._evaluated_at: int | None = None
         """Steps done at the newest evaluation of this attempt."""
         self._sync = StepSync(run.process.device)
-        self._waited: dict[int, float] = {}
+        self._flops = count_flops(run.engine.module.transformer)
+        self._steps: dict[int, Step] = {}
+        """By the steps done with each: those whose outcome is not known yet."""
 
     def train(self) -> None:
         """Train to the end, with a commit there. Raises StageFailure when stopped or diverged."""
@@ -65,6 +72,8 @@ class Loop:
             if any(outcome.votes.stop for outcome in outcomes):
                 self._end_early()
             improved = self._evaluate() if is_scored else False
+            if is_scored and self._sampler is not None:
+                self._sample(self._sampler)
             due = any(outcome.votes.due and outcome.done > self._saver.saved for outcome in outcomes)
             if self.done == total or is_over(self.state, evaluation.early_stopping):
                 self._settle()
@@ -78,25 +87,11 @@ class Loop:
 
     def _step(self) -> None:
         """Do one optimizer step and hand in its sums."""
-        run, step = self._run, self.done
-        supervised = run.data.batches.supervised_tokens(run.data.schedule, step)
-        loss_sum = torch.zeros((), device=run.process.device)
-        waited = 0.0
-        start = time.perf_counter()
-        for batch, is_last in _with_last(run, step):
-            inputs = inputs_of(batch, run.process.device, run.backend)
-            waited += time.perf_counter() - start
-            run.engine.set_gradient_accumulation_boundary(is_last)
-            loss, _ = run.engine(inputs)
-            run.engine.backward(scaled(loss, supervised, run.process.world_size), scale_wrt_gas=False)
-            loss_sum += loss.detach()
-            run.watchdog.beat()
-            start = time.perf_counter()
-        norm = optimizer_step(run.engine, run.plan, run.spec.training, run.learning_rate(step))
+        step = train_step(self._run, self.done)
         self.done += 1
-        run.watchdog.step(self.done)
-        self._waited[self.done] = waited
-        self._sync.push(self.done, loss_sum, norm, self._votes())
+        self._run.watchdog.step(self.done)
+        self._steps[self.done] = step
+        self._sync.push(self.done, torch.stack(step.losses).sum(), step.grad_norm, self._votes())
 
     def _votes(self) -> Votes:
         due = self._run.process.rank == 0 and commit_due(
@@ -111,25 +106,35 @@ class Loop:
         """Return the steps whose outcome is known, after a look at each."""
         outcomes = self._sync.ready(flush=flush)
         for outcome in outcomes:
-            if not outcome.is_finite:
-                self._diverged(outcome)
-            self._tell(outcome)
+            step = self._steps.pop(outcome.done)
+            self._look(outcome, step)
+            self._tell(outcome, step)
         return outcomes
 
-    def _tell(self, outcome: Outcome) -> None:
-        waited = self._waited.pop(outcome.done)
+    def _look(self, outcome: Outcome, step: Step) -> None:
+        """Go on only if the numbers of a step are sound."""
+        settings, loss = self._run.spec.training.loss_spike, step.mean(outcome.loss_sum)
+        if not outcome.is_finite:
+            self._diverged(step, no_number(outcome))
+        if jump := spike(self.state, loss, settings):
+            self._diverged(step, f"the loss of step {outcome.done} is {jump}")
+        self.state = noted(self.state, loss, settings)
+
+    def _tell(self, outcome: Outcome, step: Step) -> None:
         if self._reporter is None:
             return
-        run, step = self._run, outcome.done - 1
-        batches, schedule = run.data.batches, run.data.schedule
+        run, train = self._run, self._run.data.train
+        rows = np.concatenate(run.data.batches.sequences(run.data.schedule, step.index))
+        lengths = train.lengths[rows]
         self._tell_commits()
         self._reporter.step(
             outcome.done,
-            loss=outcome.loss_sum / max(1, batches.supervised_tokens(schedule, step)),
-            learning_rate=run.learning_rate(step),
+            loss=step.mean(outcome.loss_sum),
+            learning_rate=run.learning_rate(step.index),
             grad_norm=outcome.grad_norm,
-            tokens=sum(int(run.data.train.lengths[rows].sum()) for rows in batches.sequences(schedule, step)),
-            waited=waited,
+            tokens=int(lengths.sum()),
+            flops=self._flops and self._flops.of(lengths, int(train.supervised_counts[rows].sum())),
+            waited=step.waited,
             median_seconds=run.watchdog.pace.median,
         )
 
@@ -138,20 +143,28 @@ class Loop:
             self._reporter.commits(self._saver.last, self._saver.best)
 
     def _evaluate(self) -> bool:
-        """Score the validation rows; return whether the loss is the lowest so far."""
+        """Score the validation rows; return whether they are the best scores so far."""
         try:
-            scores = evaluate(self._run, self._run.data.validation, f"while it evaluates after step {self.done}")
+            found = evaluate(self._run, self._run.data.validation, f"while it evaluates after step {self.done}")
         except StopRequested:
             self._end_early()
-        if scores is None:
+        if found is None:
             return False
+        validation, settings = found.validation, self._run.spec.evaluation
         self._evaluated_at = self.done
-        self.state = scored(self.state, scores.loss, self._run.spec.evaluation.early_stopping)
-        improved = self._best is None or scores.loss < self._best
-        self._best = scores.loss if improved else self._best
+        self.state = scored(self.state, validation, settings)
+        improved = is_better(validation, self._best, settings.best_metric)
+        self._best = validation if improved else self._best
         if self._reporter is not None:
-            self._reporter.evaluation(self.done, scores.loss, self._best or scores.loss)
+            self._reporter.evaluation(self.done, validation, self._best or validation)
         return improved
+
+    def _sample(self, sampler: Sampler) -> None:
+        """Tell what the model answers now."""
+        answers = sampler.answers(f"while it answers the sample prompts after step {self.done}")
+        if self._reporter is not None and answers:
+            for prompt, answer in zip(self._run.spec.evaluation.sample_prompts, answers, strict=True):
+                self._reporter.sample(self.done, prompt, answer)
 
     def _save_unless_busy(self) -> None:
         # What is saved must be known to be sound, and busy must be as every process sees it now.
@@ -167,7 +180,7 @@ class Loop:
             zero_stage=run.plan.zero_stage,
             consumed_sequences=run.data.schedule.cursor(self.done),
             config_digest=run.config_digest,
-            eval_loss=self.state.eval_loss if self._evaluated_at == self.done else None,
+            validation=Validation(**self.state.scores) if self._evaluated_at == self.done else Validation(),
         )
         with run.watchdog.during(f"while it saves after step {self.done}", slow=True):
             self._saver.save(self.done, self.state, meta)
@@ -192,21 +205,11 @@ class Loop:
         self._tell_commits()
         raise stopped(self._saver, done=self.done, stuck=stuck)
 
-    def _diverged(self, outcome: Outcome) -> NoReturn:
+    def _diverged(self, step: Step, what: str) -> NoReturn:
+        """End with exit code 77 and name the rows that are suspected."""
+        found, places = suspects(self._run, step), self._run.data.places
+        if self._run.process.rank == 0:
+            log_rows(found, places, step=step.index + 1)
         self._saver.drain(_DIVERGED_DRAIN_SECONDS)
         self._tell_commits()
-        raise diverged(self._saver, outcome)
-
-
-def _with_last(run: Run, step: int) -> list[tuple[MicroBatch, bool]]:
-    """Return this process's micro-batches of a step, each with whether it is the last."""
-    batches = list(
-        run.data.batches.step_batches(
-            run.data.schedule,
-            step,
-            rank=run.process.rank,
-            world_size=run.process.world_size,
-            micro_batch_size=run.plan.micro_batch_size,
-        )
-    )
-    return [(batch, False) for batch, _ in pairwise(batches)] + [(batches[-1], True)]
+        raise diverged(self._saver, what, named(found, places))

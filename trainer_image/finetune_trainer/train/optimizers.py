@@ -1,11 +1,12 @@
 """The optimizer that a spec names, and which parameters decay.
 
-8-bit states (https://arxiv.org/abs/2110.02861) take 2 bytes per trained parameter where 32 bits take 8. Paged ones
-stand in memory that CUDA moves to the host while a step needs the room (https://arxiv.org/abs/2305.14314).
+Muon has a module of its own (`muon.py`). 8-bit states (https://arxiv.org/abs/2110.02861) take 2 bytes per trained
+parameter where 32 bits take 8. Paged ones stand in memory that CUDA moves to the host while a step needs the room
+(https://arxiv.org/abs/2305.14314).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 
 from finetune_api.spec import Optimizer
 from finetune_trainer.model.weights import whole_shape
+from finetune_trainer.objectives import LossModule
+from finetune_trainer.train.muon import MUON, MuonWithAdamW, hidden_matrices
 
 RATE = "rate"
 """Key of a parameter group: its share of the run's learning rate, which the loop sets in every step."""
@@ -20,10 +23,15 @@ RATE = "rate"
 Rates = Mapping[nn.Parameter, float]
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer, rates: Rates) -> torch.optim.Optimizer:
+def make_optimizer(loss: LossModule, settings: Optimizer, rates: Rates) -> torch.optim.Optimizer:
     """Return the optimizer of the trained parameters, those named in `rates` at a share of the learning rate."""
-    groups = parameter_groups(parameters, settings.weight_decay, rates)
-    options: dict[str, Any] = {"lr": 0.0, "betas": (settings.betas[0], settings.betas[1]), "eps": settings.eps}
+    betas = (settings.betas[0], settings.betas[1])
+    if settings.type == "muon":
+        by_muon = hidden_matrices(loss.transformer)
+        groups = parameter_groups(loss.parameters(), settings.weight_decay, rates, by_muon)
+        return MuonWithAdamW(groups, betas=betas, eps=settings.eps)
+    groups = parameter_groups(loss.parameters(), settings.weight_decay, rates)
+    options: dict[str, Any] = {"lr": 0.0, "betas": betas, "eps": settings.eps}
     if settings.type == "adamw":
         return torch.optim.AdamW(groups, fused=True, **options)
     from bitsandbytes import optim
@@ -37,16 +45,19 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer, rate
     return optimizer
 
 
-def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float, rates: Rates) -> list[dict[str, Any]]:
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], weight_decay: float, rates: Rates, by_muon: Collection[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
     """Return the trained parameters in groups: matrices decay, vectors (norms, biases) do not."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = defaultdict(list)
     for parameter in parameters:
         if parameter.requires_grad:
             is_matrix = len(whole_shape(parameter)) > 1
-            groups[weight_decay if is_matrix else 0.0, rates.get(parameter, 1.0)].append(parameter)
+            decay, rate = weight_decay if is_matrix else 0.0, rates.get(parameter, 1.0)
+            groups[decay, rate, parameter in by_muon].append(parameter)
     return [
-        {"params": members, "weight_decay": decay, RATE: rate}
-        for (decay, rate), members in sorted(groups.items(), key=lambda group: group[0], reverse=True)
+        {"params": members, "weight_decay": decay, RATE: rate, MUON: is_muon}
+        for (decay, rate, is_muon), members in sorted(groups.items(), key=lambda group: group[0], reverse=True)
     ]
 
 

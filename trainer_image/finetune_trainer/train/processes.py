@@ -95,6 +95,15 @@ def all_sum(values: torch.Tensor) -> list[float]:
     return values.tolist()
 
 
+def smallest_device(process: Process) -> int | None:
+    """Return the bytes of the smallest GPU of the run; None on CPUs."""
+    if process.device.type != "cuda":
+        return None
+    size = torch.tensor(torch.cuda.get_device_properties(process.device).total_memory, device=process.device)
+    dist.all_reduce(size, op=dist.ReduceOp.MIN)
+    return int(size)
+
+
 def on_rank_zero(process: Process, action: Callable[[], Value]) -> Value:
     """Run an action on rank 0 and return its result on every rank; its StageFailure too is raised on every rank."""
     result: Value | StageFailure | None = None

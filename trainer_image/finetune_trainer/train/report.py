@@ -3,33 +3,47 @@
 import sys
 import threading
 import time
-from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from tqdm import tqdm
 
 from finetune_api.stage import ProgressSample, TerminationMessage
-from finetune_api.status import CheckpointRef, Progress
+from finetune_api.status import CheckpointRef, Plan, Progress, Validation
 from finetune_trainer import log
 from finetune_trainer.data.schedule import Schedule
 from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
+from finetune_trainer.train.devices import Devices
+from finetune_trainer.train.meter import Meter
 from finetune_trainer.train.series import MetricsSeries
-
-_WINDOW = 20
-"""Steps over which speed is averaged."""
+from finetune_trainer.train.tracking import Tracker
 
 
 class Reporter:
     """Keeps the progress and tells it; made on rank 0 alone."""
 
-    def __init__(self, schedule: Schedule, attempt: int, poster: ProgressPoster, series: MetricsSeries) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        plan: Plan,
+        *,
+        attempt: int,
+        poster: ProgressPoster,
+        series: MetricsSeries,
+        devices: Devices,
+        samples: MetricsSeries | None = None,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
         self._schedule = schedule
+        self._plan = plan
         self._attempt = attempt
         self._poster = poster
         self._series = series
-        self._marks: deque[tuple[float, int, int]] = deque(maxlen=_WINDOW + 1)
-        self._tokens = 0
+        self._devices = devices
+        self._samples = samples
+        self._trackers = trackers
+        self._meter = Meter()
         self._fields: dict[str, Any] = {}
         self._bar: Any = None
         self._checkpoints: dict[str, CheckpointRef | None] = {}
@@ -45,8 +59,7 @@ class Reporter:
         self._fields = {"step": done, "eval_loss": _rounded(eval_loss)}
         self._fields["best_eval_loss"] = _rounded(best.eval_loss) if best else None
         self._checkpoints = {"last_checkpoint": last, "best_checkpoint": best}
-        self._marks.clear()
-        self._marks.append((time.monotonic(), done, 0))
+        self._meter.begin(done)
         if self._bar is None and sys.stderr.isatty():
             self._bar = tqdm(total=self._schedule.total_steps, initial=done, unit="step")
         self._post(urgent=True)
@@ -59,19 +72,26 @@ class Reporter:
         learning_rate: float,
         grad_norm: float,
         tokens: int,
+        flops: float | None,
         waited: float,
         median_seconds: float | None,
     ) -> None:
-        """Tell a step: its mean loss per supervised token, its tokens over all processes, its wait for data."""
-        self._tokens += tokens
-        self._marks.append((time.monotonic(), done, self._tokens))
-        speed = speed_of(list(self._marks))
+        """Tell a step: mean loss, tokens and operations over all processes, seconds that this one waited for data.
+
+        The operations are None where they are not known.
+        """
+        speed = self._meter.step(done, tokens=tokens, flops=flops or 0.0, waited=waited)
+        mfu = _rounded(self._devices.mfu(speed.flops_per_second)) if flops else None
+        peak_bytes = self._devices.peak_bytes
         self._fields |= {
             "step": done,
             "loss": _rounded(loss),
             "learning_rate": learning_rate,
             "grad_norm": _rounded(grad_norm),
             "tokens_per_second": round(speed.tokens_per_second, 1),
+            "mfu": mfu,
+            "data_wait_share": _rounded(speed.data_wait_share),
+            "peak_bytes_per_device": peak_bytes,
             "median_step_seconds": _rounded(median_seconds),
             "estimated_remaining_seconds": round(speed.seconds_per_step * (self._schedule.total_steps - done)),
         }
@@ -82,22 +102,32 @@ class Reporter:
             "lr": learning_rate,
             "gradNorm": grad_norm,
             "tokensPerSecond": round(speed.tokens_per_second, 1),
+            "mfu": mfu,
             "dataWaitSeconds": round(waited, 4),
+            "peakBytes": peak_bytes,
         }
         log.info("step", **line)
-        self._series.append(line)
+        self._append(line)
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
             self._bar.set_postfix(loss=f"{loss:.4f}")
         self._post(urgent=False)
 
-    def evaluation(self, done: int, eval_loss: float, best_eval_loss: float) -> None:
-        """Tell the validation loss after `done` steps."""
-        self._fields |= {"eval_loss": _rounded(eval_loss), "best_eval_loss": _rounded(best_eval_loss)}
-        line = {"step": done, "evalLoss": eval_loss, "bestEvalLoss": best_eval_loss}
+    def evaluation(self, done: int, found: Validation, best: Validation) -> None:
+        """Tell the validation scores after `done` steps, and those of the best checkpoint."""
+        self._fields |= {name: _rounded(getattr(found, name)) for name in Validation.model_fields}
+        self._fields["best_eval_loss"] = _rounded(best.eval_loss)
+        line = {"step": done, **found.model_dump(by_alias=True, exclude_none=True), "bestEvalLoss": best.eval_loss}
         log.info("evaluation", **line)
-        self._series.append(line)
+        self._append(line)
         self._post(urgent=True)
+
+    def sample(self, done: int, prompt: str, answer: str) -> None:
+        """Tell what the model answered to a sample prompt after `done` steps."""
+        line = {"step": done, "prompt": prompt, "answer": answer}
+        log.info("sample", **line)
+        if self._samples is not None:
+            self._samples.append(line)
 
     def stopped_early(self, done: int) -> None:
         """Tell that training ends after `done` steps because the validation loss falls no more."""
@@ -108,7 +138,9 @@ class Reporter:
     def commits(self, last: CheckpointRef | None, best: CheckpointRef | None) -> None:
         """Tell new commits."""
         self._checkpoints = {"last_checkpoint": last, "best_checkpoint": best}
-        self._series.upload()
+        for one in (self._series, self._samples, *self._trackers):
+            if one is not None:
+                one.upload()
         self._post(urgent=True)
 
     def heartbeat(self) -> None:
@@ -124,15 +156,19 @@ class Reporter:
         newest = self._newest
         if newest is None:
             return message
-        parts = ("progress", "last_checkpoint", "best_checkpoint")
+        parts = ("plan", "progress", "last_checkpoint", "best_checkpoint")
         return message.model_copy(update={part: getattr(newest, part) for part in parts})
 
-    def close(self) -> None:
-        """Tell the rest and stop."""
+    def close(self, *, succeeded: bool = False) -> None:
+        """Tell the rest and stop; `succeeded`: the training is done."""
         if self._bar is not None:
             self._bar.close()
-        self._series.close()
+        for series in (self._series, self._samples):
+            if series is not None:
+                series.close()
         self._poster.close()
+        for tracker in self._trackers:
+            tracker.close(succeeded=succeeded)
 
     @property
     def progress(self) -> Progress:
@@ -148,8 +184,13 @@ class Reporter:
             **self._fields,
         )
 
+    def _append(self, line: dict[str, Any]) -> None:
+        self._series.append(line)
+        for tracker in self._trackers:
+            tracker.append(line)
+
     def _post(self, *, urgent: bool) -> None:
-        sample = ProgressSample(attempt=self._attempt, progress=self.progress, **self._checkpoints)
+        sample = ProgressSample(attempt=self._attempt, plan=self._plan, progress=self.progress, **self._checkpoints)
         with self._lock:
             self._hand_over(sample, urgent=urgent)
 
@@ -157,21 +198,6 @@ class Reporter:
         self._newest = sample
         self._told_at = time.monotonic()
         self._poster.post(sample, urgent=urgent)
-
-
-class Speed:
-    """Speed over the last steps."""
-
-    def __init__(self, seconds_per_step: float, tokens_per_second: float) -> None:
-        self.seconds_per_step = seconds_per_step
-        self.tokens_per_second = tokens_per_second
-
-
-def speed_of(marks: list[tuple[float, int, int]]) -> Speed:
-    """Return the speed between the first and the last mark (time in s, steps done, tokens read)."""
-    (start, first, before), (end, last, after) = marks[0], marks[-1]
-    seconds = max(end - start, 1e-9)
-    return Speed(seconds / max(1, last - first), (after - before) / seconds)
 
 
 def duration(seconds: int) -> str:

@@ -21,8 +21,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune_api.spec import Optimizer
-
 SHARDS, UNIVERSAL = "state", "universal"
 """Tags of DeepSpeed's checkpoints: folders below ENGINE."""
 ENGINE = "engine"
@@ -31,11 +29,6 @@ _MODEL_STATES_OF_STAGE_3 = f"zero_pp_rank_0_{_MODEL_STATES}"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _MOST_GROUPS = 10_000
 """DeepSpeed reads as many entries as there are parameter groups."""
-
-
-def can_reshard(optimizer: Optimizer) -> bool:
-    """Whether the optimizer's state can be cut anew: 8-bit states are scaled in blocks of the old shards."""
-    return optimizer.type == "adamw"
 
 
 def to_universal(directory: Path, shapes: Mapping[str, torch.Size]) -> None:

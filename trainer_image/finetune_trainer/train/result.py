@@ -29,6 +29,7 @@ def last_word(result: TrainResult) -> TerminationMessage:
     return TerminationMessage(
         reason=Reason.SUCCEEDED,
         message=f"trained {result.progress.step} steps; the weights of step {exported} are exported",
+        plan=result.plan,
         progress=result.progress,
         last_checkpoint=result.last_checkpoint,
         best_checkpoint=result.best_checkpoint,

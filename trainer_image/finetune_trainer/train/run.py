@@ -10,9 +10,11 @@ from finetune_api.status import Plan
 from finetune_trainer.checkpoint import read_commits
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.places import Places
 from finetune_trainer.data.schedule import Schedule, schedule
 from finetune_trainer.methods import Method
 from finetune_trainer.model.attention import Backend
+from finetune_trainer.objectives import Objective
 from finetune_trainer.storage import Store
 from finetune_trainer.train.engine import Engine
 from finetune_trainer.train.lr import LearningRate
@@ -28,15 +30,23 @@ class RunData:
     train: TokenCache
     validation: TokenCache
     test: TokenCache
+    places: Places
+    """Of the training rows."""
     batches: TrainingBatches
     schedule: Schedule
 
     @classmethod
-    def open(cls, directory: Path, spec: FineTuneJobSpec) -> "RunData":
+    def open(cls, directory: Path, spec: FineTuneJobSpec, objective: Objective) -> "RunData":
         """Open the token cache in a folder."""
         data, training = spec.data, spec.training
         train = TokenCache.open(directory, "train")
-        batches = TrainingBatches(train, max_length=data.max_length, packing=data.packing, seed=training.seed)
+        batches = TrainingBatches(
+            train,
+            max_length=data.max_length,
+            packing=data.packing,
+            seed=training.seed,
+            row_weights=objective.row_weights(train),
+        )
         steps = schedule(
             batches.num_sequences,
             epochs=training.epochs,
@@ -44,7 +54,7 @@ class RunData:
             global_batch_size=training.global_batch_size,
         )
         validation, test = TokenCache.open(directory, "validation"), TokenCache.open(directory, "test")
-        return cls(train, validation, test, batches, steps)
+        return cls(train, validation, test, Places.open(directory, "train"), batches, steps)
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Run:
     layout: RunLayout
     data: RunData
     method: Method
+    objective: Objective
     engine: Engine
     backend: Backend
     config_digest: str

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_api.run import Commit, RunLayout
+from finetune_api.spec.evaluation import BestMetric
 from finetune_api.status import CheckpointRef
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CheckpointWriter, CommitMeta, checkpoint_ref
 from finetune_trainer.methods import Method
-from finetune_trainer.train.cadence import best_commit
+from finetune_trainer.train.cadence import best_commit, is_better
 from finetune_trainer.train.engine import Engine
 from finetune_trainer.train.processes import Process, anywhere
 from finetune_trainer.train.state import RunState, save_state
@@ -19,13 +20,20 @@ class Saver:
     """Saves a run. All processes call `save` at the same steps; `last` and `best` are known to rank 0 alone."""
 
     def __init__(
-        self, writer: CheckpointWriter, engine: Engine, method: Method, process: Process, staged: Path
+        self,
+        writer: CheckpointWriter,
+        engine: Engine,
+        method: Method,
+        process: Process,
+        staged: Path,
+        metric: BestMetric = "loss",
     ) -> None:
         self._writer = writer
         self._engine = engine
         self._method = method
         self._process = process
         self._staged = staged
+        self._metric = metric
         self.saved = 0
         """Steps done when the newest save was made."""
         self._saved_at = time.monotonic()
@@ -36,7 +44,7 @@ class Saver:
     def resume(self, step: int, commits: Sequence[Commit], layout: RunLayout) -> None:
         """Go on from the commit of a step, of those that exist."""
         self.saved = step
-        best = best_commit(commits)
+        best = best_commit(commits, self._metric)
         self.best = checkpoint_ref(layout, best) if best else None
         self.last = next((checkpoint_ref(layout, commit) for commit in commits if commit.step == step), None)
 
@@ -65,7 +73,7 @@ class Saver:
         committed = [item.ref for item in self._writer.poll()]
         for ref in committed:
             self.last = ref
-            if ref.eval_loss is not None and (self.best is None or ref.eval_loss < (self.best.eval_loss or 0.0)):
+            if is_better(ref, self.best, self._metric):
                 self.best = ref
         return bool(committed)
 

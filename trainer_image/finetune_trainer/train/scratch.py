@@ -41,6 +41,16 @@ class Scratch:
         return self.root / "best"
 
     @property
+    def samples(self) -> Path:
+        """The series of answers to sample prompts."""
+        return self.root / "samples.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files of TensorBoard."""
+        return self.root / "tensorboard"
+
+    @property
     def metrics(self) -> Path:
         """The metrics series."""
         return self.root / "metrics.jsonl"

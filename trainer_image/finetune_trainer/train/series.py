@@ -1,4 +1,4 @@
-"""The metrics series in S3: every logged step of one attempt."""
+"""Series in S3 of one attempt: every logged step, every answer to a sample prompt."""
 
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +14,7 @@ _FAREWELL_SECONDS = 10.0
 
 
 class MetricsSeries:
-    """The series of all logged steps: a local file of JSON lines, uploaded whole from a thread at commits."""
+    """A local file of JSON lines, uploaded whole from a thread at commits."""
 
     def __init__(self, path: Path, store: Store, location: S3Location) -> None:
         path.unlink(missing_ok=True)
@@ -47,7 +47,7 @@ class MetricsSeries:
         try:
             self._store.put(self._location, self._path.read_bytes())
         except StageFailure as failure:
-            log.warning("metrics-not-uploaded", cause=failure.message)
+            log.warning("metrics-not-uploaded", file=self._path.name, cause=failure.message)
 
 
 def _wait(upload: Future[None]) -> None:

@@ -10,6 +10,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Commit, Prepared, RunLayout
 from finetune_api.stage import StageInput
+from finetune_api.status import Plan
 from finetune_trainer import log
 from finetune_trainer.checkpoint import add_score, fetch_commit, find_commit, read_commits
 from finetune_trainer.data.prepared import PreparedFiles
@@ -17,10 +18,15 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods import method_of
 from finetune_trainer.model import selfcheck
 from finetune_trainer.model.attention import backend_for
+from finetune_trainer.model.compile import compile_layers
+from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.load import DTYPES, load_base
-from finetune_trainer.objectives.sft import SupervisedLoss
+from finetune_trainer.objectives import objective_of
+from finetune_trainer.prepare.model_shape import measure, read_config
+from finetune_trainer.prepare.plan import Facts
 from finetune_trainer.storage import Store
 from finetune_trainer.train import processes
+from finetune_trainer.train.attempt_plan import plan_of_attempt
 from finetune_trainer.train.cadence import evaluates
 from finetune_trainer.train.early_stopping import scored
 from finetune_trainer.train.engine import deepspeed_config, start_engine
@@ -29,7 +35,7 @@ from finetune_trainer.train.optimizers import shapes_in_groups
 from finetune_trainer.train.processes import Process
 from finetune_trainer.train.rates import layer_rates
 from finetune_trainer.train.report import Reporter
-from finetune_trainer.train.reshard import can_reshard, to_universal
+from finetune_trainer.train.reshard import to_universal
 from finetune_trainer.train.run import Run, RunData, commits_of
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
@@ -42,20 +48,25 @@ def build(
     job: StageInput, process: Process, prepared: Prepared, scratch: Scratch, watchdog: Watchdog, stop: StopSignal
 ) -> Run:
     """Load the model and start its engine; every process must call it."""
-    spec, plan = job.spec, prepared.plan
+    spec = job.spec
+    objective = objective_of(spec, prepared.classes)
+    data = RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec, objective)
+    plan = _plan(job, process, prepared, data, scratch.model)
     method = method_of(spec.method)
     width = AutoConfig.from_pretrained(scratch.model, local_files_only=True).get_text_config().hidden_size
     config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
     if spec.training.deterministic:
         processes.be_deterministic()
+    kind, quantization = ModelKind.of(prepared.classes), method.quantization(DTYPES[plan.precision])
+    base = load_base(
+        scratch.model, plan, kind=kind, deepspeed_config=config, quantization=quantization, uri=spec.model.uri
+    )
+    kind.begin(base, spec.training.seed)
     # The same on all processes, so that their adapters begin alike.
     torch.manual_seed(spec.training.seed)
-    quantization = method.quantization(DTYPES[plan.precision])
-    base = load_base(scratch.model, plan, deepspeed_config=config, quantization=quantization, uri=spec.model.uri)
-    model = method.adapt(base)
-    loss = SupervisedLoss(
-        model, label_smoothing=spec.training.label_smoothing, noise_alpha=spec.training.neftune_noise_alpha
-    )
+    loss = objective.loss_of(method.adapt(base), spec.training)
+    if spec.training.compile:
+        compile_layers(loss.transformer)
     engine = start_engine(loss, plan, spec.training, config)
     backend = backend_for(process.device, DTYPES[plan.precision])
     gap = selfcheck.check(engine.module, process.device, backend)
@@ -67,14 +78,27 @@ def build(
         plan=plan,
         process=process,
         layout=RunLayout(spec.checkpoint.uri, job.run_id),
-        data=RunData.open(PreparedFiles(prepared, scratch.prepared).cache, spec),
+        data=data,
         method=method,
+        objective=objective,
         engine=engine,
         backend=backend,
         config_digest=prepared.config_digest,
         watchdog=watchdog,
         stop=stop,
     )
+
+
+def _plan(job: StageInput, process: Process, prepared: Prepared, data: RunData, model: Path) -> Plan:
+    """Return the plan of this attempt; every process must call it."""
+    spec, device_bytes = job.spec, processes.smallest_device(process)
+
+    def facts() -> Facts:
+        kind = ModelKind.of(prepared.classes)
+        shape = measure(read_config(model, spec.model.uri), spec.method, spec.model.uri, kind)
+        return Facts(shape, data.schedule, data.batches.longest_sequence, job.memory_limit_bytes, device_bytes)
+
+    return plan_of_attempt(job, prepared.plan, data.schedule, device_bytes=device_bytes, facts=facts)
 
 
 def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | None:
@@ -102,20 +126,19 @@ def score_resumed(run: Run, saver: Saver, reporter: Reporter | None, store: Stor
         return state
     if not evaluates(last.step, total_steps=total, every_steps=settings.every_steps):
         return state
-    scores = evaluate(run, run.data.validation, f"while it evaluates after step {last.step}")
-    if scores is None:
+    found = evaluate(run, run.data.validation, f"while it evaluates after step {last.step}")
+    if found is None:
         return state
 
     def write_down() -> list[Commit]:
-        add_score(store, run.layout, step=last.step, eval_loss=scores.loss)
+        add_score(store, run.layout, step=last.step, found=found.validation)
         return commits_of(run, store)
 
     with run.watchdog.during(f"while it writes down the score of step {last.step}", slow=True):
         saver.resume(last.step, processes.on_rank_zero(run.process, write_down), run.layout)
     if reporter is not None:
-        best = saver.best.eval_loss if saver.best else None
-        reporter.evaluation(last.step, scores.loss, best or scores.loss)
-    return scored(state, scores.loss, settings.early_stopping)
+        reporter.evaluation(last.step, found.validation, saver.best or found.validation)
+    return scored(state, found.validation, settings)
 
 
 def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:
@@ -136,7 +159,7 @@ def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:
 def reshard(run: Run, directory: Path) -> None:
     """Bring a fetched commit of all ranks into the form that every layout can be cut from; once per pod."""
     training, loss = run.spec.training, run.engine.module
-    rates = layer_rates(loss.causal_lm, training.layerwise_learning_rate_decay)
+    rates = layer_rates(loss.transformer, training.layerwise_learning_rate_decay)
     with trusted():
         to_universal(directory, shapes_in_groups(loss, training.optimizer, rates))
 
@@ -147,7 +170,7 @@ def _has_our_layout(run: Run, commit: Commit) -> bool:
 
 def _require_resumable(run: Run, commit: Commit) -> None:
     """Refuse a commit that this run cannot go on from."""
-    if not _has_our_layout(run, commit) and not can_reshard(run.spec.training.optimizer):
+    if not _has_our_layout(run, commit) and not run.spec.training.optimizer.can_reshard:
         raise StageFailure(
             ExitCode.INVALID,
             Reason.INVALID_SPEC,

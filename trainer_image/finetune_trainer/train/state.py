@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from finetune_api.base import Record
-from finetune_api.status import Scores
+from finetune_api.spec.evaluation import BestMetric
+from finetune_api.status import Scores, Validation
 from finetune_trainer.methods import Method
 from finetune_trainer.model import weights
 from finetune_trainer.train.engine import Engine, expect_universal, is_plain
@@ -31,13 +31,14 @@ _RANDOM = "random.pt"
 _RUN = "run.json"
 
 
-class RunState(Record):
-    """What a resumed run knows of its past beside weights and commits."""
+class RunState(Validation):
+    """What a resumed run knows of its past beside weights and commits: among others its newest validation scores."""
 
     baseline: Scores | None = Field(default=None, description="Scores of the base model on the test rows.")
-    eval_loss: float | None = Field(default=None, description="Newest validation loss.")
-    lowest_eval_loss: float | None = Field(default=None, description="Validation loss at the last gain.")
+    metric: BestMetric = Field(default="loss", description="What merit_at_gain is one of.")
+    merit_at_gain: float | None = Field(default=None, description="Merit of the validation scores at the last gain.")
     evaluations_without_gain: int = Field(default=0, description="Evaluations in a row that were no gain.")
+    recent_losses: list[float] = Field(default=[], description="Losses of the newest steps, for training.lossSpike.")
 
 
 def save_state(engine: Engine, method: Method, process: Process, run: RunState, directory: Path) -> None:

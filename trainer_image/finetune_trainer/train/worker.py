@@ -1,6 +1,7 @@
 """One training process: `train-worker`, started by the launcher, once per GPU or CPU process of the pod."""
 
 import signal
+from typing import cast
 
 import torch
 
@@ -8,24 +9,26 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Prepared, TrainResult
 from finetune_api.stage import StageInput, TerminationMessage
-from finetune_api.status import EvaluationResult
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CheckpointWriter, WriterSettings
+from finetune_trainer.data.prepared import PreparedFiles
 from finetune_trainer.data.settings import settle
 from finetune_trainer.errors import StageFailure, StopRequested
-from finetune_trainer.progress import open_progress
+from finetune_trainer.prepare.formats import Format
 from finetune_trainer.rendezvous import patience_of
 from finetune_trainer.stage_input import Pod, read_pod
 from finetune_trainer.storage import Store
 from finetune_trainer.train import finish, start
+from finetune_trainer.train.ending import out_of_memory
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import from_rank_zero, join, on_rank_zero
 from finetune_trainer.train.report import Reporter
+from finetune_trainer.train.reporting import reporter_of
 from finetune_trainer.train.result import last_word, publish
 from finetune_trainer.train.run import Run
+from finetune_trainer.train.sampler import Sampler
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
-from finetune_trainer.train.series import MetricsSeries
 from finetune_trainer.train.state import RunState
 from finetune_trainer.train.stopping import StopSignal, stop_at_once
 from finetune_trainer.train.watchdog import Patience, Watchdog
@@ -37,12 +40,7 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
     try:
         return last_word(_train(job, store, pod))
     except torch.OutOfMemoryError as error:
-        raise StageFailure(
-            ExitCode.OUT_OF_DEVICE_MEMORY,
-            Reason.OUT_OF_DEVICE_MEMORY,
-            f"the GPU's memory does not suffice: {str(error).splitlines()[0]}; lower spec.training.microBatchSize or"
-            " spec.data.maxLength, set activationCheckpointing: on, or raise zeroStage or the number of processes",
-        ) from error
+        raise out_of_memory(error) from error
 
 
 def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
@@ -53,34 +51,45 @@ def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
         prepared = Prepared.model_validate_json(scratch.manifest.read_bytes())
         with watchdog.during("while it loads the model", slow=True):
             training = start.build(settle(job, prepared), process, prepared, scratch, watchdog, StopSignal())
-        return _train_and_score(training, store, pod, writer)
+        tokenizer = PreparedFiles(prepared, scratch.prepared).tokenizer
+        sampler = Sampler.of(training, tokenizer, cast(Format, prepared.data.format))
+        return _train_and_score(training, sampler, store, pod, writer)
 
 
-def _train_and_score(run: Run, store: Store, pod: Pod, writer: str) -> TrainResult:
+def _train_and_score(run: Run, sampler: Sampler | None, store: Store, pod: Pod, writer: str) -> TrainResult:
     """Run the training with its uploader and its reporter, which end with it; a failure tells what was reached."""
     scratch, process = Scratch(pod.work_dir), run.process
-    saver = Saver(_checkpoint_writer(run, writer), run.engine, run.method, process, scratch.staged)
-    reporter = _reporter(run, store, pod, writer) if process.rank == 0 else None
+    metric = run.spec.evaluation.best_metric
+    saver = Saver(_checkpoint_writer(run, writer), run.engine, run.method, process, scratch.staged, metric)
+    reporter = reporter_of(run, store, pod, writer) if process.rank == 0 else None
+    succeeded = False
     run.watchdog.listener = reporter
     signal.signal(signal.SIGTERM, stop_at_once)
     try:
-        return _run(run, saver, reporter, store, scratch, writer)
+        result = _run(run, saver, reporter, sampler, store, scratch, writer)
+        succeeded = True
+        return result
     except StopRequested as stop:
         failure = _stopped(saver)
-        failure.reached = _reached(failure, saver, reporter)
+        failure.reached = _reached(failure, run, saver, reporter)
         raise failure from stop
+    except torch.OutOfMemoryError as error:
+        failure = out_of_memory(error)
+        failure.reached = _reached(failure, run, saver, reporter)
+        raise failure from error
     except StageFailure as failure:
-        failure.reached = _reached(failure, saver, reporter)
+        failure.reached = _reached(failure, run, saver, reporter)
         raise
     finally:
         saver.close()
         if reporter is not None:
-            reporter.close()
+            reporter.close(succeeded=succeeded)
 
 
-def _reached(failure: StageFailure, saver: Saver, reporter: Reporter | None) -> TerminationMessage:
+def _reached(failure: StageFailure, run: Run, saver: Saver, reporter: Reporter | None) -> TerminationMessage:
     return TerminationMessage(
         reason=failure.reason,
+        plan=run.plan,
         progress=reporter.progress if reporter is not None else None,
         last_checkpoint=saver.last,
         best_checkpoint=saver.best,
@@ -94,22 +103,28 @@ def _stopped(saver: Saver) -> StageFailure:
 
 
 def _run(
-    run: Run, saver: Saver, reporter: Reporter | None, store: Store, scratch: Scratch, writer: str
+    run: Run,
+    saver: Saver,
+    reporter: Reporter | None,
+    sampler: Sampler | None,
+    store: Store,
+    scratch: Scratch,
+    writer: str,
 ) -> TrainResult:
     state = _begin(run, saver, reporter, store, scratch)
-    loop = Loop(run, saver, reporter, state)
+    loop = Loop(run, saver, reporter, state, sampler)
     loop.train()
     with run.watchdog.during("while it reads its commits", slow=True):
         commits = finish.final_commits(run, saver, store, done=loop.done)
     chosen, tuned = finish.tuned_scores(run, store, commits, done=loop.done, scratch=scratch.best)
-    scores = EvaluationResult(base=state.baseline, tuned=tuned)
-    log.info("scored", exportedStep=chosen.step, **scores.to_wire())
 
     def conclude() -> TrainResult:
         assert reporter is not None  # noqa: S101 - this is rank 0
+        progress = reporter.progress
         result = finish.result_of(
-            run, writer, chosen=chosen, commits=commits, progress=reporter.progress, scores=scores
+            run, writer, chosen=chosen, commits=commits, progress=progress, base=state.baseline, tuned=tuned
         )
+        log.info("scored", exportedStep=chosen.step, **result.evaluation.to_wire())
         return publish(store, run.layout, result)
 
     with run.watchdog.during("while it writes down its result", slow=True):
@@ -128,11 +143,12 @@ def _begin(run: Run, saver: Saver, reporter: Reporter | None, store: Store, scra
 
 def _baseline(run: Run) -> RunState:
     """Score the base model if the job asks for it; adapters are still without effect."""
-    wanted = run.spec.evaluation.baseline
-    scores = finish.test_scores(run, "while it scores the base model") if wanted else None
-    if scores is not None:
-        log.info("baseline", **scores.to_wire())
-    return RunState(baseline=scores)
+    wanted = run.spec.evaluation.baseline and run.objective.scores_base
+    found = finish.test_scores(run, "while it scores the base model") if wanted else None
+    if found is None:
+        return RunState()
+    log.info("baseline", **found.scores.to_wire())
+    return RunState(baseline=found.scores)
 
 
 def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:
@@ -147,10 +163,6 @@ def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:
             attempt=run.job.attempt,
             keep_last=checkpoint.keep_last,
             keep_best=checkpoint.keep_best,
+            best_metric=run.spec.evaluation.best_metric,
         )
     )
-
-
-def _reporter(run: Run, store: Store, pod: Pod, writer: str) -> Reporter:
-    series = MetricsSeries(Scratch(pod.work_dir).metrics, store, run.layout.metrics(writer))
-    return Reporter(run.data.schedule, run.job.attempt, open_progress(pod), series)

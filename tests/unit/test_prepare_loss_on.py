@@ -1,0 +1,86 @@
+"""Which tokens are learned, and what becomes of rows that are too long."""
+
+import pytest
+from tiny_model import write_tiny_tokenizer
+from transformers import AutoTokenizer
+
+from finetune_trainer.prepare.encode import build_encoder
+from finetune_trainer.prepare.formats import Completion, Conversation, Turn
+from finetune_trainer.prepare.loss_on import supervise
+
+TALK = Conversation(
+    (
+        Turn("system", "Be brief."),
+        Turn("user", "One?"),
+        Turn("assistant", "First."),
+        Turn("user", "Two?"),
+        Turn("assistant", "Second."),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tiny_tokenizer(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "flags"),
+    [
+        ("assistant", "..xx..xx."),
+        ("lastAssistant", "......xx."),
+        ("completion", "..xxxxxx."),
+        ("all", "xxxxxxxxx"),
+    ],
+)
+def test_policy(loss_on, flags):
+    assert supervise(loss_on, [[2, 3], [6, 7]], 9) == [flag == "x" for flag in flags]
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "learned"),
+    [
+        ("assistant", "First.<|im_end|>Second.<|im_end|>"),
+        ("lastAssistant", "Second.<|im_end|>"),
+        (
+            "completion",
+            "First.<|im_end|>\n<|im_start|>user\nTwo?<|im_end|>\n<|im_start|>assistant\nSecond.<|im_end|>",
+        ),
+    ],
+)
+def test_conversations(tokenizer, loss_on, learned):
+    [row] = build_encoder(tokenizer, "messages", loss_on).encode([TALK])
+    ids = [token for token, flag in zip(row.input_ids, row.supervised, strict=True) if flag]
+    assert tokenizer.decode(ids) == learned
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "lastAssistant", "completion", "all"])
+def test_completions(tokenizer, loss_on):
+    [row] = build_encoder(tokenizer, "promptCompletion", loss_on).encode([Completion("Q", "A")])
+    assert row.supervised[-2:] == [True, True]
+    assert row.supervised[0] is (loss_on == "all")
+
+
+def test_the_oldest_turns_go_so_that_the_last_answer_stays_whole(tokenizer):
+    encoder = build_encoder(tokenizer, "messages")
+    [whole] = encoder.encode([TALK])
+    shorter = encoder.shorten(TALK, len(whole.input_ids) - 1)
+    text = tokenizer.decode(shorter.input_ids)
+    assert "Be brief." in text
+    assert "One?" not in text
+    assert text.endswith("Two?<|im_end|>\n<|im_start|>assistant\nSecond.<|im_end|>\n")
+    assert encoder.shorten(TALK, len(shorter.input_ids)) == shorter
+    assert encoder.shorten(TALK, len(shorter.input_ids) - 1) is None
+
+
+def test_the_beginning_of_a_prompt_goes(tokenizer):
+    encoder = build_encoder(tokenizer, "promptCompletion")
+    example = Completion("a long question with many words", "yes")
+    [whole] = encoder.encode([example])
+    answer = sum(whole.supervised)
+    shorter = encoder.shorten(example, answer + 3)
+    assert shorter.input_ids == whole.input_ids[-answer - 3 :]
+    assert shorter.supervised == [False] * 3 + [True] * answer
+    assert encoder.shorten(example, answer) is None

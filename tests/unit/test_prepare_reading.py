@@ -1,0 +1,151 @@
+"""Reading rows: compressed files, columns under other names, turns of other shapes, calls of tools."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.spec import Columns
+from finetune_trainer.prepare.columns import named
+from finetune_trainer.prepare.compression import open_file
+from finetune_trainer.prepare.formats import Conversation, canonical, parse, to_columns
+from finetune_trainer.prepare.problems import Place, RowError
+from finetune_trainer.prepare.readers import Row, ending_of, read_file
+
+ROWS = [{"prompt": f"question {number}", "completion": "answer"} for number in range(3000)]
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def frames(content: bytes) -> bytes:
+    """Two frames one after the other, as programs that compress on several cores write them."""
+    half = len(content) // 2
+    return zstandard.compress(content[:half]) + zstandard.compress(content[half:])
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("rows.jsonl", JSONL),
+        ("rows.jsonl.gz", gzip.compress(JSONL)),
+        ("rows.JSONL.GZ", gzip.compress(JSONL)),
+        ("rows.jsonl.zst", zstandard.compress(JSONL)),
+        ("rows.jsonl.zst", frames(JSONL)),
+    ],
+)
+def test_compressed_rows_are_the_rows(tmp_path, name, packed):
+    path = written(tmp_path / name.lower(), packed)
+    rows = list(read_file(path, "s3://d/rows"))
+    assert [row.columns for row in rows] == ROWS
+    assert str(rows[-1].place) == "s3://d/rows:3000"
+
+
+@pytest.mark.parametrize(("name", "pack"), [("rows.csv.gz", gzip.compress), ("rows.csv.zst", zstandard.compress)])
+def test_compressed_csv(tmp_path, name, pack):
+    path = written(tmp_path / name, pack(b'prompt,completion\n"two\nlines",a\nq,b\n'))
+    assert [(row.place.number, row.columns["completion"]) for row in read_file(path, "f")] == [(2, "a"), (4, "b")]
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"), [("rows.jsonl.gz", gzip.compress(JSONL)), ("rows.jsonl.zst", zstandard.compress(JSONL))]
+)
+@pytest.mark.parametrize("damage", ["cut", "no archive"])
+def test_a_broken_archive_is_told_and_no_row_is_lost_in_silence(tmp_path, name, packed, damage):
+    content = packed[: len(packed) - 9] if damage == "cut" else b"{}\n" * 9
+    *rows, last = read_file(written(tmp_path / name, content), "f")
+    assert isinstance(last.columns, RowError)
+    assert "the compressed file cannot be read on" in last.columns.text
+    assert last.place.number == len(rows) + 1
+    assert [row.columns for row in rows] == ROWS[: len(rows)]
+
+
+@given(st.binary(max_size=20_000), st.integers(1, 5000))
+def test_a_stream_is_its_content_however_it_is_read(tmp_path_factory, content, size):
+    path = written(tmp_path_factory.mktemp("zst") / "x.zst", frames(content))
+    with open_file(path) as file:
+        assert b"".join(iter(lambda: file.read(size), b"")) == content
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [("a/b.jsonl", ".jsonl"), ("b.CSV.gz", ".csv.gz"), ("b.parquet", ".parquet"), ("b.gz", ".gz"), ("b", "")],
+)
+def test_endings(name, ending):
+    assert ending_of(name) == ending
+
+
+def renamed(columns, **names):
+    [row] = named([Row(Place("f", 1), columns)], Columns(**names))
+    return row.columns
+
+
+def test_columns_get_the_names_of_the_format_and_others_stay():
+    assert renamed({"q": "a", "a": "b", "id": 1}, prompt="q", completion="a") == {
+        "prompt": "a",
+        "completion": "b",
+        "id": 1,
+    }
+    swapped = renamed({"prompt": "x", "completion": "y"}, prompt="completion", completion="prompt")
+    assert swapped == {"prompt": "y", "completion": "x"}
+    assert renamed({"text": "t"}) == {"text": "t"}
+
+
+def test_turns_as_json_text_are_decoded():
+    assert renamed({"dialog": '[{"role": "user"}]'}, messages="dialog") == {"messages": [{"role": "user"}]}
+    error = renamed({"messages": "[{"})
+    assert isinstance(error, RowError)
+    assert (error.field, "not valid JSON" in error.text) == ("messages", True)
+
+
+CALL = {"type": "function", "function": {"name": "price", "arguments": {"item": "tea"}}}
+TOOLS = [{"type": "function", "function": {"name": "price", "parameters": {"type": "object"}}}]
+TALK = [
+    {"role": "user", "content": "What does tea cost?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "name": "price", "content": "3 EUR"},
+    {"role": "assistant", "content": "Three euros."},
+]
+
+
+def test_calls_of_tools_are_part_of_a_conversation():
+    example = parse({"messages": TALK, "tools": TOOLS}, "messages")
+    assert isinstance(example, Conversation)
+    assert [turn.role for turn in example.turns] == ["user", "assistant", "tool", "assistant"]
+    assert example.tools == tuple(TOOLS)
+    assert parse(to_columns(example), "messages") == example
+    assert canonical(example) != canonical(parse({"messages": TALK}, "messages"))
+
+
+@pytest.mark.parametrize(
+    ("turns", "field", "text"),
+    [
+        ([TALK[0], TALK[1], TALK[0], TALK[3]], "messages[2].role", "is user, but tool must speak here"),
+        ([TALK[0], TALK[2], TALK[3]], "messages[1].role", "is tool, but assistant must speak here"),
+        ([{**TALK[0], "tool_calls": [CALL]}, TALK[3]], "messages[0].tool_calls", "stands in a user turn"),
+        ([TALK[0], {**TALK[1], "tool_calls": "price"}, TALK[2]], "messages[1].tool_calls", "is not a list of calls"),
+        ([{"from": "robot", "value": "x"}], "messages[0].role", "is 'robot'; write system"),
+    ],
+)
+def test_what_is_wrong_with_turns(turns, field, text):
+    with pytest.raises(RowError) as caught:
+        parse({"messages": turns}, "messages")
+    assert caught.value.field == field
+    assert text in caught.value.text
+
+
+def test_turns_of_another_shape():
+    shared = [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    example = parse({"messages": shared}, "messages")
+    assert [turn.to_column() for turn in example.turns] == [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a"},
+    ]
