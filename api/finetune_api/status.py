@@ -79,6 +79,13 @@ class ClassReport(Record):
     test: int = Field(default=0, description="Test rows.")
 
 
+class InvalidCount(Record):
+    """Wrong rows of one kind."""
+
+    kind: str = Field(default="", description="Field and problem, without what differs from row to row.")
+    rows: int = Field(default=0, description="Rows left out for it.")
+
+
 class DataReport(Record):
     """The data after preparation."""
 
@@ -88,6 +95,9 @@ class DataReport(Record):
     test: SplitReport = Field(description="Test rows.")
     dropped_too_long: int = Field(default=0, description="Rows left out because they are longer than maxLength.")
     dropped_invalid: int = Field(default=0, description="Rows left out because they are wrong; see maxInvalidRows.")
+    invalid: list[InvalidCount] = Field(
+        default=[], description="Rows left out because they are wrong, by kind; the five commonest."
+    )
     truncated: int = Field(default=0, description="Rows longer than maxLength that were shortened; see truncation.")
     cut_documents: int = Field(
         default=0, description="Documents of format text that are longer than maxLength: each became several rows."

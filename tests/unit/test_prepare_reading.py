@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.spec import Columns
-from finetune_trainer.prepare.columns import named
+from finetune_trainer.prepare.columns import named, own_name
 from finetune_trainer.prepare.compression import open_file
-from finetune_trainer.prepare.formats import Conversation, canonical, parse, to_columns
-from finetune_trainer.prepare.problems import Place, RowError
+from finetune_trainer.prepare.formats import Conversation, canonical, detect, parse, to_columns
+from finetune_trainer.prepare.problems import Place, Problems, RowError
 from finetune_trainer.prepare.readers import Row, ending_of, read_file
 
 ROWS = [{"prompt": f"question {number}", "completion": "answer"} for number in range(3000)]
@@ -96,6 +97,27 @@ def test_columns_get_the_names_of_the_format_and_others_stay():
     swapped = renamed({"prompt": "x", "completion": "y"}, prompt="completion", completion="prompt")
     assert swapped == {"prompt": "y", "completion": "x"}
     assert renamed({"text": "t"}) == {"text": "t"}
+
+
+def test_no_other_column_stands_in_for_the_one_that_was_named():
+    assert renamed({"prompt": "not this one", "completion": "b"}, prompt="question") == {"completion": "b"}
+
+
+def test_rows_are_told_of_under_their_own_names():
+    columns = Columns(messages="dialog", prompt="question")
+    fields = ("messages[2].content", "messages", "prompt", "completion", "tools[0].function.name", "")
+    assert [own_name(columns, field) for field in fields] == [
+        *("dialog[2].content", "dialog", "question", "completion", "tools[0].function.name", "")
+    ]
+    problems = Problems(partial(own_name, columns))
+    problems.add(Place("f", 1), RowError("messages[0].role", "is 'x'"))
+    assert problems.first == ["f:1: dialog[0].role: is 'x'"]
+    with pytest.raises(RowError, match="need 'dialog', or 'question' and 'completion'; found 'dialogue'"):
+        detect({"dialogue": []}, "sft", partial(own_name, columns))
+
+
+def test_a_text_column_of_another_format_is_left_as_it_is():
+    assert renamed({"prompt": "a", "completion": "b", "tools": "hammer"})["tools"] == "hammer"
 
 
 def test_turns_as_json_text_are_decoded():

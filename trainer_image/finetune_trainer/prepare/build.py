@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from finetune_api.spec import Data
 from finetune_trainer import log
 from finetune_trainer.data.cache import SPLITS, CacheWriter, SplitName
 from finetune_trainer.data.places import PlaceWriter
+from finetune_trainer.prepare.columns import own_name
 from finetune_trainer.prepare.encode import Encoded, Encoder, cut
 from finetune_trainer.prepare.formats import (
     Example,
@@ -90,7 +92,7 @@ class CacheBuilder:
         self.writers: dict[SplitName, CacheWriter] = {}
         self.labels = labels
         self.counts = Counts()
-        self.problems = Problems()
+        self.problems = Problems(partial(own_name, data.columns))
 
     def __enter__(self) -> "CacheBuilder":
         """Open the files."""
@@ -113,7 +115,7 @@ class CacheBuilder:
         """Add the rows of one list; `given` says that it is a list of its own, from which nothing is split off."""
         checked = self._check(rows, split, given=given)
         while batch := list(islice(checked, _BATCH)):
-            if self.problems.total <= self._max_invalid_rows:
+            if not self.problems.exceed(self._max_invalid_rows):
                 self._store(batch)
 
     def _check(self, rows: Iterable[Row], split: SplitName, *, given: bool) -> Iterator[_Checked]:

@@ -1,6 +1,7 @@
-"""Columns of a row under the names that its format gives them (`spec.data.columns`)."""
+"""Columns under the names that the format has for them, not those of the rows (`spec.data.columns`)."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,23 +15,30 @@ _AS_JSON = ("messages", "tools")
 
 def named(rows: Iterable[Row], columns: Columns) -> Iterator[Row]:
     """Yield rows with their columns renamed and decoded."""
-    names = {theirs: own for own in Columns.model_fields if (theirs := getattr(columns, own))}
+    names = {theirs: own for own, theirs in columns.to_wire().items() if theirs}
     for row in rows:
         yield row if isinstance(row.columns, RowError) else Row(row.place, _decode(_rename(row.columns, names)))
+
+
+def own_name(columns: Columns, field: str) -> str:
+    """Return a field as the row has it: dialog[2].content for messages[2].content."""
+    column = re.split(r"[.\[]", field)[0]
+    return f"{columns.to_wire().get(column) or column}{field[len(column) :]}"
 
 
 def _rename(columns: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     if not names:
         return columns
-    renamed = {names[name]: value for name, value in columns.items() if name in names}
-    return {**{name: value for name, value in columns.items() if name not in names}, **renamed}
+    # A column of that name which is not the one that was named is another column.
+    others = set(names.values()) - set(names)
+    return {names.get(name, name): value for name, value in columns.items() if name not in others}
 
 
 def _decode(columns: dict[str, Any]) -> dict[str, Any] | RowError:
     decoded = {}
     for name in _AS_JSON:
         text = columns.get(name)
-        if isinstance(text, str):
+        if isinstance(text, str) and "messages" in columns:
             try:
                 decoded[name] = json.loads(text) if text.strip() else None
             except (ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ Other columns are no part of an example.
 
 import json
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -96,13 +97,16 @@ class Labelled:
 Example = Conversation | Completion | Document | Labelled
 
 
-def detect(columns: dict[str, Any], objective: ObjectiveType) -> Format:
-    """Tell the format of an objective from a row's columns. Raises RowError when it is none."""
+def detect(columns: dict[str, Any], objective: ObjectiveType, name_of: Callable[[str], str] = str) -> Format:
+    """Tell the format of an objective from a row's columns. Raises RowError when it is none.
+
+    `name_of` gives the name that the rows have for a column.
+    """
     for name in _FORMATS[objective]:
         if any(all(column in columns for column in needed) for needed in _NEEDED[name]):
             return name
     choices = [needed for name in _FORMATS[objective] for needed in _NEEDED[name]]
-    wanted = ", or ".join(" and ".join(map(repr, needed)) for needed in choices)
+    wanted = ", or ".join(" and ".join(repr(name_of(column)) for column in needed) for needed in choices)
     found = ", ".join(repr(column) for column in columns) or "none"
     raise RowError("columns", f"need {wanted}; found {found}")
 

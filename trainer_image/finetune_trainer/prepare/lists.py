@@ -1,13 +1,14 @@
 """The lists of a job (train, validation, test): their rows, and the format that all of them share."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from finetune_api.spec import Data
 from finetune_api.spec.job import ObjectiveType
 from finetune_trainer.data.cache import SplitName
-from finetune_trainer.prepare.columns import named
+from finetune_trainer.prepare.columns import named, own_name
 from finetune_trainer.prepare.formats import Format, detect
 from finetune_trainer.prepare.problems import Problems, RowError, invalid_data
 from finetune_trainer.prepare.readers import Row
@@ -20,6 +21,7 @@ class RowLists:
 
     def __init__(self, store: Store, data: Data, scratch: Path) -> None:
         self._data = data
+        self._name_of = partial(own_name, data.columns)
         # Held-out lists first: training rows are compared with them.
         self._files = {
             split: find_files(store, sources)
@@ -38,8 +40,8 @@ class RowLists:
             seen.append(row)
             if not isinstance(row.columns, RowError):
                 self._train = chain(seen, self._train)
-                return _detect(row, objective)
-        problems = Problems()
+                return self._detect(row, objective)
+        problems = Problems(self._name_of)
         for row in seen:
             assert isinstance(row.columns, RowError)  # noqa: S101 - else it would have told the format
             problems.add(row.place, row.columns)
@@ -68,10 +70,9 @@ class RowLists:
         files = ", ".join(file.uri for file in self._files[split][:3])
         return invalid_data(f"the data set is empty: spec.data.{split} ({files}) holds no rows")
 
-
-def _detect(row: Row, objective: ObjectiveType) -> Format:
-    assert not isinstance(row.columns, RowError)  # noqa: S101
-    try:
-        return detect(row.columns, objective)
-    except RowError as error:
-        raise invalid_data(f"{row.place}: {error.field}: {error.text}") from error
+    def _detect(self, row: Row, objective: ObjectiveType) -> Format:
+        assert not isinstance(row.columns, RowError)  # noqa: S101
+        try:
+            return detect(row.columns, objective, self._name_of)
+        except RowError as error:
+            raise invalid_data(f"{row.place}: {error.field}: {error.text}") from error

@@ -1,7 +1,11 @@
-"""What is wrong with a row, said as `file:line: field: problem`, and the verdict over a whole data set."""
+"""What is wrong with a row, said as `file:line: field: problem`, and the verdict over a whole data set.
+
+Wrong rows may be allowed; a file that cannot be read to its end never is, since nobody knows how many rows it held.
+"""
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from finetune_api.exitcodes import ExitCode
@@ -24,6 +28,10 @@ class RowError(Exception):
         self.text = text
 
 
+class FileError(RowError):
+    """A file cannot be read from here on."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a row stands: a line of a text file, or a row of a Parquet file (both from 1)."""
@@ -40,40 +48,52 @@ class Place:
 class Problems:
     """All that is wrong with the rows: the first ones in words, the rest in number."""
 
+    name_of: Callable[[str], str] = str
+    """From the name of a field to the one that the rows have for it."""
     total: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     """How many of each kind: field and problem without what differs from row to row."""
     first: list[str] = field(default_factory=list)
+    """Files that break off before all others."""
+    is_file_broken: bool = False
 
     def add(self, place: Place, error: RowError) -> None:
         """Note one invalid row."""
+        name = self.name_of(error.field)
         self.total += 1
-        self.kinds[_kind(error)] += 1
+        self.kinds[_kind(name, error.text)] += 1
         if len(self.first) < LISTED_IN_LOG:
-            text = f"{place}: {error.field}: {error.text}" if error.field else f"{place}: {error.text}"
-            self.first.append(text)
+            text = f"{place}: {name}: {error.text}" if name else f"{place}: {error.text}"
+            self.first.insert(0 if isinstance(error, FileError) else len(self.first), text)
             log.error("invalid-row", problem=text)
+        self.is_file_broken |= isinstance(error, FileError)
+
+    def exceed(self, allowed: int) -> bool:
+        """Whether more is wrong than is allowed."""
+        return self.is_file_broken or self.total > allowed
 
     def raise_if_any(self, rows: int, *, allowed: int = 0) -> None:
         """Raise StageFailure with the first problems and the total when there are more than are allowed."""
         if self.total:
             log.warning("invalid-rows", rows=self.total, allowed=allowed, kinds=dict(self.kinds.most_common(_KINDS)))
-        if self.total <= allowed:
+        if not self.exceed(allowed):
             return
         shown = self.first[:_LISTED_IN_MESSAGE]
         while len(shown) > 1 and sum(map(len, shown)) > _MESSAGE_CHARACTERS:
             shown.pop()
         verb = "rows is" if self.total == 1 else "rows are"
         more = "" if self.total == len(shown) else f"; the log lists the first {len(self.first)} and counts the kinds"
-        more += f"; spec.data.maxInvalidRows allows {allowed}" if allowed else ""
+        if allowed:
+            kind = ", but no file that cannot be read to its end" if self.is_file_broken else ""
+            more += f"; spec.data.maxInvalidRows allows {allowed}{kind}"
         raise invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
 
 
-def _kind(error: RowError) -> str:
+def _kind(name: str, text: str) -> str:
     """Return the field and the problem with numbers and quoted values left out."""
-    field = re.sub(r"\[\d+\]", "[]", error.field)
-    text = re.sub(r"'[^']*'|\d+", "…", error.text.split(";")[0])
-    return f"{field}: {text}" if field else text
+    name = re.sub(r"\[\d+\]", "[]", name)
+    text = re.sub(r"'[^']*'|\d+", "…", text.split(";", maxsplit=1)[0])
+    return f"{name}: {text}" if name else text
 
 
 def invalid_data(message: str) -> StageFailure:

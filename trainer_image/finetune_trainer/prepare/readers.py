@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_trainer.prepare.compression import BROKEN, open_file
-from finetune_trainer.prepare.problems import Place, RowError
+from finetune_trainer.prepare.problems import FileError, Place, RowError
 
 LONGEST_LINE = 64 * 1024 * 1024
 """Bytes; a longer line is no row but a file of another kind."""
@@ -45,7 +45,7 @@ def read_jsonl(path: Path, name: str) -> Iterator[Row]:
 
 def _object(line: bytes) -> dict[str, Any] | RowError:
     if len(line) == LONGEST_LINE:
-        return RowError("", f"the line is longer than {LONGEST_LINE} bytes; write one JSON object per line")
+        return FileError("", f"the line is longer than {LONGEST_LINE} bytes; write one JSON object per line")
     try:
         value = json.loads(line.rstrip().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -76,7 +76,7 @@ def read_csv(path: Path, name: str) -> Iterator[Row]:
                 fields = next(reader, None)
             except (csv.Error, UnicodeDecodeError) as error:
                 # What follows a broken quote or a wrong byte cannot be told apart into rows any more.
-                yield Row(place, RowError("", f"not valid CSV: {error}"))
+                yield Row(place, FileError("", f"not valid CSV: {error}"))
                 return
             if fields is None:
                 return
@@ -102,7 +102,7 @@ def read_parquet(path: Path, name: str) -> Iterator[Row]:
                     number += 1
                     yield Row(Place(name, number, unit="row "), columns)
     except (pa.ArrowException, OSError) as error:
-        yield Row(Place(name, number + 1, unit="row "), RowError("", f"not a readable Parquet file: {error}"))
+        yield Row(Place(name, number + 1, unit="row "), FileError("", f"not a readable Parquet file: {error}"))
 
 
 _OF_TEXT: dict[str, Reader] = {".jsonl": read_jsonl, ".json": read_jsonl, ".csv": read_csv}
@@ -128,4 +128,4 @@ def read_file(path: Path, name: str) -> Iterator[Row]:
             last = row.place
             yield row
     except BROKEN as error:
-        yield Row(Place(name, last.number + 1), RowError("", f"the compressed file cannot be read on: {error}"))
+        yield Row(Place(name, last.number + 1), FileError("", f"the compressed file cannot be read on: {error}"))

@@ -5,13 +5,16 @@ from hashlib import sha256
 
 from finetune_api.run import FileEntry
 from finetune_api.spec import Data
-from finetune_api.status import DataReport, PiiCount, SplitReport
+from finetune_api.status import DataReport, InvalidCount, PiiCount, SplitReport
 from finetune_trainer.data.cache import SPLITS, SplitName, cache_files, labels_file
 from finetune_trainer.prepare.build import CacheBuilder
 from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.model_shape import ModelShape
 from finetune_trainer.prepare.problems import Problems, invalid_data
+
+_KINDS, _KIND_CHARACTERS = 5, 80
+"""Of invalid rows, in the status: the last word of a pod has little room."""
 
 
 def check_caches(builder: CacheBuilder, data: Data, shape: ModelShape) -> None:
@@ -31,7 +34,7 @@ def check_caches(builder: CacheBuilder, data: Data, shape: ModelShape) -> None:
 
 
 def _check_labels(builder: CacheBuilder, labels: Labels) -> None:
-    unknown = Problems()
+    unknown = Problems(builder.problems.name_of)
     for place, error in labels.problems():
         unknown.add(place, error)
     unknown.raise_if_any(builder.counts.read)
@@ -53,8 +56,9 @@ def _nothing_left(builder: CacheBuilder, data: Data, shape: ModelShape) -> str:
     held = {split: writer.rows for split, writer in builder.writers.items()}
     return (
         f"no training rows are left of {counts.read}: {held['validation']} went to validation, {held['test']} to"
-        f" test, {counts.in_held_out} stand in those lists word for word, {builder.privacy.counts.dropped} hold"
-        " personal data; add rows, lower spec.data.split or set spec.data.pii.action: mask"
+        f" test, {counts.in_held_out} stand in those lists word for word, {builder.problems.total} are wrong,"
+        f" {builder.privacy.counts.dropped} hold personal data; add rows, lower spec.data.split or set"
+        " spec.data.pii.action: mask"
     )
 
 
@@ -69,6 +73,10 @@ def report(builder: CacheBuilder, *, sequences: int, digest: str) -> DataReport:
         test=splits["test"],
         dropped_too_long=sum(builder.counts.too_long.values()),
         dropped_invalid=builder.problems.total,
+        invalid=[
+            InvalidCount(kind=kind[:_KIND_CHARACTERS], rows=rows)
+            for kind, rows in builder.problems.kinds.most_common(_KINDS)
+        ],
         truncated=builder.counts.truncated,
         cut_documents=builder.counts.cut,
         dropped_pii=pii.dropped,
