@@ -1,7 +1,7 @@
-"""Blocks: files cut into pieces of about a megabyte, which are read and encoded one by one or side by side.
+"""Blocks: files cut into pieces of about a megabyte, which are encoded one by one or side by side.
 
 Lines of JSON are only cut here and read by whoever gets the block, which is most of the work of reading. Rows of
-other formats are read here, where one after the other has to be read anyway.
+other formats are read here, where one has to be read after the other anyway.
 """
 
 import io
@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 
 from finetune_trainer.prepare import readers
-from finetune_trainer.prepare.readers import READERS, Row
+from finetune_trainer.prepare.compression import BROKEN, open_file
+from finetune_trainer.prepare.readers import Row
 from finetune_trainer.prepare.sources import Source
 
 BLOCK_BYTES = 1024 * 1024
@@ -29,8 +30,8 @@ class Block:
     """Whole lines of JSON, or rows that have been read."""
     first: int = 1
     """Number of the first line."""
-    encode: bool = True
-    """Whether the rows are wanted, or only what is wrong with them."""
+    wanted: bool = True
+    """False: only what is wrong with the rows is wanted, and not their tokens."""
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows."""
@@ -41,23 +42,35 @@ class Block:
 
 def cut(path: Path, name: str, source: Source) -> Iterator[Block]:
     """Yield the blocks of a file; none when it holds no rows."""
-    read = READERS[path.suffix]
-    if read is readers.read_jsonl:
+    if readers.READERS[readers.ending_of(path.name)] is readers.read_jsonl:
         yield from _cut_lines(path, name, source)
         return
-    rows = read(path, name)
+    rows = readers.read_file(path, name)
     while some := list(islice(rows, _BLOCK_ROWS)):
         yield Block(source, name, some)
 
 
 def _cut_lines(path: Path, name: str, source: Source) -> Iterator[Block]:
-    number = 1
-    with path.open("rb") as file:
-        while content := file.read(BLOCK_BYTES):
-            rest = b"" if content.endswith(b"\n") else file.readline(readers.LONGEST_LINE)
-            content += rest
-            if not content.isspace():
-                yield Block(source, name, content, number)
-            if len(rest) == readers.LONGEST_LINE:  # what is read of the block says so
-                return
-            number += content.count(b"\n")
+    first = number = 1
+    lines: list[bytes] = []
+    size = 0
+    end: list[Row] = []
+    with open_file(path) as file:
+        while True:
+            try:
+                line = file.readline(readers.LONGEST_LINE)
+            except BROKEN as error:
+                end, line = [readers.broken_off(name, number, error)], b""
+            lines.append(line)
+            size += len(line)
+            number += 1
+            is_last = not line or len(line) == readers.LONGEST_LINE  # such a line is told by who reads the block
+            if size >= BLOCK_BYTES or is_last:
+                content = b"".join(lines)
+                if content and not content.isspace():
+                    yield Block(source, name, content, first)
+                first, lines, size = number, [], 0
+            if is_last:
+                break
+    if end:
+        yield Block(source, name, end)
