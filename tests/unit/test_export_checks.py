@@ -123,6 +123,15 @@ def test_predictions_keep_the_columns(cache, tmp_path):
     }
 
 
+def test_a_reference_holds_the_calls_of_tools(cache, tmp_path):
+    call = {"id": "call12345", "type": "function", "function": {"name": "price", "arguments": {"item": "tè"}}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Wait.", "tool_calls": [call]}]
+    (tmp_path / "test.jsonl").write_text(json.dumps({"messages": turns}))
+    [question] = read_questions(cache, tmp_path / "test.jsonl", 1)
+    record = question.record(base="b", tuned="t")
+    assert record["reference"] == 'Wait.\n{"name": "price", "arguments": {"item": "tè"}}'
+
+
 def test_generation_settings_stop_where_answers_end(tmp_path):
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 5, "temperature": 0.6}))
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))

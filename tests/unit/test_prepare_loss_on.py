@@ -6,7 +6,6 @@ from transformers import AutoTokenizer
 
 from finetune_trainer.prepare.encode import build_encoder
 from finetune_trainer.prepare.formats import Completion, Conversation, Turn
-from finetune_trainer.prepare.loss_on import supervise
 
 TALK = Conversation(
     (
@@ -24,19 +23,6 @@ def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     write_tiny_tokenizer(folder)
     return AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.mark.parametrize(
-    ("loss_on", "flags"),
-    [
-        ("assistant", "..xx..xx."),
-        ("lastAssistant", "......xx."),
-        ("completion", "..xxxxxx."),
-        ("all", "xxxxxxxxx"),
-    ],
-)
-def test_policy(loss_on, flags):
-    assert supervise(loss_on, [[2, 3], [6, 7]], 9) == [flag == "x" for flag in flags]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
-"""Golden files: what each chat template makes of one conversation, with the supervised spans in [[...]].
+"""Golden files: what each chat template makes of a conversation, with the supervised spans in [[...]].
 
-The templates under tests/golden/templates are written here in the manner of the well-known models; that of
-SmolLM2 is the real one. The files under tests/golden/masks were written by hand.
+The masks under tests/golden/masks were written by hand.
 """
 
 import importlib.util
@@ -11,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from mask_builders import TOKENS, TURNS, WITH_TOOLS, WITHOUT_SYSTEM, bracketed, golden_mask, make_tokenizer
+from transformers import AutoTokenizer
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
@@ -20,67 +19,14 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.encode import Encoded, build_encoder, cut
 from finetune_trainer.prepare.formats import Completion, Conversation, Document, Labelled, Turn
 from finetune_trainer.prepare.problems import RowError
+from finetune_trainer.prepare.template import ChatTemplate
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-TURNS = (
-    Turn("system", "Be brief."),
-    Turn("user", "How do I reset my password?"),
-    Turn("assistant", "Open the settings 🙂."),
-    Turn("user", "  And then?"),
-    Turn("assistant", "Press “reset”.\n\nDone."),
-)
-TOKENS = {  # name of the template: bos, eos, further special tokens
-    "chatml": (None, "<|im_end|>", ["<|im_start|>"]),
-    "llama3": ("<|begin_of_text|>", "<|end_of_text|>", ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]),
-    "gemma": ("<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>"]),
-    "mistral": ("<s>", "</s>", []),
-    "plain": (None, "</s>", []),
-    "phi": (None, "<|endoftext|>", ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]),
-    "qwen": (None, "<|im_end|>", ["<|im_start|>"]),
-    "think": (None, "<|im_end|>", ["<|im_start|>"]),
-}
-WITHOUT_SYSTEM = ("gemma", "mistral", "plain", "qwen")
-
-
-def make_tokenizer(name: str, *, metaspace: bool = False) -> PreTrainedTokenizerFast:
-    """Make a tokenizer: byte-level BPE, or one with word-start marks as SentencePiece models have."""
-    bos, eos, further = TOKENS[name]
-    specials = [token for token in (bos, eos, *further, "<unk>") if token]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>" if metaspace else None, byte_fallback=False))
-    if metaspace:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
-        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=specials)
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=specials, initial_alphabet=alphabet)
-    texts = [turn.content for turn in TURNS] + ["User: Assistant: [INST] [/INST]\n\n"] * 5
-    tokenizer.train_from_iterator(texts, trainer)
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
-        )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, additional_special_tokens=further
-    )
-    fast.chat_template = (GOLDEN / "templates" / f"{name}.jinja").read_text()
-    return fast
-
-
-def bracketed(tokenizer, row: Encoded) -> str:
-    parts, start = [], 0
-    for end in range(1, len(row.input_ids) + 1):
-        if end == len(row.input_ids) or row.supervised[end] != row.supervised[start]:
-            text = tokenizer.decode(row.input_ids[start:end], clean_up_tokenization_spaces=False)
-            parts.append(f"[[{text}]]" if row.supervised[start] else text)
-            start = end
-    return "".join(parts)
+CONVERSATIONS = {"turns": Conversation(TURNS), "no-system": WITHOUT_SYSTEM, "tools": WITH_TOOLS}
+NO_SYSTEM = ("gemma", "mistral", "plain", "trl/gemma")
 
 
 def conversation(name: str) -> Conversation:
-    return Conversation(TURNS[1:] if name in WITHOUT_SYSTEM else TURNS)
+    return WITHOUT_SYSTEM if name in NO_SYSTEM else Conversation(TURNS)
 
 
 @pytest.fixture(scope="module")
@@ -93,48 +39,153 @@ def smollm2():
     return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
 
 
-@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral", "phi", "plain", "qwen"])
-def test_masks_match_the_golden_files(name):
+@pytest.mark.parametrize(
+    ("name", "turns", "mask"),
+    [
+        ("chatml", "turns", "chatml"),
+        ("llama3", "turns", "llama3"),
+        ("gemma", "no-system", "gemma"),
+        ("mistral", "no-system", "mistral"),
+        ("mistral-tools", "no-system", "mistral-tools-turns"),
+        ("plain", "no-system", "plain"),
+        ("trl/llama3", "turns", "llama3"),
+        ("trl/llama3_1", "turns", "llama3_1"),
+        ("trl/llama3_1", "tools", "llama3_1-tools"),
+        # Writes the day's date, which is one and the same on every day.
+        ("trl/llama3_2", "turns", "llama3_1"),
+        ("trl/llama3_2", "tools", "llama3_1-tools"),
+        ("trl/qwen2_5", "turns", "chatml"),
+        ("trl/qwen2_5", "no-system", "qwen2_5-no-system"),
+        ("trl/qwen2_5", "tools", "qwen2_5-tools"),
+        ("trl/qwen3_instruct_2507", "turns", "chatml"),
+        ("trl/qwen3_instruct_2507", "tools", "qwen3_instruct_2507-tools"),
+        ("trl/gemma", "no-system", "gemma"),
+        # Has no system turn either, but writes its text into the first user turn.
+        ("trl/gemma3", "turns", "gemma3"),
+        # Puts a token behind the last turn that is none of the model's words.
+        ("trl/phi3", "turns", "phi3"),
+        ("trl/phi3_5", "turns", "phi3"),
+    ],
+)
+def test_masks_match_the_golden_files(name, turns, mask):
     tokenizer = make_tokenizer(name)
-    [row] = build_encoder(tokenizer, "messages").encode([conversation(name)])
+    [row] = build_encoder(tokenizer, "messages").encode([CONVERSATIONS[turns]])
     assert isinstance(row, Encoded)
-    assert bracketed(tokenizer, row) == (GOLDEN / "masks" / f"{name}.txt").read_text()
+    assert bracketed(tokenizer, row) == golden_mask(mask)
 
 
-def test_mask_of_calls_of_tools():
-    """The calls are the model's own words, what the tools answered is not."""
-    call = {"type": "function", "function": {"name": "price", "arguments": {"item": "tea"}}}
-    turns = (
-        Turn("user", "What does tea cost?"),
-        Turn("assistant", "", {"tool_calls": [call]}),
-        Turn("tool", "3 EUR"),
-        Turn("assistant", "Three euros."),
+@pytest.mark.parametrize(
+    ("name", "turns", "loss_on"),
+    [
+        ("chatml", "turns", "lastAssistant"),
+        ("chatml", "turns", "completion"),
+        ("chatml", "turns", "all"),
+        # These write earlier turns otherwise than when they were answers; only the last is as the model writes it.
+        ("trl/qwen3", "turns", "lastAssistant"),
+        ("trl/qwen3", "tools", "lastAssistant"),
+        ("mistral-tools", "tools", "lastAssistant"),
+    ],
+)
+def test_masks_by_what_the_loss_is_taken_on(name, turns, loss_on):
+    tokenizer = make_tokenizer(name)
+    [row] = build_encoder(tokenizer, "messages", loss_on).encode([CONVERSATIONS[turns]])
+    assert isinstance(row, Encoded)
+    kind = "" if turns == "turns" or name == "mistral-tools" else f"-{turns}"
+    assert bracketed(tokenizer, row) == golden_mask(f"{name.removeprefix('trl/')}{kind}-{loss_on}")
+
+
+def test_thoughts_are_learned_with_their_answer():
+    tokenizer = make_tokenizer("trl/qwen3")
+    answer = "<think>\nThey mean the account.\n</think>\n\nOpen the settings."
+    example = Conversation((TURNS[1], Turn("assistant", answer)))
+    [row] = build_encoder(tokenizer, "messages").encode([example])
+    assert bracketed(tokenizer, row) == golden_mask("qwen3-thinking")
+
+
+@pytest.mark.parametrize(
+    ("name", "turns", "field", "problem"),
+    [
+        ("trl/qwen3", "turns", "messages[2]", "set spec.data.lossOn: lastAssistant or spec.model.chatTemplate"),
+        ("trl/qwen3", "tools", "messages[1]", "set spec.data.lossOn: lastAssistant or spec.model.chatTemplate"),
+        ("mistral-tools", "turns", "messages[2]", "set spec.data.lossOn: lastAssistant or spec.model.chatTemplate"),
+        ("trl/gemma", "turns", "messages", "System role not supported; if it takes no system turn, write that text"),
+        ("trl/gemma", "tools", "messages", "Conversation roles must alternate user/assistant/user/assistant/..."),
+        ("trl/gemma3", "tools", "messages", "Conversation roles must alternate user/assistant/user/assistant/..."),
+        ("mistral", "turns", "messages", "Only user and assistant roles are supported!"),
+        # These would leave the tools out without a word.
+        ("trl/llama3", "tools", "tools", "the chat template leaves tools out; set spec.model.chatTemplate"),
+        ("trl/phi3", "tools", "tools", "the chat template leaves tools out; set spec.model.chatTemplate"),
+        ("chatml", "tools", "tools", "the chat template leaves tools out; set spec.model.chatTemplate"),
+    ],
+)
+def test_what_a_template_cannot_write_is_refused(name, turns, field, problem):
+    [error] = build_encoder(make_tokenizer(name), "messages").encode([CONVERSATIONS[turns]])
+    assert isinstance(error, RowError)
+    assert error.field == field
+    assert problem in error.text
+
+
+def test_parts_of_calls_that_a_template_leaves_out_are_refused():
+    call, result = WITH_TOOLS.turns[1:3]
+    without_tools = Conversation(WITH_TOOLS.turns)
+    [error] = build_encoder(make_tokenizer("trl/phi3"), "messages").encode([without_tools])
+    assert (error.field, error.text.split(";")[0]) == ("messages[1].tool_calls", "the chat template leaves calls out")
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'tool' %}<|im_start|>{{ m.role }} {{ m.content }}"
+        "{{ m.tool_calls if m.tool_calls else '' }}<|im_end|>{% endif %}{% endfor %}"
     )
-    tools = ({"type": "function", "function": {"name": "price"}},)
-    tokenizer = make_tokenizer("qwen")
-    [row] = build_encoder(tokenizer, "messages").encode([Conversation(turns, tools)])
-    assert bracketed(tokenizer, row) == (GOLDEN / "masks" / "qwen-tools.txt").read_text()
+    [error] = build_encoder(tokenizer, "messages").encode([without_tools])
+    assert (error.field, error.text.split(";")[0]) == (
+        "messages[2]",
+        "the chat template leaves turns of role tool out",
+    )
+    talking = Conversation((TURNS[1], Turn("assistant", "Wait.", call.extra), result, TURNS[2]))
+    [error] = build_encoder(make_tokenizer("trl/llama3_1"), "messages").encode([talking])
+    assert error.field == "messages[1].content"
+    assert "leaves out the text of a turn that calls tools" in error.text
+
+
+def test_what_mistral_says_of_ids_reaches_the_user():
+    turns = WITH_TOOLS.turns
+    odd = Turn("assistant", "", {"tool_calls": [{**turns[1].extra["tool_calls"][0], "id": "1"}]})
+    example = Conversation((turns[0], odd, *turns[2:4]), WITH_TOOLS.tools)
+    [error] = build_encoder(make_tokenizer("mistral-tools"), "messages").encode([example])
+    assert "the chat template refuses the conversation: Tool call IDs should be alphanumeric" in error.text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "date"),
+    [("%d %b %Y", "26 Jul 2024"), ("%Y-%m-%d", "2024-07-26"), ("%B %-d, %y", "July 26, 24")],
+)
+def test_dates_do_not_depend_on_the_day(wanted, date):
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = f"\n{{{{ strftime_now('{wanted}') }}}}\n{tokenizer.chat_template}"
+    [row] = build_encoder(tokenizer, "messages").encode([CONVERSATIONS["no-system"]])
+    assert bracketed(tokenizer, row).startswith(f"\n{date}\n<|im_start|>user\n")
+    assert "macro" not in tokenizer.chat_template
 
 
 def test_mask_of_the_real_smollm2(smollm2):
     [row] = build_encoder(smollm2, "messages").encode([conversation("smollm2")])
     assert isinstance(row, Encoded)
-    assert bracketed(smollm2, row) == (GOLDEN / "masks" / "smollm2.txt").read_text()
+    assert bracketed(smollm2, row) == golden_mask("smollm2")
     # What is not cut is tokenised as a whole, as other trainers do.
     assert row.input_ids == smollm2(smollm2.decode(row.input_ids), add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "mistral", "phi", "plain", "qwen", "smollm2"])
+@pytest.mark.parametrize("name", [*(name for name in TOKENS if name not in ("think", "trl/qwen3")), "smollm2"])
 def test_the_given_tokens_are_those_that_generation_starts_from(name, request):
     tokenizer = request.getfixturevalue("smollm2") if name == "smollm2" else make_tokenizer(name)
-    encoder = build_encoder(tokenizer, "messages")
+    encoder, template = build_encoder(tokenizer, "messages"), ChatTemplate(tokenizer)
     # An answer that opens with white space would merge with the end of the prompt if the text were not cut.
     for answer in ("Open.", " Open.", "\nOpen.", "\n\n  Open."):
         example = Conversation((Turn("user", "How?"), Turn("assistant", answer)))
         [row] = encoder.encode([example])
         assert isinstance(row, Encoded)
-        prompt = [{"role": "user", "content": "How?"}]
-        given = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        given = tokenizer(template.apply(Conversation(example.turns[:1]), prompt=True), add_special_tokens=False)[
+            "input_ids"
+        ]
         assert row.input_ids[: len(given)] == given
         assert row.supervised.index(True) == len(given)
 
@@ -154,7 +205,7 @@ def test_a_template_that_rewrites_earlier_answers_is_refused():
     several, single = encoder.encode([conversation("think"), Conversation(TURNS[:3])])
     assert isinstance(several, RowError)
     assert several.field == "messages[2]"
-    assert "set spec.model.chatTemplate" in several.text
+    assert "set spec.data.lossOn: lastAssistant or spec.model.chatTemplate" in several.text
     # With one answer nothing is rewritten, and the empty thought is learned as the template writes it.
     assert isinstance(single, Encoded)
     assert "[[<think>\n\n</think>\n\nOpen the settings 🙂.<|im_end|>]]" in bracketed(make_tokenizer("think"), single)
@@ -163,7 +214,10 @@ def test_a_template_that_rewrites_earlier_answers_is_refused():
 def test_a_template_that_refuses_a_role_says_so():
     [error] = build_encoder(make_tokenizer("gemma"), "messages").encode([Conversation(TURNS)])
     assert isinstance(error, RowError)
-    assert error.text == "the chat template refuses the conversation: System role not supported"
+    assert error.text == (
+        "the chat template refuses the conversation: System role not supported; if it takes no system turn, write"
+        " that text into the first user turn"
+    )
 
 
 def test_a_template_that_is_no_jinja_is_refused():

@@ -14,9 +14,6 @@ import numpy as np
 
 from finetune_trainer.data.cache import TokenCache
 
-_TAIL = 3
-"""Supervised tokens at the end of a row among which the one that ends an answer stands."""
-
 
 @dataclass(frozen=True)
 class Question:
@@ -31,8 +28,14 @@ class Question:
         """Return the line of predictions.jsonl: further columns, prompt, reference, and both answers."""
         row = dict(self.columns)
         turns = row.pop("messages", None)
-        prompt, reference = (turns[:-1], turns[-1]["content"]) if turns else (row["prompt"], row.pop("completion"))
+        prompt, reference = (turns[:-1], _said(turns[-1])) if turns else (row["prompt"], row.pop("completion"))
         return {**row, "prompt": prompt, "reference": reference, "base": base, "tuned": tuned}
+
+
+def _said(turn: dict[str, Any]) -> str:
+    """Return the text of an assistant turn and its calls of tools, each as JSON in a line."""
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn.get("tool_calls", [])]
+    return "\n".join([*filter(None, [turn["content"]]), *calls])
 
 
 def read_questions(cache: TokenCache, test_rows: Path, count: int) -> list[Question]:
@@ -53,6 +56,4 @@ def prompt_of(cache: TokenCache, row: int) -> list[int]:
 def turn_end(cache: TokenCache, special: set[int]) -> set[int]:
     """Return the token that ends the answers of a split, if it is a special one."""
     ids, flags = cache.row(0)
-    # Where every token is supervised (data.lossOn: all), so is the white space behind it.
-    tail = [int(ids[index]) for index in np.flatnonzero(flags)[-_TAIL:]]
-    return set([token for token in tail if token in special][-1:])
+    return {int(ids[np.flatnonzero(flags)[-1]])} & special

@@ -1,18 +1,20 @@
 """Encoding: from examples to tokens, with a flag on each token that the loss is taken on.
 
-A conversation is rendered by the chat template (`template.py`); the answers are supervised, each with the token
-that ends the turn, so that the tuned model knows when to stop, but without the white space that a template puts
-after it. Prompt and completion are used as they stand, as TRL does with plain text: the tokenizer's own opening
-token if it has one, the prompt, the completion, the end-of-sequence token; no chat template is applied. Running text
-is encoded likewise, and all of it but its first token is supervised. Rows with a label have no supervised token: what
-is predicted is their class.
+A conversation is rendered by the chat template (`template.py`, which also says what is supervised); an answer is
+supervised with the token that ends the turn, so that the tuned model knows when to stop, but without the white space
+that a template puts after it. Prompt and completion are used as they stand, as TRL does with plain text: the
+tokenizer's own opening token if it has one, the prompt, the completion, the end-of-sequence token; no chat template
+is applied. Running text is encoded likewise, and all of it but its first token is supervised. Rows with a label have
+no supervised token: what is predicted is their class.
 
 Where an answer begins, text is always cut: generation starts from the tokens of the prompt alone, so a token that
 reaches over the cut could never be produced there.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -20,10 +22,9 @@ from finetune_api.spec.data import LossOn
 from finetune_trainer import log
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example, Format, Labelled
-from finetune_trainer.prepare.loss_on import supervise
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.problems import RowError
-from finetune_trainer.prepare.template import Rendered, apply, render
+from finetune_trainer.prepare.template import ChatTemplate, Rendered
 from finetune_trainer.prepare.tokenizer import special_tokens
 
 
@@ -75,6 +76,7 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: Any, loss_on: LossOn) -> None:
         self._tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer)
         self._loss_on: LossOn = loss_on
         self._warned = False
         self._special = special_tokens(tokenizer)
@@ -87,50 +89,54 @@ class ChatEncoder:
             return [result for result in results if isinstance(result, RowError)]
         texts = [row.text for row in rendered]
         batch = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        # What generation would start from, for each answer of each row.
-        given = [row.text[:first] for row in rendered for first, _ in row.answers]
+        # What generation would start from, for each span of each row.
+        given = [row.text[:first] for row in rendered for first, _ in row.spans]
         prompts = iter(self._tokenizer(given, add_special_tokens=False)["input_ids"])
         marked = (
-            self._mark(row, ids, offsets, [next(prompts) for _ in row.answers])
+            self._mark(row, ids, offsets, [next(prompts) for _ in row.spans])
             for row, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True)
         )
         return [result if isinstance(result, RowError) else next(marked) for result in results]
 
     def shorten(self, example: Example, limit: int) -> Encoded | None:
-        """Leave out the oldest questions with their answers, one after the other, but not what the system says."""
+        """Leave out as few as possible of the oldest questions with their answers, but not what the system says."""
         assert isinstance(example, Conversation)  # noqa: S101
         opening = example.turns[:1] if example.turns[0].role == "system" else ()
-        questions = [index for index, turn in enumerate(example.turns) if turn.role == "user"]
-        for first in questions[1:]:
+        questions = [index for index, turn in enumerate(example.turns) if turn.role == "user"][1:]
+
+        @cache
+        def fitting(first: int) -> Encoded | None:
             [encoded] = self.encode([replace(example, turns=opening + example.turns[first:])])
-            if isinstance(encoded, Encoded) and len(encoded.input_ids) <= limit:
-                return encoded
-        return None
+            return encoded if isinstance(encoded, Encoded) and len(encoded.input_ids) <= limit else None
+
+        at = bisect_left(questions, True, key=lambda first: fitting(first) is not None)
+        return fitting(questions[at]) if at < len(questions) else None
 
     def _render(self, example: Example) -> Rendered | RowError:
         assert isinstance(example, Conversation)  # noqa: S101
         try:
-            return render(self._tokenizer, example)
+            return self._template.render(example, self._loss_on)
         except RowError as error:
             return error
 
     def _mark(
         self, row: Rendered, ids: list[int], offsets: list[tuple[int, int]], prompts: list[list[int]]
     ) -> Encoded:
-        ends = [end for _, end in row.answers]
+        ends = [end for _, end in row.spans]
         crosses_end = any(start < end < stop for end in ends for start, stop in offsets)
         if crosses_end or any(ids[: len(prompt)] != prompt for prompt in prompts):
             return self._mark_segments(row)
-        answers = []
-        for first, end in row.answers:
+        supervised = [False] * len(ids)
+        for first, end in row.spans:
             inside = [index for index, (start, stop) in enumerate(offsets) if start >= first and stop <= end]
-            answers.append(self._up_to_turn_end(inside, ids, row.text, offsets))
-        return Encoded(ids, supervise(self._loss_on, answers, len(ids)))
+            for index in self._up_to_turn_end(inside, ids, row.text, offsets):
+                supervised[index] = True
+        return Encoded(ids, supervised)
 
     def _up_to_turn_end(
         self, inside: list[int], ids: list[int], text: str, offsets: list[tuple[int, int]]
     ) -> list[int]:
-        """Return the tokens of an answer without the white space after the token that ends the turn."""
+        """Return the tokens of a span without the white space after the token that ends the turn."""
         for at in range(len(inside) - 1, -1, -1):
             if ids[inside[at]] in self._special:
                 return inside[: at + 1]
@@ -151,18 +157,17 @@ class ChatEncoder:
     def _mark_segments(self, row: Rendered) -> Encoded:
         """Encode a row whose tokens would differ at a cut: each stretch between two cuts by itself."""
         ids: list[int] = []
-        answers: list[list[int]] = []
-        bounds = [0, *(cut for span in row.answers for cut in span), len(row.text)]
+        supervised: list[bool] = []
+        bounds = [0, *(cut for span in row.spans for cut in span), len(row.text)]
         for number, (start, end) in enumerate(pairwise(bounds)):
             text = row.text[start:end]
             part = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             tokens, offsets = part["input_ids"], part["offset_mapping"]
-            # Stretches alternate: what is given, an answer, what is given ...
-            if number % 2:
-                answer = self._up_to_turn_end(list(range(len(tokens))), tokens, text, offsets)
-                answers.append([len(ids) + index for index in answer])
+            # Stretches alternate: what is given, a span, what is given ...
+            span = self._up_to_turn_end(list(range(len(tokens))), tokens, text, offsets) if number % 2 else []
             ids += tokens
-        return Encoded(ids, supervise(self._loss_on, answers, len(ids)))
+            supervised += [index < len(span) for index in range(len(tokens))]
+        return Encoded(ids, supervised)
 
 
 class CompletionEncoder:
@@ -195,8 +200,7 @@ class CompletionEncoder:
         target = [*answer, self._tokenizer.eos_token_id]
         if not given:
             return RowError("prompt", "has no tokens, so nothing can be predicted from it")
-        ids = given + target
-        return Encoded(ids, supervise(self._loss_on, [range(len(given), len(ids))], len(ids)))
+        return Encoded(given + target, [self._loss_on == "all"] * len(given) + [True] * len(target))
 
 
 class TextEncoder:
@@ -232,6 +236,7 @@ class LabelEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
         """Encode texts and conversations; the tokenizer spreads the texts of a batch over the cores."""
@@ -251,7 +256,7 @@ class LabelEncoder:
         if not self._tokenizer.chat_template:
             raise _no_template()
         try:
-            text = apply(self._tokenizer, conversation.turns, prompt=False)
+            text = self._template.apply(conversation)
         except RowError as error:
             return error
         return self._without_padding(self._tokenizer(text, add_special_tokens=False)["input_ids"])

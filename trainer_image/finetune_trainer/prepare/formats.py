@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from finetune_api.spec.job import ObjectiveType
 from finetune_trainer.prepare.problems import RowError
+from finetune_trainer.prepare.tools import calls_of, tools_of
 
 Format = Literal["messages", "promptCompletion", "text", "label"]
 _COLUMNS: dict[Format, tuple[str, ...]] = {
@@ -123,7 +124,7 @@ def parse(columns: dict[str, Any], form: Format) -> Example:
     if form == "promptCompletion":
         return Completion(_text(columns["prompt"], "prompt"), _text(columns["completion"], "completion"))
     conversation = _conversation(columns["messages"], answered=True)
-    return replace(conversation, tools=_tools(columns.get("tools")))
+    return replace(conversation, tools=tools_of(columns.get("tools")))
 
 
 def other_columns(columns: dict[str, Any], form: Format) -> dict[str, Any]:
@@ -215,26 +216,15 @@ def _turn(value: Any, field: str) -> Turn:
     role = present.get("role")
     if role not in _ROLES:
         raise RowError(f"{field}.role", f"is {role!r}; write system, user, assistant or tool")
-    extra = {key: present[key] for key in _EXTRA if key in present}
+    extra = {key: present[key] for key in _EXTRA if present.get(key)}
     if "tool_calls" in extra:
-        _check_calls(extra["tool_calls"], role, f"{field}.tool_calls")
-        return Turn(role, _text(present["content"], f"{field}.content") if present.get("content") else "", extra)
+        if role != "assistant":
+            raise RowError(f"{field}.tool_calls", f"stands in a {role} turn; tools are called by the assistant")
+        extra["tool_calls"] = calls_of(extra["tool_calls"], f"{field}.tool_calls")
+    content = present.get("content", "")
+    if content == "" and (role == "tool" or "tool_calls" in extra):
+        return Turn(role, "", extra)
     return Turn(role, _text(present.get("content"), f"{field}.content"), extra)
-
-
-def _check_calls(calls: Any, role: str, field: str) -> None:
-    if role != "assistant":
-        raise RowError(field, f"stands in a {role} turn; tools are called by the assistant")
-    if not isinstance(calls, list) or not calls or not all(isinstance(call, dict) for call in calls):
-        raise RowError(field, "is not a list of calls, each an object with function.name and function.arguments")
-
-
-def _tools(value: Any) -> tuple[dict[str, Any], ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise RowError("tools", "is not a list of tools, each an object with a JSON schema")
-    return tuple(value)
 
 
 def _check_order(turns: tuple[Turn, ...]) -> None:

@@ -1,70 +1,155 @@
-"""Chat templates: the text of a conversation and where in it the answers stand, found by rendering prefixes.
+"""Chat templates: the text of a conversation and where in it the loss is taken, found by rendering prefixes.
 
 Templates say nothing about which text is the model's own. But the text that the model is given before its k-th
 answer is the template applied to the turns before it with a generation prompt, and the text up to the answer's end
 is the template applied to the turns up to it: the answer is what lies between. This holds for every template under
-which both are prefixes of the whole, which is verified for each row; no template needs to be known by name.
+which both are prefixes of the whole, which is verified for each answer that is trained on; no template needs to be
+known by name.
+
+What the loss is taken on (`spec.data.lossOn`):
+
+    assistant       the answers, each with the token that ends it
+    lastAssistant   the last answer
+    completion      everything from the first answer to the end of the last, later questions too
+    all             everything up to the end of the last answer
+
+Two things that templates do beside turns are taken care of: some write today's date (Llama's, among others), which
+would give the same rows other tokens on another day, and some close a whole conversation with a token that is no
+part of its last turn (Phi's).
 """
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
+from finetune_api.spec.data import LossOn
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.formats import Conversation, Turn
 from finetune_trainer.prepare.problems import RowError
+from finetune_trainer.prepare.tool_support import ToolSupport
+
+_CLOCK = "strftime_now"
+_DIRECTIVES = {"%d": "26", "%-d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%-m": "7", "%Y": "2024", "%y": "24"}
+"""Of the day that Llama's own templates fall back to."""
 
 
 class Rendered(NamedTuple):
-    """A conversation's text and the spans [start, end) of its answers, in characters."""
+    """A conversation's text and the spans [start, end) the loss is taken on, in characters, ascending.
+
+    Each span begins where the model would begin to write.
+    """
 
     text: str
-    answers: list[tuple[int, int]]
+    spans: list[tuple[int, int]]
 
 
-def render(tokenizer: Any, conversation: Conversation) -> Rendered:
-    """Render a conversation. Raises RowError when the template refuses it or is not built up turn by turn."""
-    turns, tools = conversation.turns, conversation.tools
-    text = apply(tokenizer, turns, tools, prompt=False)
-    answers = []
-    for index, turn in enumerate(turns):
-        if turn.role == "assistant":
-            before = apply(tokenizer, turns[:index], tools, prompt=True)
-            upto = text if index + 1 == len(turns) else apply(tokenizer, turns[: index + 1], tools, prompt=False)
-            upto = _without_closing(tokenizer, upto)
-            if not (text.startswith(before) and text.startswith(upto) and len(before) < len(upto)):
-                raise RowError(
-                    f"messages[{index}]",
-                    "the chat template renders this answer differently when other turns follow or when it is asked"
-                    " for, so it cannot be told apart; set spec.model.chatTemplate to a template that appends turns",
+class ChatTemplate:
+    """The chat template of a tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._support = ToolSupport(self.apply)
+
+    def render(self, conversation: Conversation, loss_on: LossOn) -> Rendered:
+        """Render a conversation. Raises RowError when the template refuses it or is not built up turn by turn."""
+        text = self.apply(conversation)
+        self._support.check(conversation)
+        end = len(text.removesuffix(self._closing))
+        answers = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"]
+        if loss_on == "all":
+            return Rendered(text, [(0, end)])
+        if loss_on == "completion":
+            return Rendered(text, [(self._start(text, conversation, answers[0]), end)])
+        chosen = answers if loss_on == "assistant" else answers[-1:]
+        return Rendered(text, [self._span(text[:end], conversation, index) for index in chosen])
+
+    def _span(self, text: str, conversation: Conversation, index: int) -> tuple[int, int]:
+        start, turns = self._start(text, conversation, index), conversation.turns
+        if index + 1 == len(turns):
+            return start, len(text)
+        upto = self.apply(Conversation(turns[: index + 1], conversation.tools)).removesuffix(self._closing)
+        if not text.startswith(upto) or len(upto) <= start:
+            raise _cannot_tell(index, is_last=False)
+        return start, len(upto)
+
+    def _start(self, text: str, conversation: Conversation, index: int) -> int:
+        turns = conversation.turns
+        before = self.apply(Conversation(turns[:index], conversation.tools), prompt=True)
+        if not text.startswith(before) or len(before) == len(text):
+            raise _cannot_tell(index, is_last=index + 1 == len(turns))
+        return len(before)
+
+    def apply(self, conversation: Conversation, *, prompt: bool = False) -> str:
+        """Return the text of a conversation, with the beginning of an answer if a `prompt` is asked for.
+
+        Raises RowError when the template refuses the conversation, StageFailure when it is no template.
+        """
+        tools = list(conversation.tools) or None
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    [turn.to_column() for turn in conversation.turns],
+                    tools=tools,
+                    chat_template=self._with_tools if tools else self._plain,
+                    tokenize=False,
+                    add_generation_prompt=prompt,
                 )
-            answers.append((len(before), len(upto)))
-    return Rendered(text, answers)
+            )
+        except TemplateSyntaxError as error:
+            raise StageFailure(
+                ExitCode.INVALID,
+                Reason.INVALID_SPEC,
+                f"the chat template is not valid Jinja: line {error.lineno}: {error}",
+            ) from error
+        except (TemplateError, TypeError) as error:  # the second: a template that adds up what is no text
+            raise RowError(
+                "messages", f"the chat template refuses the conversation: {error}{_hint(conversation.turns)}"
+            ) from error
+
+    @cached_property
+    def _plain(self) -> str:
+        return _with_fixed_date(self._tokenizer.get_chat_template())
+
+    @cached_property
+    def _with_tools(self) -> str:
+        """A tokenizer may have a template of its own for conversations with tools."""
+        return _with_fixed_date(self._tokenizer.get_chat_template(tools=[{}]))
+
+    @cached_property
+    def _closing(self) -> str:
+        """What the template puts after the last turn of a conversation that nobody goes on with."""
+        conversation = Conversation((Turn("user", "a"), Turn("assistant", "b")))
+        try:
+            closed, continued = self.apply(conversation), self.apply(conversation, prompt=True)
+        except RowError:
+            return ""
+        eos = self._tokenizer.eos_token or ""
+        is_closed = closed.endswith(eos) and not continued.startswith(closed)
+        return eos if is_closed and continued.startswith(closed.removesuffix(eos)) else ""
 
 
-def _without_closing(tokenizer: Any, text: str) -> str:
-    """Leave out the token that some templates put behind the last turn, which is ended already (as Phi-3's does)."""
-    eos = tokenizer.eos_token
-    if not eos or not text.endswith(eos):
-        return text
-    rest = text[: -len(eos)]
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return rest if rest.rstrip().endswith(tuple(special)) else text
+def _with_fixed_date(template: str) -> str:
+    """Return a template that gives one date on all days."""
+    if _CLOCK not in template:
+        return template
+    filters = "".join(f"|replace('{directive}','{value}')" for directive, value in _DIRECTIVES.items())
+    # Ends in an expression: after a block Jinja would take the first line break of the template.
+    return f"{{% macro {_CLOCK}(format) %}}{{{{ format{filters} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"
 
 
-def apply(tokenizer: Any, turns: tuple[Turn, ...], tools: tuple[dict[str, Any], ...] = (), *, prompt: bool) -> str:
-    """Return the text of turns, with what opens an answer (`prompt`). Raises RowError when the template refuses."""
-    messages = [turn.to_column() for turn in turns]
-    given = {"tools": list(tools)} if tools else {}
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **given))
-    except TemplateSyntaxError as error:
-        raise StageFailure(
-            ExitCode.INVALID,
-            Reason.INVALID_SPEC,
-            f"the chat template is not valid Jinja: line {error.lineno}: {error}",
-        ) from error
-    except TemplateError as error:
-        raise RowError("messages", f"the chat template refuses the conversation: {error}") from error
+def _hint(turns: Sequence[Turn]) -> str:
+    hint = "; if it takes no system turn, write that text into the first user turn"
+    return hint if turns[0].role == "system" else ""
+
+
+def _cannot_tell(index: int, *, is_last: bool) -> RowError:
+    mend = "" if is_last else "spec.data.lossOn: lastAssistant or "
+    return RowError(
+        f"messages[{index}]",
+        "the chat template renders this answer differently when other turns follow or when it is asked for, so it"
+        f" cannot be told apart; set {mend}spec.model.chatTemplate to a template that appends turns",
+    )
