@@ -198,12 +198,13 @@ def test_tables_go_between_their_marks(tmp_path: Path) -> None:
     document = {
         "jobs": 5,
         "limits": "raised",
-        "machine": {},
+        "machine": {"cores": 2, "cpu": "a CPU"},
         "failed": [],
         "runs": [run_of("ours", 1, 2.0), run_of("ours", 2, 4.0)],
     }
     (tmp_path / "raised-5.json").write_text(json.dumps(document))
     made = tables(read_results(tmp_path))
+    assert "**5 jobs**, 2 cores of a CPU" in made
     assert "| `all_done_s` | 3 (2 to 4) |" in made
     assert with_tables(f"a\n{BEGIN}\nold\n{END}\nb", made) == f"a\n{BEGIN}\n{made}\n{END}\nb"
     with pytest.raises(BenchError, match="lacks the lines"):

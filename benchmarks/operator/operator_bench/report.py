@@ -35,7 +35,8 @@ def tables(results: Results) -> str:
     for limits, by_jobs in results.items():
         parts += [f"### {TITLES[limits]}", f"![{TITLES[limits]}](results/{limits}.svg)"]
         for jobs, summary in by_jobs.items():
-            parts += [f"**{jobs:,} jobs**", _table(summary)]
+            machine = summary["machine"]
+            parts += [f"**{jobs:,} jobs**, {machine['cores']} cores of {machine['cpu']}", _table(summary)]
     return "\n\n".join(parts)
 
 

@@ -35,7 +35,7 @@ def require_compiler() -> None:
 
 def compile_layers(model: PreTrainedModel) -> None:
     """Have each layer compiled when it is first called."""
-    AttentionInterface.register(attention.IMPLEMENTATION, torch.compiler.disable(attention.attend))
+    AttentionInterface.register(attention.IMPLEMENTATION, torch.compiler.disable(attention.attend))  # type: ignore[no-untyped-call]
     for layer in decoder_layers(model):
         layer.compile(dynamic=True)
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -63,7 +63,7 @@ def recompute(model: PreTrainedModel, *, every: int) -> None:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if every > 1:
         for index, layer in enumerate(decoder_layers(model)):
-            layer.gradient_checkpointing = index % every == 0
+            cast(Any, layer).gradient_checkpointing = index % every == 0
 
 
 @contextmanager

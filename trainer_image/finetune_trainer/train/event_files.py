@@ -17,20 +17,20 @@ class EventFiles:
         self._directory = directory
         self._store = store
         self._location = location
-        self._writer = SummaryWriter(log_dir=str(directory))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(log_dir=str(directory))
 
     def write(self, lines: Sequence[Line]) -> None:
         """Write lines: a scalar for each number."""
         for line in lines:
             for name, value in line.numbers.items():
-                self._writer.add_scalar(name, value, line.step, walltime=line.time)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, line.step, walltime=line.time)
 
     def upload(self) -> None:
         """Upload all files."""
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
         for path in sorted(self._directory.iterdir()):
             self._store.put(self._location.child(path.name), path.read_bytes())
 
     def close(self, *, succeeded: bool) -> None:
         """Close the files."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()

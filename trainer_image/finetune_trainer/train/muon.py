@@ -55,4 +55,4 @@ class MuonWithAdamW(torch.optim.Optimizer):
             optimizer.param_groups = self._members(of_muon=of_muon)
             if optimizer.param_groups[0]["params"]:
                 optimizer.state = self.state
-                optimizer.step()
+                optimizer.step()  # type: ignore[no-untyped-call]

@@ -75,7 +75,7 @@ class Sampler:
             run.engine.train(True)
 
 
-class _Interruption(StoppingCriteria):
+class _Interruption(StoppingCriteria):  # type: ignore[misc]
     """Gives a sign of life with every token, and ends all answers when the process was asked to stop."""
 
     def __init__(self, run: Run) -> None:
