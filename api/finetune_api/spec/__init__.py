@@ -5,7 +5,7 @@ a description; the CRD is generated from these classes (`finetune_api/crd.py`). 
 so that the API server refuses a bad object at `kubectl apply` with a sentence that names the field and the mend.
 """
 
-from finetune_api.spec.data import Columns, Data, DataSource, Pii, Split
+from finetune_api.spec.data import Columns, Data, DataSource, Pii, Replay, Split, TrainingSource
 from finetune_api.spec.distributed import Distributed
 from finetune_api.spec.evaluation import EarlyStopping, Evaluation, Predictions
 from finetune_api.spec.job import FineTuneJobSpec
@@ -37,9 +37,11 @@ __all__ = [
     "Pii",
     "Predictions",
     "Quantization",
+    "Replay",
     "S3Storage",
     "Split",
     "Storage",
     "Tracking",
     "Training",
+    "TrainingSource",
 ]

@@ -70,12 +70,15 @@ class FastTokens:
         return [one.ids for one in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def locate(self, text: str, ids: list[int]) -> TokenizedText:
-        """Find the added tokens of a text. Raises ValueError when they are not where the text has them."""
+        """Find the added tokens of a text; where the tokenizer took one for plain text, those before it alone."""
         anchors = []
         index = -1
         for match in self._pattern.finditer(text) if self._pattern else ():
             token = self._added[match[0]]
-            index = ids.index(token, index + 1)
+            try:
+                index = ids.index(token, index + 1)
+            except ValueError:
+                break
             anchors.append(Anchor(match.start(), match.end(), token, index))
         return TokenizedText(text, ids, anchors)
 

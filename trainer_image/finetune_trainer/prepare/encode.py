@@ -87,9 +87,7 @@ class ChatEncoder:
         results = [self._render(example) for example in examples]
         texts = [result.text for result in results if isinstance(result, Rendered)]
         tokens = iter(self._tokens.ids(texts))
-        return [
-            result if isinstance(result, RowError) else self._mark(result, next(tokens)) for result in results
-        ]
+        return [result if isinstance(result, RowError) else self._mark(result, next(tokens)) for result in results]
 
     def shorten(self, example: Example, limit: int) -> Encoded | None:
         """Leave out as few as possible of the oldest questions with their answers, but not what the system says."""
@@ -129,9 +127,9 @@ class ChatEncoder:
         None when there is no such token.
         """
         last = row.last_anchor(end)
-        if last is not None and last.start >= first and last.token in self._special:
-            if not row.text[last.end : end].strip():
-                return last.index + 1
+        ends_turn = last is not None and last.start >= first and last.token in self._special
+        if last is not None and ends_turn and not row.text[last.end : end].strip():
+            return last.index + 1
         self._warn_once()
         return None
 

@@ -56,8 +56,8 @@ def _nothing_left(builder: CacheBuilder, data: Data, shape: ModelShape) -> str:
     held = {split: writer.rows for split, writer in builder.writers.items()}
     return (
         f"no training rows are left of {counts.read}: {held['validation']} went to validation, {held['test']} to"
-        f" test, {counts.in_held_out} stand in those lists word for word, {builder.problems.total} are wrong,"
-        f" {builder.privacy.counts.dropped} hold personal data; add rows, lower spec.data.split or set"
+        f" test, {builder.selection.leaked} stand in those too, {builder.problems.total} are wrong,"
+        f" {builder.pii.dropped} hold personal data; add rows, lower spec.data.split or set"
         " spec.data.pii.action: mask"
     )
 
@@ -65,7 +65,7 @@ def _nothing_left(builder: CacheBuilder, data: Data, shape: ModelShape) -> str:
 def report(builder: CacheBuilder, *, sequences: int, digest: str) -> DataReport:
     """Return the report; `sequences` counts those of an epoch of training."""
     splits = {split: _split_report(builder, split) for split in SPLITS}
-    train, pii, labels = splits["train"], builder.privacy.counts, builder.labels
+    train, pii, labels = splits["train"], builder.pii, builder.labels
     return DataReport(
         format=builder.form,
         train=train.model_copy(update={"sequences": sequences}),
@@ -79,6 +79,9 @@ def report(builder: CacheBuilder, *, sequences: int, digest: str) -> DataReport:
         ],
         truncated=builder.counts.truncated,
         cut_documents=builder.counts.cut,
+        duplicates=builder.selection.duplicates,
+        leaked=builder.selection.leaked,
+        replayed=len(builder.selection.rows["replay"]),
         dropped_pii=pii.dropped,
         pii_rows=pii.rows,
         pii=[PiiCount(kind=kind, places=places) for kind, places in sorted(pii.places.items())],

@@ -6,6 +6,7 @@ once and never replaced, so a second pod of the same run uses what the first one
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from finetune_trainer.data.schedule import Schedule, schedule
 from finetune_trainer.data.settings import config_digest, settings_of
 from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.model.kind import ModelKind
+from finetune_trainer.prepare.block_encoder import Rules
 from finetune_trainer.prepare.build import CacheBuilder
-from finetune_trainer.prepare.encode import build_encoder
 from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.lists import RowLists
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
 from finetune_trainer.prepare.plan import Facts, resolve
+from finetune_trainer.prepare.pool import encoding, in_order, processes_for
 from finetune_trainer.prepare.preview import log_preview
 from finetune_trainer.prepare.probe import probe
 from finetune_trainer.prepare.prompts import encode_prompts
@@ -118,16 +120,15 @@ def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: Model
     log.info("format", format=form)
     encode_prompts(tokenizer, form, job.spec.evaluation, max_positions=shape.max_positions)
     row_limit = min(data.max_length, shape.max_positions or data.max_length)
-    with CacheBuilder(
-        result,
-        build_encoder(tokenizer, form, data.loss_on),
-        form=form,
-        labels=Labels(data.labels) if form == "label" else None,
-        data=data,
-        row_limit=row_limit,
-    ) as builder:
-        for split, rows in lists.rows():
-            builder.add(rows, split, given=split != "train")
+    rules = Rules(result / "tokenizer", form, data, row_limit)
+    labels = Labels(data.labels) if form == "label" else None
+    with CacheBuilder(result, form=form, labels=labels, data=data) as builder:
+        wanted = (replace(block, wanted=not builder.has_failed) for block in lists.blocks())
+        with encoding(rules, processes_for(lists.size)) as submit:
+            for made in in_order(submit, wanted):
+                builder.add(made)
+        if not builder.has_failed:
+            builder.choose()
     check_caches(builder, data, shape)
     return builder
 
