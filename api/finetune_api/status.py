@@ -117,9 +117,7 @@ class DataReport(Record):
     supervised_share: float = Field(default=0.0, description="Share of training tokens with loss.")
     padding_share: float = Field(default=0.0, description="Share of padding in the training batches.")
     digest: str = Field(description="SHA-256 over the prepared rows.")
-    card_uri: str = Field(
-        default="", description="The data card: what the rows are and what was left out, at length."
-    )
+    card_uri: str = Field(default="", description="The data card: what the rows are and what was left out.")
 
 
 class Progress(Record):

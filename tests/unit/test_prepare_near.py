@@ -1,7 +1,5 @@
 """Near duplicates: sketches agree as much as the rows do, and groups have their first row."""
 
-import random
-
 import numpy as np
 import pytest
 
@@ -12,7 +10,7 @@ WORDS = [f"word{number}" for number in range(2000)]
 
 
 def text(seed: int, words: int = 200) -> list[str]:
-    return random.Random(seed).choices(WORDS, k=words)
+    return np.random.default_rng(seed).choice(WORDS, words).tolist()
 
 
 def sketches(*rows: list[str]) -> np.ndarray:

@@ -1,11 +1,11 @@
 """The whole way from files to the cache: the same bytes in this process and in others, in blocks of any size."""
 
 import json
-import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mask_builders import make_tokenizer
 
@@ -39,7 +39,7 @@ def chat(text: str, answer: str = "Open the settings.", **columns) -> dict:
 def chats(count: int, start: int = 0) -> list[dict]:
     words = ["How", "do", "I", "reset", "my", "password", "🙂", "settings", "page"]
     return [
-        chat(" ".join([f"{number}", *random.Random(number).choices(words, k=number % 40)]), id=number)
+        chat(" ".join([f"{number}", *np.random.default_rng(number).choice(words, number % 40)]), id=number)
         for number in range(start, start + count)
     ]
 
