@@ -19,28 +19,7 @@ _LONGEST_WORDS = 1200
 _TURNS = (1, 1, 1, 1, 2, 2, 3, 4)
 _RARE = 0.04
 """Share of words that are made up."""
-_SYLLABLES = [
-    "ba",
-    "co",
-    "di",
-    "fe",
-    "gu",
-    "ha",
-    "ji",
-    "ko",
-    "lu",
-    "me",
-    "no",
-    "pa",
-    "qui",
-    "ro",
-    "su",
-    "te",
-    "vi",
-    "xa",
-    "yo",
-    "ze",
-]
+_SYLLABLES = ("ba", "co", "di", "fe", "gu", "ha", "ji", "ko", "lu", "me", "no", "pa", "qui", "ro", "su", "te", "vi")
 _EXTRAS = ("caffè", "naïve", "🙂", "10:45", "https://example.com/a?b=1", "€12.50", "def f(x):\n    return x", "№ 7")
 
 

@@ -1,9 +1,9 @@
 """Prepared rows of another run that are the same: found by a key of all that decides over them.
 
-The key is the SHA-256 of the files (place, size and etag), the tokenizer with its chat template, `spec.data`, and what
-else a row's tokens follow from. `<spec.checkpoint.uri>/cache/<key>.json` names the files of the run that encoded them
-first. They are copied, not referred to, and verified by their digests on the way: every run has all of its data below
-its own prefix, so deleting one never harms another. If that first run was deleted, rows are encoded anew.
+The key is the SHA-256 of the files (place, size and etag), the tokenizer with its chat template, `spec.data`, and
+what else a row's tokens follow from. `<spec.checkpoint.uri>/cache/<key>.json` names the files of the run that encoded
+them first. They are copied, not referred to, and verified by their digests on the way: every run has all of its data
+below its own prefix, so deleting one never harms another. If that first run was deleted, rows are encoded anew.
 """
 
 import json
