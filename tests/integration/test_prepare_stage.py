@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import RunLayout
+from finetune_api.uris import parse_s3
 from finetune_trainer.data.cache import SPLITS, TokenCache
 from finetune_trainer.data.places import Places
 from finetune_trainer.data.prepared import fetch_model, fetch_prepared
@@ -112,6 +113,87 @@ def test_the_digest_tells_the_data_and_nothing_else(s3_job):
     s3_job.put_rows("rows/train.jsonl", rows(21))
     other = run(s3_job.stage_input(checkpoint={"uri": s3_job.uri("third/")}), s3_job.store).data.digest
     assert first == again != other
+
+
+def another(job, uid: str):
+    """Return the same job, created anew."""
+    return job.model_copy(update={"uid": uid, "run_id": uid})
+
+
+def test_a_job_with_the_same_rows_and_settings_copies_what_was_prepared(s3_job, tmp_path, capsys):
+    s3_job.put_rows("rows/train.jsonl", rows(40))
+    job = s3_job.stage_input(data={**base_data(s3_job), "packing": False})
+    first = run(job, s3_job.store).data
+    packed = another(s3_job.stage_input(), "second")
+    again = run(packed, s3_job.store).data
+    assert "prepared-rows-reused" in capsys.readouterr().out
+    assert (again.digest, again.train.rows) == (first.digest, first.train.rows)
+    assert again.train.sequences < first.train.sequences == first.train.rows
+    before, after = (fetched(s3_job, one, tmp_path / one.uid) for one in (job, packed))
+    assert before.test_rows.read_bytes() == after.test_rows.read_bytes()
+    assert texts(before, "train") == texts(after, "train")
+    # Each has its own files: the second goes on when the first is gone.
+    assert all("/second/" in entry.key for entry in after.record.files)
+    [record] = s3_job.keys("runs/cache/")
+    for key in s3_job.keys(f"runs/{job.run_id}/"):
+        s3_job.server.client().delete_object(Bucket=s3_job.bucket, Key=f"{s3_job.uid}/{key}")
+    third = another(s3_job.stage_input(), "third")
+    assert run(third, s3_job.store).data.digest == first.digest
+    out = capsys.readouterr().out
+    assert "prepared-rows-not-reusable" in out
+    assert "prepared-rows-reused" not in out
+    assert s3_job.keys("runs/cache/") == [record]
+    run(another(s3_job.stage_input(), "fourth"), s3_job.store)
+    assert "prepared-rows-reused" in capsys.readouterr().out
+    assert texts(after, "train") == texts(fetched(s3_job, packed, tmp_path / "later"), "train")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"maxLength": 200}},
+        {"data": {"deduplicate": "exact"}},
+        {"model": {"chatTemplate": "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"}},
+    ],
+)
+def test_other_settings_are_other_rows(s3_job, change, capsys):
+    s3_job.put_rows("rows/train.jsonl", rows(8))
+    data = {**base_data(s3_job), "split": NO_SPLIT}
+    run(s3_job.stage_input(data=data), s3_job.store)
+    model = {"uri": s3_job.uri("model/"), **change.get("model", {})}
+    job = another(s3_job.stage_input(data={**data, **change.get("data", {})}, model=model), "second")
+    run(job, s3_job.store)
+    assert "prepared-rows-reused" not in capsys.readouterr().out
+    assert len(s3_job.keys("runs/cache/")) == 2
+
+
+def test_the_data_card_says_what_the_rows_are(s3_job, tmp_path):
+    s3_job.put_rows("rows/train.jsonl", [*rows(30), *rows(5), row(0, messages=[])])
+    s3_job.put_rows("rows/test.jsonl", rows(4, start=100))
+    s3_job.put_rows("rows/general.jsonl", rows(50, start=1000))
+    lists = {
+        "test": [{"uri": s3_job.uri("rows/test.jsonl")}],
+        "split": NO_SPLIT,
+        "replay": {"sources": [{"uri": s3_job.uri("rows/general.jsonl")}], "fraction": 0.25},
+    }
+    options = {"deduplicate": "exact", "maxInvalidRows": 5, "pii": {"action": "report"}}
+    job = s3_job.stage_input(data={**base_data(s3_job), **lists, **options})
+    data = run(job, s3_job.store).data
+    assert (data.train.rows, data.duplicates, data.replayed) == (40, 5, 10)
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    card = json.loads((prepared.directory / "data-card.json").read_text())
+    assert (card["digest"], card["rowsRead"]) == (data.digest, 90)
+    assert card["splits"]["train"]["rows"] == 40
+    lengths = card["splits"]["train"]["lengths"]
+    assert lengths["shortest"] <= lengths["p1"] <= lengths["p50"] <= lengths["p99"] <= lengths["longest"]
+    assert (card["leftOut"]["invalid"], card["duplicates"]["training"]) == (1, 5)
+    found = [(source["list"], source["rowsRead"], source["rowsUsed"]) for source in card["sources"]]
+    assert found == [("test", 4, {"test": 4}), ("train", 36, {"train": 30}), ("replay", 50, {"train": 10})]
+    assert card["sources"][1]["files"][0]["bytes"] > 1000
+    text = (prepared.directory / "data-card.md").read_text()
+    assert f"| `{s3_job.uri('rows/general.jsonl')}` | replay | 1 | 50 | 10 | 0 | 0 |" in text
+    assert data.card_uri.endswith("/data-card.md")
+    assert s3_job.store.exists(parse_s3(data.card_uri))
 
 
 def test_a_prefix_of_all_kinds_of_files_in_one_format(s3_job, tmp_path):
