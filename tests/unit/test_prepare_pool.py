@@ -194,8 +194,10 @@ def test_a_process_tells_what_the_tokenizer_lacks(tmp_path, tokenizer):
         built(tmp_path, bare, {"train": chats(3)}, processes=2)
 
 
-@pytest.mark.parametrize(("size", "told", "wanted"), [(10**6, "", 0), (10**9, "1", 1), (10**9, "2", 2)])
+@pytest.mark.parametrize(
+    ("size", "told", "wanted"), [(10**6, "", 0), (10**9, "1", 1), (10**9, "2", 2), (10**9, "99", 6), (10**9, "", 4)]
+)
 def test_a_few_rows_are_not_worth_a_process(monkeypatch, size, told, wanted):
     monkeypatch.setenv("OMP_NUM_THREADS", told)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
     assert processes_for(size) == wanted

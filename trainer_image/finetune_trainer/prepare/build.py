@@ -4,6 +4,7 @@ Blocks come in the order of the rows. Once there are more invalid rows than are 
 but all rows are still read, so that one run of the stage names all that is wrong.
 """
 
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -121,6 +122,7 @@ class CacheBuilder:
             further = [replay] if split == "train" and len(replay[1]) else []
             if further or not self.selection.is_all(split, len(known[split].digests)):
                 self._lists[split].keep(self.selection.rows[split], further)
+        shutil.rmtree(self._scratch)
         if self.labels is not None:
             self.labels.count(self._directory / "cache")
 

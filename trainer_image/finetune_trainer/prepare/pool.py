@@ -26,15 +26,17 @@ from finetune_trainer.prepare.encoded_block import EncodedBlock
 AHEAD = 16
 _WORTH_BYTES = 32 * 1024 * 1024
 """Of rows: fewer are encoded before a process has started."""
+_UNTOLD = 4
+"""Processes of a pod that may use all cores of its node, but not all of the memory."""
 
 Submit = Callable[[Block], "Future[EncodedBlock]"]
 
 
 def processes_for(size: int) -> int:
-    """Return how many processes encode files of `size` bytes: as many as this pod has cores, none for a few."""
-    cores = len(os.sched_getaffinity(0))
-    told = os.environ.get("OMP_NUM_THREADS", "")  # what the operator says that a pod may use
-    return min(cores, int(told) if told.isdigit() and int(told) else cores) if size >= _WORTH_BYTES else 0
+    """Return how many processes encode files of `size` bytes: as many as this pod has cores, none for a few rows."""
+    told = os.environ.get("OMP_NUM_THREADS", "")  # by the operator, where the pod names its cores
+    allowed = int(told) if told.isdigit() else _UNTOLD
+    return min(allowed, len(os.sched_getaffinity(0))) if size >= _WORTH_BYTES else 0
 
 
 def in_order(submit: Submit, blocks: Iterable[Block]) -> Iterator[EncodedBlock]:
