@@ -125,6 +125,18 @@ CASES = [
     Case("spec.training.classWeights belongs", "spec", minimal_job(training={"classWeights": "balanced"})),
     Case("are scores of labels", "spec", minimal_job(evaluation={"bestMetric": "f1"})),
     Case("running text asks nothing", "spec", minimal_job(objective="pretrain", evaluation={"predictions": ASKED})),
+    Case("spec.data.lossOn belongs", "spec", minimal_job(objective="pretrain", data={"lossOn": "all"})),
+    Case(
+        "asks what stands before the last answer",
+        "spec",
+        minimal_job(data={"lossOn": "all"}, evaluation={"predictions": ASKED}),
+    ),
+    Case(
+        "truncation: keepAnswer belongs",
+        "spec",
+        minimal_job(objective="classification", data={"truncation": "keepAnswer"}),
+    ),
+    Case("is never left out but becomes", "spec", minimal_job(objective="pretrain", data={"truncation": "end"})),
     Case("takes the same share", "spec", minimal_job(distributed={"numNodes": 3, "processesPerNode": 2})),
     *(
         Case("may not set FINETUNE_", ENV, variable(name, value="x"))

@@ -1,5 +1,6 @@
 """The prepare stage against a real S3 server: what it publishes, and what it says of bad input."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -301,10 +302,32 @@ def test_wrong_rows_may_be_left_out_and_long_ones_shortened(s3_job, tmp_path, ca
     job = s3_job.stage_input(data={**settings, "maxInvalidRows": 2})
     data = run(job, s3_job.store).data
     assert (data.train.rows, data.dropped_invalid, data.truncated, data.dropped_too_long) == (21, 2, 1, 0)
+    assert sorted((count.kind.split(":")[0], count.rows) for count in data.invalid) == [("dialog", 1), ("dialog", 1)]
     kinds = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"invalid-rows"' in line][-1]
     assert sum(kinds["kinds"].values()) == 2
     [shortened] = [text for text in texts(fetched(s3_job, job, tmp_path / "fetched"), "train") if "page 39" in text]
     assert "page 0." not in shortened
+
+
+def test_answers_are_cut_only_on_request(s3_job, tmp_path):
+    long = row(0, messages=[row(0)["messages"][0], {"role": "assistant", "content": "Open page 0. " * 200}])
+    s3_job.put_rows("rows/train.jsonl", [*rows(5, start=1), long])
+    for truncation, counts in [("keepAnswer", (5, 0, 1)), ("end", (6, 1, 0))]:
+        settings = {**base_data(s3_job), "split": NO_SPLIT, "truncation": truncation}
+        job = s3_job.stage_input(data=settings, checkpoint={"uri": s3_job.uri(f"{truncation}/")})
+        data = run(job, s3_job.store).data
+        assert (data.train.rows, data.truncated, data.dropped_too_long) == counts
+    cache = TokenCache.open(fetched(s3_job, job, tmp_path / "fetched").cache, "train")
+    assert sorted(cache.lengths.tolist())[-1] == 256
+
+
+def test_a_file_that_breaks_off_is_no_wrong_row(s3_job):
+    lines = b"".join(json.dumps(item).encode() + b"\n" for item in rows(50))
+    s3_job.put("rows/train.jsonl.gz", gzip.compress(lines)[:-20])
+    failure = fails(s3_job, s3_job.stage_input(data={"train": [{"uri": s3_job.uri("rows/")}], "maxInvalidRows": 100}))
+    assert failure.reason == Reason.INVALID_DATA
+    assert ": the compressed file cannot be read on: " in failure.message
+    assert failure.message.endswith("spec.data.maxInvalidRows allows 100, but no file that cannot be read to its end")
 
 
 def test_long_documents_are_cut_and_learned_whole(s3_job, tmp_path):
@@ -461,7 +484,9 @@ def test_bad_rows_end_the_stage_with_a_sentence(s3_job, content, message):
 
 def test_all_invalid_rows_are_counted_and_the_first_are_logged(s3_job, capsys):
     s3_job.put("rows/train.jsonl", GOOD + NO_ANSWER * 30 + GOOD)
-    with pytest.raises(StageFailure, match=r"30 of 32 rows are invalid: .*; the log lists the first 20$"):
+    with pytest.raises(
+        StageFailure, match=r"30 of 32 rows are invalid: .*; the log lists the first 20 and counts the kinds$"
+    ):
         run(s3_job.stage_input(), s3_job.store)
     assert capsys.readouterr().out.count('"event": "invalid-row"') == 20
 

@@ -16,8 +16,9 @@ from transformers import AutoTokenizer
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.conversation import Conversation, Turn
 from finetune_trainer.prepare.encode import Encoded, build_encoder, cut
-from finetune_trainer.prepare.formats import Completion, Conversation, Document, Labelled, Turn
+from finetune_trainer.prepare.formats import Completion, Document, Labelled
 from finetune_trainer.prepare.problems import RowError
 from finetune_trainer.prepare.template import ChatTemplate
 
@@ -156,7 +157,7 @@ def test_what_mistral_says_of_ids_reaches_the_user():
 
 @pytest.mark.parametrize(
     ("wanted", "date"),
-    [("%d %b %Y", "26 Jul 2024"), ("%Y-%m-%d", "2024-07-26"), ("%B %-d, %y", "July 26, 24")],
+    [("%d %b %Y", "26 Jul 2024"), ("%Y-%m-%d", "2024-07-26"), ("%A, %B %-d, %y", "Friday, July 26, 24")],
 )
 def test_dates_do_not_depend_on_the_day(wanted, date):
     tokenizer = make_tokenizer("chatml")
@@ -170,6 +171,8 @@ def test_mask_of_the_real_smollm2(smollm2):
     [row] = build_encoder(smollm2, "messages").encode([conversation("smollm2")])
     assert isinstance(row, Encoded)
     assert bracketed(smollm2, row) == golden_mask("smollm2")
+    [error] = build_encoder(smollm2, "messages").encode([WITH_TOOLS])
+    assert error.text.startswith("the chat template leaves tools out")
     # What is not cut is tokenised as a whole, as other trainers do.
     assert row.input_ids == smollm2(smollm2.decode(row.input_ids), add_special_tokens=False)["input_ids"]
 
@@ -264,8 +267,8 @@ def test_plain_text_needs_an_end_of_sequence_token(form):
     ("name", "text", "wanted"),
     [
         ("chatml", "Open the settings.", "Open the settings.<|im_end|>"),
-        ("llama3", "Open the settings.", "<|begin_of_text|>Open the settings.<|end_of_text|>"),
-        ("llama3", "Done.<|end_of_text|>", "<|begin_of_text|>Done.<|end_of_text|>"),
+        ("llama3", "Open the settings.", "<|begin_of_text|>Open the settings.<|eot_id|>"),
+        ("llama3", "Done.<|eot_id|>", "<|begin_of_text|>Done.<|eot_id|>"),
     ],
 )
 def test_running_text_is_learned_whole_and_ends_once(name, text, wanted):
@@ -280,9 +283,10 @@ def test_running_text_is_learned_whole_and_ends_once(name, text, wanted):
 @pytest.mark.parametrize("name", ["chatml", "llama3"])
 def test_a_row_with_a_label_has_the_tokens_that_any_program_gives_the_model(name):
     tokenizer = make_tokenizer(name)
-    tokenizer.pad_token = tokenizer.eos_token
+    # Not a token that ends a turn: it would be left out as padding.
+    tokenizer.pad_token = tokenizer.bos_token or tokenizer.eos_token
     text, turns = Labelled(Document("How do I?"), "a"), Labelled(Conversation(TURNS[1:2]), "b")
-    padded = Labelled(Document(f"How do I?{tokenizer.eos_token}"), "a")
+    padded = Labelled(Document(f"How do I?{tokenizer.pad_token}"), "a")
     rows = build_encoder(tokenizer, "label").encode([text, turns, padded])
     plain = tokenizer("How do I?")["input_ids"]
     chat = tokenizer.apply_chat_template([{"role": "user", "content": TURNS[1].content}], return_dict=False)

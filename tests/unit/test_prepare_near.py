@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from finetune_trainer.prepare.formats import Completion, Conversation, Document, Labelled, Turn
+from finetune_trainer.prepare.conversation import Conversation, Turn
+from finetune_trainer.prepare.formats import Completion, Document, Labelled
 from finetune_trainer.prepare.near import NUMBERS, Sketches, group, sketch
 
 WORDS = [f"word{number}" for number in range(2000)]

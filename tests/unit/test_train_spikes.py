@@ -33,7 +33,7 @@ def spikes_at(losses, settings, state=None):
         ([2.0, 9.0, 2.0, 2.0], None),  # too early to be judged, and the median hardly moves
         ([2.0, 2.0, 9.0], None),
         ([2.0, 9.0, 2.0, 2.0, 2.0, 9.0], 6),
-        ([8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.9], 7),
+        ([8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 1.1], 7),
         ([1.0, 2.0, 4.0, 4.0, 8.0, 8.0], None),  # it grows, but each step is within twice the median
         ([0.0, 0.0, 0.0, 0.1], 4),
     ],

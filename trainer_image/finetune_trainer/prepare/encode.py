@@ -21,8 +21,9 @@ from typing import Any, Protocol
 from finetune_api.spec.data import LossOn
 from finetune_trainer import log
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.conversation import Conversation
 from finetune_trainer.prepare.cuts import FastTokens, TokenizedText
-from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example, Format, Labelled
+from finetune_trainer.prepare.formats import Completion, Document, Example, Format, Labelled
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.problems import RowError
 from finetune_trainer.prepare.template import ChatTemplate, Rendered
@@ -241,7 +242,7 @@ class LabelEncoder:
         if not self._tokenizer.chat_template:
             raise _no_template()
         try:
-            text = self._template.apply(conversation)
+            text = self._template.text(conversation)
         except RowError as error:
             return error
         return self._without_padding(self._tokenizer(text, add_special_tokens=False)["input_ids"])

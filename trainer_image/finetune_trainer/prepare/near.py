@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example
+from finetune_trainer.prepare.conversation import Conversation
+from finetune_trainer.prepare.formats import Completion, Document, Example
 
 NUMBERS = 128
 """Of a sketch."""

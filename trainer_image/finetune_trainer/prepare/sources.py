@@ -16,7 +16,8 @@ from finetune_trainer.storage import ObjectInfo, Store
 ListName = Literal["test", "validation", "train", "replay"]
 LISTS: tuple[ListName, ...] = ("test", "validation", "train", "replay")
 """In the order they are read, which is that of precedence: of a row that several have, the first one's stays."""
-_ENDINGS = ", ".join(READERS)
+_ENDINGS = ", ".join(ending for ending in READERS if ending.count(".") == 1)
+"""Compressed ones are left out: those of text may have one more ending."""
 
 
 class Source(NamedTuple):
