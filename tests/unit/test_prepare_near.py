@@ -75,4 +75,4 @@ def test_sketches_are_kept_in_a_file(tmp_path):
 
 def test_a_sketch_is_the_same_in_every_release():
     """Which rows are near duplicates is part of what a run means."""
-    assert sketch(Document("one two three four five six"))[:3].tolist() == []
+    assert sketch(Document("one two three four five six"))[:3].tolist() == [2400325934, 1391462204, 2951883518]
