@@ -59,6 +59,13 @@ def test_a_given_list_keeps_its_rows_unless_duplicates_are_to_go():
     assert (selection.leaked, selection.duplicates) == (2, 1)
 
 
+def test_a_row_to_replay_may_repeat_a_training_row_unless_duplicates_are_to_go():
+    replay = {"sources": SOURCE, "fraction": 0.5}
+    lists = {"train": "ab", "replay": "ab"}
+    assert chosen(lists, replay=replay)[0]["replay"] == "ab"
+    assert chosen(lists, replay=replay, deduplicate="exact")[0]["replay"] == ""
+
+
 def test_rows_that_were_split_off_give_way_to_a_given_test_list():
     found, _ = chosen({"test": "ab", "validation": "ac", "train": "d"}, test=SOURCE)
     assert found == {"test": "ab", "validation": "c", "train": "d"}

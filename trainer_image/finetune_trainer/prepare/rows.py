@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from finetune_api.run import Classes, FileEntry, ReusableRows
 from finetune_api.spec import FineTuneJobSpec
@@ -116,5 +116,6 @@ def _read(lists: RowLists, rules: Rules, builder: CacheBuilder) -> None:
 
 
 def _check_prompts(given: RowsInput, form: str) -> None:
-    known: Format = form  # type: ignore[assignment] - what a report says was one
-    encode_prompts(given.tokenizer, known, given.spec.evaluation, max_positions=given.shape.max_positions)
+    encode_prompts(
+        given.tokenizer, cast(Format, form), given.spec.evaluation, max_positions=given.shape.max_positions
+    )

@@ -77,7 +77,8 @@ def select(known: Mapping[ListName, Known], first: Rows, data: Data) -> Selectio
     repeats = np.flatnonzero(first != np.arange(len(first)))
     own, other = part[repeats], part[first[repeats]]
     is_given = np.asarray([bool(data.test), bool(data.validation), False, False])
-    is_dropped = (own != other) & ~is_given[own] if data.deduplicate == "none" else np.ones(len(repeats), np.bool_)
+    is_across = np.minimum(own, _TRAIN) != np.minimum(other, _TRAIN)  # rows to replay are training rows
+    is_dropped = is_across & ~is_given[own] if data.deduplicate == "none" else np.ones(len(repeats), np.bool_)
     kept = np.ones(len(first), np.bool_)
     kept[repeats[is_dropped]] = False
     rows = {name: np.flatnonzero(kept[bounds[at] : bounds[at + 1]]) for at, name in enumerate(LISTS)}
