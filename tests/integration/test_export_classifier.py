@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from export_jobs import SCORES, commit_weights, download
+from export_jobs import SCORES, commit_weights, download, shift_trained
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -36,10 +36,7 @@ def trained(s3_job, tiny_model, tmp_path, method, **spec):
     chosen, kind = method_of(job.spec.method), ModelKind.of(classes)
     model = chosen.adapt(load_base(tiny_model, job.spec.method.spelled_out().quantization, kind))
     torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+    shift_trained(model, 0.1)
     weights.save(model, chosen, tmp_path / "weights", keep=True)
     commit_weights(s3_job, job, tmp_path / "weights")
     layout = RunLayout(job.spec.checkpoint.uri, job.run_id)

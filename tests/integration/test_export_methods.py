@@ -4,7 +4,7 @@ import runpy
 
 import pytest
 import torch
-from export_jobs import commit_weights, download, logits, rows
+from export_jobs import commit_weights, download, logits, rows, shift_trained
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -39,10 +39,7 @@ def trained(s3_job, tiny_model, tmp_path, method, **spec):
     torch.manual_seed(1)
     base = load_base(tiny_model, job.spec.method.spelled_out().quantization, ModelKind())
     model = chosen.adapt(base)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.3)
+    shift_trained(model, 0.3)
     weights.save(model, chosen, tmp_path / "weights", keep=True)
     commit_weights(s3_job, job, tmp_path / "weights")
     return job, logits(model, IDS)

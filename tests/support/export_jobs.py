@@ -25,6 +25,14 @@ def rows(count: int) -> list[dict]:
     ]
 
 
+def shift_trained(model, by: float) -> None:
+    """Move trained parameters at random away from where they began."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * by)
+
+
 def commit_weights(s3_job, job, weights: Path) -> None:
     """Leave in S3 what the training stage leaves."""
     layout = RunLayout(job.spec.checkpoint.uri, job.run_id)

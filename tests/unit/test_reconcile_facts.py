@@ -3,28 +3,16 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plans import RESOLVED
 from reconcile_builders import checkpoint, ended, observed, pod, progress, restarts, running, said, sample, status
 
 from finetune_api.reasons import Phase, Reason
 from finetune_api.stage import ProgressSample, Stage
-from finetune_api.status import DataReport, EvaluationResult, OutputResult, Plan, Scores, SplitReport
+from finetune_api.status import DataReport, EvaluationResult, OutputResult, Scores, SplitReport
 from finetune_operator.reconcile.facts import format_duration, halted, last_word, with_facts
 
 DATA = DataReport(
     format="messages", train=SplitReport(rows=9), validation=SplitReport(), test=SplitReport(), digest="d"
-)
-RESOLVED = Plan(
-    zero_stage=0,
-    world_size=2,
-    micro_batch_size=4,
-    gradient_accumulation_steps=1,
-    activation_checkpointing=False,
-    attention="sdpa",
-    precision="bf16",
-    total_steps=100,
-    total_parameters=10,
-    trainable_parameters=1,
-    estimated_bytes_per_device=1000,
 )
 SCORES = EvaluationResult(tuned=Scores(loss=1.0, perplexity=2.7, token_accuracy=0.9, tokens=10))
 OUTPUT = OutputResult(uri="s3://models/bot/", step=100, digest="d")

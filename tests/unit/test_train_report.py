@@ -3,10 +3,11 @@ from math import inf, nan
 
 import pytest
 import torch
+from plans import RESOLVED
 
 from finetune_api.reasons import Reason
 from finetune_api.stage import TerminationMessage
-from finetune_api.status import Plan, Validation
+from finetune_api.status import Validation
 from finetune_trainer.data.schedule import schedule
 from finetune_trainer.progress import INTERVAL_SECONDS, ProgressPoster
 from finetune_trainer.train import report
@@ -14,20 +15,6 @@ from finetune_trainer.train.devices import Devices
 from finetune_trainer.train.report import Reporter, duration
 from finetune_trainer.train.series import MetricsSeries
 from finetune_trainer.train.sync import Outcome, Votes
-
-PLAN = Plan(
-    zero_stage=0,
-    world_size=1,
-    micro_batch_size=4,
-    gradient_accumulation_steps=1,
-    activation_checkpointing=False,
-    attention="sdpa",
-    precision="bf16",
-    total_steps=10,
-    total_parameters=100,
-    trainable_parameters=10,
-    estimated_bytes_per_device=1,
-)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +64,7 @@ STEP = {"tokens": 1000, "flops": 4e12, "waited": 0.01, "median_seconds": 1.23456
 def reporter_of(steps, poster, tmp_path, store):
     series = MetricsSeries(tmp_path / "metrics.jsonl", store, "where")
     devices = Devices(torch.device("cpu"), 1e12)
-    return Reporter(steps, PLAN, attempt=3, poster=poster, series=series, devices=devices)
+    return Reporter(steps, RESOLVED, attempt=3, poster=poster, series=series, devices=devices)
 
 
 def test_progress_and_series_of_a_run(tmp_path, capsys):
@@ -98,7 +85,7 @@ def test_progress_and_series_of_a_run(tmp_path, capsys):
     assert progress.peak_bytes_per_device > 10_000_000
     assert 0 < progress.data_wait_share <= 1
     assert [urgent for _, urgent in poster.samples] == [True, False, True]
-    assert all((sample.attempt, sample.plan) == (3, PLAN) for sample, _ in poster.samples)
+    assert all((sample.attempt, sample.plan) == (3, RESOLVED) for sample, _ in poster.samples)
     lines = [json.loads(line) for line in store.objects["where"].splitlines()]
     assert [line["step"] for line in lines] == [5, 5]
     assert lines[0]["loss"] == 2.34567

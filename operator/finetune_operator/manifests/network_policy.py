@@ -1,9 +1,9 @@
 """The NetworkPolicy of a job: its pods reach one another, S3, the operator and DNS, and nobody reaches them.
 
 A tracking server is reached too, where the job names one. The address of such a server, as that of S3, is not known
-here and may change, so its port is open to any address. Policies see the
-port of a pod, which a Service hides; so where the host name may be that of a Service, its namespace is open on every
-port. Ranks meet on ports that the system chooses (NCCL, gloo), so among the job's own pods every port is open.
+here and may change, so its port is open to any address. Policies see the port of a pod, which a Service hides; so
+where the host name may be that of a Service, its namespace is open on every port. Ranks meet on ports that the system
+chooses (NCCL, gloo), so among the job's own pods every port is open.
 
 The name follows from the content: a job whose storage was changed while it was suspended gets another policy, and
 policies add up.

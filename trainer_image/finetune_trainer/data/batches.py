@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.packing import Bins, plan
 from finetune_trainer.data.schedule import Schedule
@@ -141,6 +142,18 @@ class TrainingBatches:
         for start in range(0, most, micro_batch_size):
             chosen = [sequences[index] for index in mine[start : start + micro_batch_size]]
             yield np.concatenate(chosen) if chosen else np.empty(0, np.int64)
+
+
+def batches_of(spec: FineTuneJobSpec, cache: TokenCache, row_weights: NDArray[Any] | None = None) -> TrainingBatches:
+    """Return the batches of a run as its spec says them."""
+    return TrainingBatches(
+        cache,
+        max_length=spec.data.max_length,
+        packing=spec.data.packing,
+        seed=spec.training.seed,
+        row_weights=row_weights,
+        virtual_tokens=spec.method.virtual_tokens,
+    )
 
 
 def deal(costs: Sequence[int], hands: int) -> list[list[int]]:

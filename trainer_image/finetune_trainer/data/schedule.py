@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
+from finetune_api.spec import Training
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -27,6 +29,16 @@ class Schedule:
     def epoch(self, step: int) -> float:
         """Return the passes over the data done before a step."""
         return self.cursor(step) / self.num_sequences
+
+
+def schedule_of(training: Training, num_sequences: int) -> Schedule:
+    """Return the steps of a run as its spec says them."""
+    return schedule(
+        num_sequences,
+        epochs=training.epochs,
+        max_steps=training.max_steps,
+        global_batch_size=training.global_batch_size,
+    )
 
 
 def schedule(num_sequences: int, *, epochs: float | None, max_steps: int | None, global_batch_size: int) -> Schedule:

@@ -34,9 +34,8 @@ def answer(
     )
     answers = [""] * len(prompts)
     try:
-        for chosen in _batches(
-            prompts, padded=generating is model or not model.active_peft_config.is_prompt_learning
-        ):
+        padded = generating is model or not model.active_peft_config.is_prompt_learning
+        for chosen in batches_by_length(prompts, padded=padded):
             for index, tokens in zip(chosen, _generate(model, [prompts[at] for at in chosen], options), strict=True):
                 kept = _until_stop(tokens, set(stop_tokens))
                 answers[index] = tokenizer.decode(kept, skip_special_tokens=True)
@@ -45,13 +44,13 @@ def answer(
     return answers
 
 
-def _batches(prompts: Sequence[Sequence[int]], *, padded: bool) -> Iterator[list[int]]:
-    """Yield the prompts that stand side by side; those of equal length alone where padding must not be.
+def batches_by_length(rows: Sequence[Sequence[int]], *, padded: bool = True) -> Iterator[list[int]]:
+    """Yield the rows that stand side by side; those of equal length alone where padding must not be.
 
-    It would stand between virtual tokens and the prompt, and move them apart.
+    It would stand between virtual tokens and a prompt, and move them apart.
     """
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    groups = [order] if padded else [list(group) for _, group in groupby(order, lambda index: len(prompts[index]))]
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    groups = [order] if padded else [list(group) for _, group in groupby(order, lambda index: len(rows[index]))]
     for group in groups:
         yield from (group[start : start + BATCH] for start in range(0, len(group), BATCH))
 

@@ -8,8 +8,7 @@ from pydantic import Field
 from torch.nn.functional import softmax
 
 from finetune_api.base import Record
-
-BATCH = 32
+from finetune_trainer.export.answers import batches_by_length
 
 
 class Prediction(Record):
@@ -22,9 +21,7 @@ class Prediction(Record):
 def classify(model: Any, rows: Sequence[Sequence[int]], *, pad_token_id: int) -> list[Prediction]:
     """Return the label of each row of tokens, by the names in the model's own configuration."""
     predictions: list[Prediction | None] = [None] * len(rows)
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
+    for chosen in batches_by_length(rows):
         found = _classify_batch(model, [rows[index] for index in chosen], pad_token_id)
         for index, prediction in zip(chosen, found, strict=True):
             predictions[index] = prediction

@@ -15,10 +15,10 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import StageInput, TerminationMessage
 from finetune_api.uris import parse_s3
 from finetune_trainer import log
-from finetune_trainer.data.batches import TrainingBatches
+from finetune_trainer.data.batches import TrainingBatches, batches_of
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.prepared import find_prepared
-from finetune_trainer.data.schedule import Schedule, schedule
+from finetune_trainer.data.schedule import Schedule, schedule_of
 from finetune_trainer.data.settings import config_digest, settings_of
 from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.model.kind import ModelKind
@@ -71,7 +71,7 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
         shape = _measure(job, scratch / "model", ModelKind.of(classes))
     cache = TokenCache.open(result / "cache", "train")
     log_preview(tokenizer, cache)
-    batches = _batches(job, cache)
+    batches = batches_of(job.spec, cache)
     steps = _schedule(job, batches)
     facts = Facts(shape, steps, batches.longest_sequence, job.memory_limit_bytes)
     plan = resolve(job.spec, facts)
@@ -132,25 +132,9 @@ def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: Model
     return builder
 
 
-def _batches(job: StageInput, cache: TokenCache) -> TrainingBatches:
-    data = job.spec.data
-    return TrainingBatches(
-        cache,
-        max_length=data.max_length,
-        packing=data.packing,
-        seed=job.spec.training.seed,
-        virtual_tokens=job.spec.method.virtual_tokens,
-    )
-
-
 def _schedule(job: StageInput, batches: TrainingBatches) -> Schedule:
     training = job.spec.training
-    steps = schedule(
-        batches.num_sequences,
-        epochs=training.epochs,
-        max_steps=training.max_steps,
-        global_batch_size=training.global_batch_size,
-    )
+    steps = schedule_of(training, batches.num_sequences)
     if steps.sequences_per_step < training.global_batch_size:
         log.warning(
             "fewer-sequences-than-global-batch",

@@ -52,8 +52,6 @@ class Loop:
         """Steps done at the newest evaluation of this attempt."""
         self._sync = StepSync(run.process.device)
         self._flops = count_flops(run.engine.module.transformer, trains_inputs=run.spec.method.virtual_tokens > 0)
-        # Each is a pass over all rows: not for every step.
-        self._lengths, self._targets = run.data.train.lengths, run.data.train.supervised_counts
         self._steps: dict[int, Step] = {}
         """By the steps done with each: those whose outcome is not known yet."""
 
@@ -125,9 +123,9 @@ class Loop:
     def _tell(self, outcome: Outcome, step: Step) -> None:
         if self._reporter is None:
             return
-        run = self._run
+        run, train = self._run, self._run.data.train
         rows = np.concatenate(run.data.batches.sequences(run.data.schedule, step.index))
-        lengths = self._lengths[rows]
+        lengths = train.lengths[rows]
         self._tell_commits()
         self._reporter.step(
             outcome.done,
@@ -135,7 +133,7 @@ class Loop:
             learning_rate=run.learning_rate(step.index),
             grad_norm=outcome.grad_norm,
             tokens=int(lengths.sum()),
-            flops=None if self._flops is None else self._flops.of(lengths, int(self._targets[rows].sum())),
+            flops=None if self._flops is None else self._flops.of(lengths, int(train.supervised_counts[rows].sum())),
             waited=step.waited,
             median_seconds=run.watchdog.pace.median,
         )

@@ -8,10 +8,10 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import StageInput
 from finetune_api.status import Plan
 from finetune_trainer.checkpoint import read_commits
-from finetune_trainer.data.batches import TrainingBatches
+from finetune_trainer.data.batches import TrainingBatches, batches_of
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.places import Places
-from finetune_trainer.data.schedule import Schedule, schedule
+from finetune_trainer.data.schedule import Schedule, schedule_of
 from finetune_trainer.methods import Method
 from finetune_trainer.model.attention import Backend
 from finetune_trainer.objectives import Objective
@@ -38,22 +38,9 @@ class RunData:
     @classmethod
     def open(cls, directory: Path, spec: FineTuneJobSpec, objective: Objective) -> "RunData":
         """Open the token cache in a folder."""
-        data, training = spec.data, spec.training
         train = TokenCache.open(directory, "train")
-        batches = TrainingBatches(
-            train,
-            max_length=data.max_length,
-            packing=data.packing,
-            seed=training.seed,
-            row_weights=objective.row_weights(train),
-            virtual_tokens=spec.method.virtual_tokens,
-        )
-        steps = schedule(
-            batches.num_sequences,
-            epochs=training.epochs,
-            max_steps=training.max_steps,
-            global_batch_size=training.global_batch_size,
-        )
+        batches = batches_of(spec, train, objective.row_weights(train))
+        steps = schedule_of(spec.training, batches.num_sequences)
         validation, test = TokenCache.open(directory, "validation"), TokenCache.open(directory, "test")
         return cls(train, validation, test, Places.open(directory, "train"), batches, steps)
 
