@@ -30,6 +30,7 @@ CHANGES: dict[str, Any] = {
     "checkpoint": {"uri": "s3://runs/other/"},
     "output": {"uri": "s3://models/other/"},
     "storage": {"cache": {"sizeLimit": "1Gi"}},
+    "tracking": {"tensorboard": True},
     "podTemplate": {"image": "other"},
 }
 
