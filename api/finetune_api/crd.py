@@ -76,6 +76,7 @@ def _version() -> dict[str, Any]:
         "subresources": {"status": {}},
         "additionalPrinterColumns": [_column(column) for column in COLUMNS]
         + [{**_column(column), "priority": 1} for column in WIDE_COLUMNS],
+        "selectableFields": [{"jsonPath": ".status.phase"}],
         "schema": {"openAPIV3Schema": _root()},
     }
 

@@ -121,7 +121,7 @@ def _note(
             listed()
         take = store.remove if event["type"] == "DELETED" else store.put
         key = take(kind, event["object"])
-        if key is not None:
+        if key is not None and store.has_business(key):
             queue.add(key, first=store.is_new(key))
 
     return note

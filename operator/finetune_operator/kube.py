@@ -34,7 +34,10 @@ class ListQuery(NamedTuple):
     namespace: str | None = None
     """None: of all namespaces."""
     selector: str = ""
+    """By labels."""
     chunk: int = CHUNK
+    fields: str = ""
+    """A selector by fields."""
 
 
 class Page(NamedTuple):
@@ -74,6 +77,7 @@ class Kube:
         the first chunk; `query.chunk = 0` reads the list in one piece.
         """
         wanted = {"labelSelector": query.selector, "limit": str(query.chunk)}
+        wanted |= {"fieldSelector": query.fields} if query.fields else {}
         while True:
             reply = await self._call("list", kind, kind.path(query.namespace), query=wanted)
             token = reply["metadata"].get("continue")

@@ -1,9 +1,9 @@
 """Lists: what is needed to begin, before any watch is open, and whole ones every few minutes as the cure for lost
 events.
 
-To begin, every FineTuneJob is needed, and the children of those that have not ended. Most have, and their pods are
-the largest part of a cluster's lists: kopf lists them when it opens its watches, while new jobs are on their way. If
-an ended job left something running, it comes to light then.
+To begin, the FineTuneJobs that have not ended are needed, and their children. Most have ended, and they and their
+pods are the largest part of a cluster's lists: kopf lists them when it opens its watches, while new jobs are on their
+way. If an ended job left something running or is to be deleted, it comes to light then.
 
 kopf lists again after a watch was lost, but says nothing of what vanished meanwhile; only a comparison of whole lists
 finds that, and `ask` brings it forward. Jobs that differ are marked dirty and counted: on a healthy cluster the count
@@ -17,12 +17,12 @@ import random
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from finetune_operator.errors import ApiError, GoneError, NotFoundError
+from finetune_api.reasons import Phase
+from finetune_operator.errors import ApiError, GoneError, NotFoundError, RefusedError
 from finetune_operator.kinds import CHILD_SELECTOR, FINE_TUNE_JOB, JOB, POD, Kind
 from finetune_operator.kube import Kube, ListQuery
 from finetune_operator.manifests.names import JOB_LABEL
 from finetune_operator.metrics import Metrics
-from finetune_operator.records import RawJob, Record, has_ended
 from finetune_operator.store import KINDS, Place, Store
 from finetune_operator.workqueue import Key, WorkQueue
 
@@ -30,6 +30,8 @@ PRIME_RETRY_SECONDS = 2.0
 NAMES = 50
 SELECTORS = 4
 """The children of up to so many times `NAMES` jobs are asked for by name; of more, all children are listed."""
+NOT_ENDED = ",".join(f"status.phase!={phase.value}" for phase in Phase if phase.is_terminal)
+"""Selects FineTuneJobs by a field that the CRD declares to be selectable."""
 GATHER_SECONDS = 5.0
 """After the first request for a comparison: the watches of the other kinds are about to list again too."""
 
@@ -52,18 +54,24 @@ class Lister:
         self._asked = asyncio.Event()
 
     async def prime(self) -> None:
-        """Fill the store and mark every job dirty that has not ended; wait for the API server as long as it takes."""
+        """Fill the store with the jobs that have not ended and mark them dirty; wait for the API server as long as it
+        takes.
+        """
         while True:
             try:
                 await self._list_to_begin()
                 break
             except NotFoundError:
                 logger.error("the API server does not know FineTuneJobs; install the CRD of the chart")
+            except RefusedError as error:
+                logger.error(
+                    "the first list is refused; is the CRD of another release? %s", error.message
+                )
             except ApiError as error:
                 logger.warning("the first list failed; trying again: %s", error.message)
             await asyncio.sleep(PRIME_RETRY_SECONDS)
         for entry in self._store.jobs():
-            if _has_business(entry.record):
+            if self._store.has_business(entry.key):
                 self._queue.add(entry.key, first=self._store.is_new(entry.key))
 
     def ask(self) -> None:
@@ -97,10 +105,10 @@ class Lister:
             self._queue.add(key)
 
     async def _list_to_begin(self) -> None:
-        self._store.begin_relist()
+        self._store.forget()
         for namespace in self._namespaces:
-            await self._compare_kind(FINE_TUNE_JOB, ListQuery(namespace))
-        selectors = _child_selectors({entry.name for entry in self._store.jobs() if not has_ended(entry.record)})
+            await self._take(FINE_TUNE_JOB, ListQuery(namespace, fields=NOT_ENDED))
+        selectors = _child_selectors({entry.name for entry in self._store.jobs()})
         for kind in (JOB, POD):
             for namespace in self._namespaces:
                 for selector in selectors:
@@ -156,9 +164,3 @@ def _child_selectors(jobs: Iterable[str]) -> list[str]:
     if len(every) > SELECTORS:
         return [CHILD_SELECTOR]
     return [f"{CHILD_SELECTOR},{JOB_LABEL} in ({','.join(some)})" for some in every]
-
-
-def _has_business(record: Record) -> bool:
-    """Whether a pass may find something to do: only a job that has ended and stays for ever has none."""
-    expires = isinstance(record, RawJob) and record.expires
-    return expires or not has_ended(record)

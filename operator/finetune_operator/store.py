@@ -43,6 +43,13 @@ class Store:
             return False
         return not entry.record.status_text and key not in self._children
 
+    def has_business(self, key: Key) -> bool:
+        """Whether a pass may find something to do: not for an ended job that stays for ever and has no child."""
+        entry = self.job(key)
+        if entry is None or not has_ended(entry.record) or key in self._children:
+            return True
+        return isinstance(entry.record, RawJob) and entry.record.expires
+
     def children(self, key: Key) -> list[Entry]:
         """Return the Jobs and Pods that bear the job's label."""
         return list(self._children.get(key, {}).values())
@@ -79,6 +86,11 @@ class Store:
         if known is None or known.uid != meta["uid"]:
             return None
         return self._drop(kind, meta["namespace"], meta["name"])
+
+    def forget(self) -> None:
+        """Forget everything: lists are about to be read from nothing."""
+        for known in (*self._entries.values(), self._children, self._gone, self._gone_before):
+            known.clear()
 
     def begin_relist(self) -> None:
         """Tell that lists are about to be read: uids deleted before the last relist began may be forgotten."""

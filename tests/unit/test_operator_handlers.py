@@ -10,6 +10,7 @@ from kopf import OperatorRegistry
 from finetune_loopback.kube_objects import raw_child_job, raw_job, raw_pod
 from finetune_loopback.simulated_time import simulate
 from finetune_operator.handlers import FIRST_LISTS_SECONDS, NoMemories, build_registry, kopf_settings
+from finetune_operator.kinds import JOB
 from finetune_operator.store import Store
 from finetune_operator.workqueue import Key, WorkQueue
 
@@ -86,6 +87,28 @@ def test_an_event_is_noted_and_its_owner_looked_at(kind: str) -> None:
                 queue.done(KEY)
 
     simulate(main)
+
+
+@pytest.mark.parametrize(
+    ("spec", "children", "dirty"),
+    [({}, [], 0), ({"ttlSecondsAfterFinished": 60}, [], 1), ({}, [raw_child_job()], 1)],
+    ids=["nothing to do", "to be deleted", "something runs on"],
+)
+def test_an_ended_job_is_looked_at_only_when_there_is_something_to_do(
+    spec: dict[str, Any], children: list[dict[str, Any]], dirty: int
+) -> None:
+    async def main() -> int:
+        store, queue = Store(), WorkQueue(asyncio.get_running_loop())
+        for child in children:
+            store.put(JOB, child)
+        for handler in registry_over(store, queue)._watching.get_all_handlers():
+            if handler.selector.any_name == "finetunejobs":
+                ended = raw_job(phase="Succeeded")
+                ended["spec"] |= spec
+                await handler.fn(event={"type": None, "object": ended}, logger=None, memo=None)
+        return queue.depth()
+
+    assert simulate(main) == dirty
 
 
 @pytest.mark.parametrize(("age", "asked"), [(1.0, 0), (FIRST_LISTS_SECONDS + 1.0, 1)])

@@ -99,6 +99,12 @@ async def test_a_list_is_read_in_chunks_of_one_version(api: ApiServer, kube: Kub
     assert api.asked[1][2]["continue"] == "more"
 
 
+async def test_a_list_may_be_selected_by_fields(api: ApiServer, kube: Kube) -> None:
+    api.answers = [say(200, REST)]
+    [page async for page in kube.pages(FINE_TUNE_JOB, ListQuery(fields="status.phase!=Failed"))]
+    assert api.asked[0][2]["fieldSelector"] == "status.phase!=Failed"
+
+
 async def test_a_list_whose_version_expired_between_chunks_says_so(api: ApiServer, kube: Kube) -> None:
     api.answers = [say(200, PODS), sorry(410, "expired")]
     with pytest.raises(GoneError, match="expired"):

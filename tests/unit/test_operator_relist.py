@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from finetune_loopback.kube_objects import raw_child_job, raw_job
 from finetune_loopback.simulated_time import simulate
-from finetune_operator.errors import ApiError, GoneError, NotFoundError, TransientError
+from finetune_operator.errors import ApiError, GoneError, NotFoundError, RefusedError, TransientError
 from finetune_operator.kinds import FINE_TUNE_JOB, JOB, POD, Kind
 from finetune_operator.kube import CHUNK, ListQuery, Page
 from finetune_operator.metrics import Metrics
@@ -25,6 +27,7 @@ class ApiServer:
         self.lists: list[tuple[str, str | None, str]] = []
         self.chunks: list[int] = []
         self.gone = 0
+        self.torn: list[ApiError] = []
 
     async def pages(self, kind: Kind, query: ListQuery) -> AsyncIterator[Page]:
         self.lists.append((kind.kind, query.namespace, query.selector))
@@ -32,7 +35,11 @@ class ApiServer:
         if self.failures:
             raise self.failures.pop(0)
         for item in self.items[kind]:
+            if f"status.phase!={item.get('status', {}).get('phase')}" in query.fields.split(","):
+                continue
             yield Page([item], self.version)
+            if self.torn:
+                raise self.torn.pop()
             if self.gone:
                 self.gone -= 1
                 raise GoneError("expired", status=410)
@@ -88,6 +95,38 @@ def test_priming_lists_all_children_when_many_jobs_have_not_ended_and_none_when_
 
     simulate(lambda: main("Running", [MANAGED]))
     simulate(lambda: main("Succeeded", []))
+
+
+def test_priming_reads_no_job_that_has_ended() -> None:
+    async def main() -> None:
+        desk = Desk()
+        phases = ("Running", "Succeeded", "Suspended", "Failed")
+        desk.api.items[FINE_TUNE_JOB] = [raw_job(phase.lower(), uid=phase, phase=phase) for phase in phases]
+        await desk.lister.prime()
+        assert {entry.name for entry in desk.store.jobs()} == {"running", "suspended"}
+        await desk.lister.relist()
+        assert {entry.name for entry in desk.store.jobs()} == {phase.lower() for phase in phases}
+
+    simulate(main)
+
+
+def test_priming_begins_anew_after_a_failure_and_says_when_the_crd_does_not_fit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        desk = Desk()
+        desk.api.items = {FINE_TUNE_JOB: [raw_job("gone", uid="u2"), raw_job()], JOB: [], POD: []}
+        desk.api.torn = [RefusedError("field label not supported", status=400)]
+
+        async def vanish() -> None:
+            await asyncio.sleep(1)
+            desk.api.items[FINE_TUNE_JOB].pop(0)
+
+        await asyncio.gather(desk.lister.prime(), vanish())
+        assert [entry.name for entry in desk.store.jobs()] == ["tune"]
+
+    simulate(main)
+    assert "is the CRD of another release?" in caplog.text
 
 
 def test_a_relist_selects_children_on_the_server_and_lists_each_namespace() -> None:
