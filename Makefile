@@ -10,6 +10,7 @@ export KUBECONFIG := $(STATE)/kubeconfig
 export TOKENIZERS_PARALLELISM := false
 PYTHON_DIRS := api operator trainer_image cli dev tests benchmarks
 
+GRIDS := $(addprefix tests/integration/test_,$(addsuffix .py,exactness train_grid train_methods train_optimizers operator_crash_points))
 CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler kwok
 
 .PHONY: help quickstart venv cluster cluster-down images generate costs requirements lint lint-code test test-unit test-chart test-integration test-exact test-e2e chaos bench-operator bench-trainer clean
@@ -63,7 +64,7 @@ lint-code: venv
 	@git ls-files -z '*.sh' | xargs -0 --no-run-if-empty shellcheck
 
 test-unit: venv ## pure functions and tables: seconds
-	@$(PY) -m pytest -q tests/unit
+	@$(PY) -m pytest -q -n 2 tests/unit
 
 test-chart: venv ## helm lint, rendered manifests, kubeconform, alert rules
 	@python3 dev/cluster binaries helm kubeconform promtool kube-apiserver etcd kubectl > /dev/null
@@ -73,8 +74,8 @@ test-integration: venv ## real API server, real S3 server, real trainer processe
 	@python3 dev/cluster binaries helm $(CONTROL_PLANE) kubectl > /dev/null
 	@$(PY) -m pytest -q tests/integration
 
-test-exact: venv ## the whole grids: steps divided, runs interrupted, runs moved to other processes; tens of minutes
-	@EXACT=whole $(PY) -m pytest -q tests/integration/test_exactness.py
+test-exact: venv ## the whole grids: methods, optimizers, ZeRO stages, steps divided, runs interrupted and moved, crash points; hours
+	@EXACT=whole $(PY) -m pytest -q $(GRIDS)
 
 test-e2e: venv cluster images ## the product on the local cluster
 	@$(PY) -m pytest -q tests/e2e
@@ -82,11 +83,11 @@ test-e2e: venv cluster images ## the product on the local cluster
 chaos: venv cluster images ## seeded faults against real jobs: SEED=1 ROUNDS=50, ONLY="7 12", FAULTS="node-lost"
 	@$(PY) tests/chaos --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),50) --only $(ONLY) $(FAULTS:%=--fault %)
 
-test: venv ## every test but load: lint, then unit, chart, integration, e2e and chaos in one run
-	@$(MAKE) --no-print-directory lint-code
+test: venv ## every test but load and the whole grids: lint, unit, then chart, integration, e2e and chaos in one run
+	@$(MAKE) --no-print-directory lint-code test-unit
 	@$(MAKE) --no-print-directory cluster images
 	@python3 dev/cluster binaries promtool kwok > /dev/null
-	@$(PY) -m pytest tests --durations=15
+	@$(PY) -m pytest tests --ignore tests/unit --durations=40
 
 bench-operator: venv ## scale beside a peer operator and plain Jobs: JOBS=1000 LIMITS=raised|default ARGS="--repeats 3"
 	@python3 dev/cluster binaries helm training-operator training-operator-tuned $(CONTROL_PLANE) > /dev/null

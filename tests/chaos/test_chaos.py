@@ -18,8 +18,7 @@ ROUNDS = (
     Round(SEED, 2, FAULTS["node-lost"], Phase.RUNNING, delay=8, hold=5),
     Round(SEED, 3, FAULTS["etcd-killed"], Phase.PREPARING, delay=3, hold=0),
     Round(SEED, 4, FAULTS["operator-killed"], Phase.RESTARTING, delay=2, hold=0),
-    Round(SEED, 5, FAULTS["suspended"], Phase.RUNNING, delay=8, hold=5),
-    Round(SEED, 6, FAULTS["finetunejob-deleted"], Phase.EXPORTING, delay=2, hold=0),
+    Round(SEED, 5, FAULTS["finetunejob-deleted"], Phase.EXPORTING, delay=2, hold=0),
 )
 
 

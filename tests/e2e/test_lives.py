@@ -1,4 +1,4 @@
-"""Lives of a job on a real cluster: undisturbed, a rank killed, the operator killed, deleted half-way."""
+"""Lives of a job on a real cluster: undisturbed, suspended, changed, queued. Faults are chaos's part: tests/chaos."""
 
 import json
 
@@ -10,20 +10,9 @@ from quickstart.steps import kubectl
 
 pytestmark = pytest.mark.timeout(1200)
 
-KILL_WORKER = (
-    "import os, pathlib, signal\n"
-    "for entry in pathlib.Path('/proc').iterdir():\n"
-    "    if entry.name.isdigit() and b'train-worker' in (entry / 'cmdline').read_bytes().split(b'\\0'):\n"
-    "        os.kill(int(entry.name), signal.SIGKILL); print('killed'); break\n"
-)
-
 
 def training_from(step):
     return lambda status: status.phase is Phase.RUNNING and (status.progress.step if status.progress else 0) >= step
-
-
-def committed(status):
-    return status.phase is Phase.RUNNING and status.last_checkpoint is not None
 
 
 def steps_logged(cluster, name, attempt):
@@ -63,57 +52,6 @@ def test_status_matches_the_trainers_log(cluster):
     assert row.split()[:2] == [name, "Running"]
     nodes = {pod["spec"]["nodeName"] for pod in cluster.pods(name, "train")}
     assert len(nodes) == 2
-
-
-def test_a_killed_rank_costs_one_restart_and_no_step_beyond_the_commit(cluster):
-    name = "killed-rank"
-    cluster.apply(name)
-    before = cluster.wait(name, committed)
-    rank0 = next(
-        pod["metadata"]["name"] for pod in cluster.pods(name, "train") if "-a1-0-" in pod["metadata"]["name"]
-    )
-    assert "killed" in kubectl("exec", "-n", cluster.namespace, rank0, "--", "python", "-c", KILL_WORKER)
-    status = cluster.wait_end(name)
-    assert status.phase is Phase.SUCCEEDED, status.message
-    assert (status.restarts.total, status.restarts.counted, status.attempt) == (1, 1, 2)
-    second = steps_logged(cluster, name, 2)
-    assert min(second) > before.last_checkpoint.step
-    first = steps_logged(cluster, name, 1)
-    assert min(second) <= max(first) + 1
-    assert max(second) == 24
-    for step in set(first) & set(second):
-        assert second[step] == pytest.approx(first[step], abs=1e-4)
-
-
-def test_an_operator_killed_mid_run_changes_nothing(cluster):
-    name = "killed-operator"
-    cluster.apply(name)
-    cluster.wait(name, training_from(1))
-    pods = cluster.get(
-        "pods", selector="app.kubernetes.io/name=finetune-operator", namespace=cluster.system_namespace
-    )
-    kubectl(
-        "delete", "pod", "-n", cluster.system_namespace, "--grace-period=0", "--force",
-        *(pod["metadata"]["name"] for pod in pods["items"]),
-    )  # fmt: skip
-    status = cluster.wait_end(name)
-    assert status.phase is Phase.SUCCEEDED, status.message
-    assert (status.restarts.total, status.attempt) == (0, 1)
-    jobs = cluster.get("jobs", selector=f"finetune-operator.io/job={name}")["items"]
-    assert [job["metadata"]["name"] for job in jobs] == [f"{name}-a1"]
-    owned = {pod["metadata"]["name"] for stage in ("prepare", "export") for pod in cluster.pods(name, stage)}
-    assert owned == {f"{name}-prepare", f"{name}-export"}
-
-
-def test_deleting_a_job_half_way_leaves_nothing(cluster):
-    name = "deleted"
-    cluster.apply(name)
-    cluster.wait(name, training_from(1))
-    kubectl("delete", "ftj", name, "-n", cluster.namespace, "--wait")
-    for kind in ("jobs", "pods", "networkpolicies"):
-        selector = f"finetune-operator.io/job={name}"
-        kubectl("wait", "-n", cluster.namespace, kind, "-l", selector, "--for=delete", "--timeout=180s")
-        assert cluster.get(kind, selector=selector)["items"] == []
 
 
 def test_an_upgrade_keeps_the_certificate_and_the_helm_test_passes(platform):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def test_every_contender_trains_the_same_rows(tiny_model: Path, tmp_path: Path) -> None:
-    settings = Settings(["lora"], "bf16", steps=2, repeats=2, threads=1)
+    settings = Settings(["lora"], "bf16", steps=2, repeats=1, threads=1)
     document = Campaign(settings, tiny_model, tmp_path).run()
     line = result_line(document)
     # Losses are compared in fp32, whatever the number format of the contenders.
@@ -26,10 +26,10 @@ def test_every_contender_trains_the_same_rows(tiny_model: Path, tmp_path: Path) 
     assert line["peak_memory_ratio"] > 0
     assert line["loop_overhead_pct"] is not None
     found, roles = document["methods"]["lora"], [role for group in LINEUP["lora"] for role in group]
-    assert all(len(found[role]["turns"]) == 2 for role in roles)
-    assert len(found["ours"]["end"]["losses"]) == 4
+    assert all(len(found[role]["turns"]) == 1 for role in roles)
+    assert len(found["ours"]["end"]["losses"]) == 2
     # As many steps as ours: the batches are as large.
-    assert all(found[role]["end"]["optimizer_steps"] == 4 for role in roles[1:])
+    assert all(found[role]["end"]["optimizer_steps"] == 2 for role in roles[1:])
 
 
 def test_a_contender_that_fails_is_told_with_its_log(tmp_path: Path) -> None:

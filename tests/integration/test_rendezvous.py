@@ -131,27 +131,8 @@ def test_an_address_that_cannot_be_deleted_is_only_logged(s3_job, job, monkeypat
     assert "rendezvous-left" in [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
 
 
-def two_nodes(**changes):
-    return {
-        "training": {"epochs": None, "maxSteps": 3, "globalBatchSize": 2, "precision": "fp32"},
-        "distributed": {"device": "cpu", "numNodes": 2},
-        "data": {"split": {"validation": 0, "test": 0}},
-        "evaluation": {"everySteps": 0, "baseline": False},
-        **changes,
-    }
-
-
-def test_pods_with_ipv6_addresses_train_together(make_job):
-    job = make_job(**two_nodes())
-    first, second = job.pods(FINETUNE_POD_IP="::1")
-    assert first.wait_for("rendezvous-told")["address"] == "::1"
-    assert (first.end(), second.end()) == (ExitCode.DONE, ExitCode.DONE), first.text()
-    assert job.result().progress.step == 3
-    assert records(job.s3) == []
-
-
 def test_stop_ends_a_pod_that_waits_for_another(make_job, tmp_path):
-    job = make_job(**two_nodes())
+    job = make_job(training={"globalBatchSize": 2}, distributed={"device": "cpu", "numNodes": 2})
     lonely = TrainPod(job.input, tmp_path / "lonely", index=1)
     job.started.append(lonely)
     lonely.wait_for("waits-for-pod")

@@ -18,8 +18,8 @@ PATIENCE = "5"
 
 def endless(**changes):
     return {
-        "training": {"epochs": None, "maxSteps": 100_000, "globalBatchSize": 3, "learningRate": 1e-4},
-        "distributed": {"device": "cpu", "processesPerNode": 3},
+        "training": {"epochs": None, "maxSteps": 100_000, "globalBatchSize": 2, "learningRate": 1e-4},
+        "distributed": {"device": "cpu", "processesPerNode": 2},
         "data": {"split": {"validation": 0, "test": 0}},
         "evaluation": NEVER_EVALUATED,
         "checkpoint": {"everyMinutes": 0, "everySteps": 5},
@@ -46,7 +46,7 @@ def test_a_rank_that_stands_still_ends_the_run_with_the_stacks_of_the_others(mak
     assert word.progress.step == last
     assert word.last_checkpoint.step >= committed
     told = {event["rank"]: event["frames"] for event in pod.events if event["event"] == "stack" and is_main(event)}
-    assert told.keys() == {0, 2}
+    assert told.keys() == {0}
     assert all("all_reduce" in frames[-1] for frames in told.values())
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
@@ -56,14 +56,14 @@ def is_main(event):
 
 
 LONG = {
-    "row_count": 6000,
+    "row_count": 2000,
     "training": {"epochs": None, "maxSteps": 12, "globalBatchSize": 2, "microBatchSize": 1, "precision": "fp32"},
     "distributed": {"device": "cpu", "processesPerNode": 2, "zeroStage": 3},
     "data": {"maxLength": 64, "split": {"validation": 0.5, "test": 0}},
     "evaluation": {"everySteps": 6, "baseline": False},
     "checkpoint": {"everyMinutes": 0, "keepLast": 10},
 }
-"""Its evaluation takes long: thousands of batches, each with collectives of its own at this ZeRO stage."""
+"""Its evaluation takes long: hundreds of batches, each with collectives of its own at this ZeRO stage."""
 PROMPT = 60
 """Seconds for an end that must not wait for the evaluation; the pod has 120."""
 

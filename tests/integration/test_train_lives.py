@@ -83,7 +83,8 @@ def test_pod_that_is_killed_ends_the_attempt_and_the_next_goes_on_from_the_commi
         evaluation={"everySteps": 0},
         checkpoint={"everySteps": 4, "everyMinutes": 0},
     )
-    first, second = job.pods()
+    first, second = job.pods(FINETUNE_POD_IP="::1")
+    assert first.wait_for("rendezvous-told")["address"] == "::1"
     committed = first.wait_for("checkpoint-committed")["step"]
     first.wait_for("step", lambda event: event["step"] > committed)
     [victim] = second.workers()
