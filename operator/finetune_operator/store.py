@@ -89,8 +89,10 @@ class Store:
 
     def forget(self) -> None:
         """Forget everything: lists are about to be read from nothing."""
-        for known in (*self._entries.values(), self._children, self._gone, self._gone_before):
-            known.clear()
+        for entries in self._entries.values():
+            entries.clear()
+        self._children.clear()
+        self._gone, self._gone_before = set(), set()
 
     def begin_relist(self) -> None:
         """Tell that lists are about to be read: uids deleted before the last relist began may be forgotten."""

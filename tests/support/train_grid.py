@@ -145,6 +145,7 @@ def resharded(case: dict[str, Any], process: Process) -> dict[str, Any]:
 def main() -> None:
     cases = json.loads(Path(sys.argv[1]).read_text())
     process = join("cpu", timedelta(minutes=10))
+    assert "mlflow" not in sys.modules, "it is imported for nothing"
     for case in cases:
         folder = Path(case["folder"])
         told = resharded(case, process) if case["resumeFrom"] else whole_and_resumed(case, process)
