@@ -172,13 +172,15 @@ def _has_our_layout(run: Run, commit: Commit) -> bool:
 
 def _require_resumable(run: Run, commit: Commit) -> None:
     """Refuse a commit that this run cannot go on from."""
-    if not _has_our_layout(run, commit) and (why := _indivisible(run, commit)):
+    optimizer = run.spec.training.optimizer
+    if not _has_our_layout(run, commit) and not optimizer.can_reshard:
         raise StageFailure(
             ExitCode.INVALID,
             Reason.INVALID_SPEC,
             f"{run.layout.commit(commit.step).uri} was written by {commit.world_size} processes at ZeRO stage"
             f" {commit.zero_stage}, this attempt has {run.process.world_size} at stage {run.plan.zero_stage}, and"
-            f" {why}",
+            f" the state of optimizer {optimizer.type} cannot be divided anew; set spec.distributed as it was, or"
+            " create a new job",
         )
     if commit.consumed_sequences != run.data.schedule.cursor(commit.step):
         raise StageFailure(
@@ -186,22 +188,6 @@ def _require_resumable(run: Run, commit: Commit) -> None:
             Reason.INVALID_DATA,
             f"{run.layout.commit(commit.step).uri} stands at another place in the data than this run at its step",
         )
-
-
-def _indivisible(run: Run, commit: Commit) -> str:
-    """Return why a commit cannot be divided anew, and what to do; nothing if it can."""
-    optimizer = run.spec.training.optimizer
-    if not optimizer.can_reshard:
-        return (
-            f"the state of optimizer {optimizer.type} cannot be divided anew; set spec.distributed as it was, or"
-            " create a new job"
-        )
-    if run.plan.precision == "bf16" and 0 in (commit.zero_stage, run.plan.zero_stage):
-        return (
-            "DeepSpeed cannot divide the state of stage 0 in bf16 anew; set spec.distributed as it was, or"
-            " spec.distributed.zeroStage: 1 where the commit is not of stage 0"
-        )
-    return ""
 
 
 def _forget(store: Store, layout: RunLayout) -> None:
