@@ -15,6 +15,8 @@ from finetune_trainer.model import weights
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.prepare import stage as prepare
 
+pytestmark = pytest.mark.usefixtures("examined_here")
+
 ADAPTERS = {
     "dora": {"type": "lora", "lora": {"useDora": True}},
     "ia3": {"type": "ia3"},
