@@ -19,12 +19,13 @@ METHODS = {
     "prompt": {"type": "prompt"},
     "prefix": {"type": "prefix"},
     "adapter": {"type": "adapter"},
+    "further": {"type": "lora", "initialAdapter": {"uri": "s3://bucket/adapter/"}},
     "classes-full": {"type": "full"},
     "classes-lora": {"type": "lora"},
     "classes-nf4": {"type": "qlora"},
 }
 STAGES = {"freeze": (0, 3), "dora": (1, 2), "ia3": (2, 3), "nf4": (2, 0), "int8": (2,)}
-STAGES |= {"prompt": (3,), "prefix": (2,), "adapter": (3,)}
+STAGES |= {"prompt": (3,), "prefix": (2,), "adapter": (3,), "further": (3, 2)}
 STAGES |= {"classes-full": (3,), "classes-lora": (0, 3), "classes-nf4": (2,)}
 RUNS = [(method, stage) for method, stages in STAGES.items() for stage in (stages if IS_WHOLE else stages[:1])]
 ALONE = RUNS if IS_WHOLE else [("classes-lora", 0)]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copytree
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,7 @@ def work_of(tiny_model: Path, root: Path, case: Case) -> Path:
         copytree(tiny_model, work / "model")
         write_cache(work / "prepared" / "cache", classes=case.classes)
         copytree(tiny_model, work / "prepared" / "tokenizer")
+        write_adapter(tiny_model, work / "adapter")
     return work
 
 
@@ -281,18 +283,41 @@ def plain_model(tiny_model: Path, method: dict[str, Any], classes: Classes | Non
     )
     kind.begin(model, seed)
     torch.manual_seed(seed)
-    model = _adapted(model, method, "SEQ_CLS" if classes else "CAUSAL_LM")
+    model = _adapted(tiny_model, model, method, "SEQ_CLS" if classes else "CAUSAL_LM")
     return model.train()  # in evaluation mode, bitsandbytes computes 4 bits in bf16 on CPUs that have it
 
 
-def _adapted(model: Any, method: dict[str, Any], task: str) -> Any:
+def write_adapter(tiny_model: Path, directory: Path) -> None:
+    """Write an adapter as peft does, with the matrix that is embeddings and head; the same at every call."""
     import torch
-    from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    saved = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=10, target_modules=["q_proj", "up_proj"], **saved)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32), config)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:  # peft draws these at random
+                torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+            elif parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    model.save_pretrained(directory, save_embedding_layers=False)
+
+
+def _adapted(tiny_model: Path, model: Any, method: dict[str, Any], task: str) -> Any:
+    import torch
+    from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
     if method["type"] == "freeze":
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith(("model.layers.1.", "model.norm", "score"))
-    if method["type"] in ("lora", "qlora"):
+    if "initialAdapter" in method:
+        with TemporaryDirectory() as folder:
+            write_adapter(tiny_model, Path(folder))
+            model = PeftModel.from_pretrained(model, folder, is_trainable=True)
+    elif method["type"] in ("lora", "qlora"):
         options = {"use_dora": method.get("lora", {}).get("useDora", False)}
         config = LoraConfig(task_type=task, r=16, lora_alpha=32, target_modules="all-linear", **options)
         model = get_peft_model(model, config, autocast_adapter_dtype=False)
