@@ -111,7 +111,7 @@ def test_new_tokens_are_prepared_trained_exported_and_merged(s3_job, tiny_model,
     tokens = ["password?", "<page>"]
     base = tmp_path / "base"
     copytree(tiny_model, base)
-    tokenizer = load_tokenizer(tiny_model, Model(uri="s3://m/base/", new_tokens=tokens))
+    tokenizer = load_tokenizer(tiny_model, Model(uri="s3://models/base/", new_tokens=tokens))
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     extend(base, tmp_path / "tokenizer", tokens)
     given = Given(new_tokens=new_token_ids(tmp_path / "tokenizer", tokens))

@@ -24,7 +24,7 @@ LORA = Method.model_validate({"lora": {"rank": 4}})
 def extended(request, tiny_model, tmp_path):
     """Return the base model as it was, the folder of the extended one with its tokenizer, and the new ids."""
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
-    tokenizer = load_tokenizer(tiny_model, Model(uri="s3://m/base/", new_tokens=TOKENS))
+    tokenizer = load_tokenizer(tiny_model, Model(uri="s3://models/base/", new_tokens=TOKENS))
     known = len(tokenizer) - len(TOKENS)
     if request.param != "reserved rows":
         base.resize_token_embeddings(known, mean_resizing=False)
@@ -107,11 +107,11 @@ def test_saved_once_and_loaded_by_peft_into_a_resized_base(extended, tmp_path, s
         told = model(input_ids=ids).logits
         torch.testing.assert_close(loaded(input_ids=ids).logits, told, atol=1e-5, rtol=1e-5)
         merged = loaded.merge_and_unload()
-        torch.testing.assert_close(merged(input_ids=ids).logits, told, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(merged(input_ids=ids).logits, told, atol=1e-3, rtol=1e-3)
     merged.save_pretrained(tmp_path / "merged")
     with torch.no_grad():
         again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(input_ids=ids).logits
-    torch.testing.assert_close(again, told, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(again, told, atol=1e-3, rtol=1e-3)
 
 
 def test_a_tied_matrix_counts_once(tiny_model, tmp_path):
@@ -138,7 +138,7 @@ def test_the_loss_sees_the_trained_rows(extended):
 @pytest.mark.parametrize("tokens", [["<tool>", "<tool>"], ["<|im_start|>"]])
 def test_a_token_that_is_there_already_is_refused(tiny_model, tokens):
     with pytest.raises(StageFailure, match=r"newTokens\[\d\]: '.*' is a token already"):
-        load_tokenizer(tiny_model, Model(uri="s3://m/base/", new_tokens=tokens))
+        load_tokenizer(tiny_model, Model(uri="s3://models/base/", new_tokens=tokens))
 
 
 def test_freeze_must_train_the_matrices_of_new_tokens(tiny_model):

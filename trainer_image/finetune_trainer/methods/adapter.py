@@ -65,16 +65,16 @@ class Adapter:
     def _all_keys(self, model: nn.Module) -> dict[str, list[str]]:
         """Return all keys that peft has for each tensor."""
         # peft alone knows its renaming: it is given each tensor's number in the place of the tensor.
-        names = {parameter: name for name, parameter in model.named_parameters()}
-        places = list(names.values())
-        numbers = {
-            name: torch.tensor(places.index(names[parameter]))
+        names = [name for name, _ in model.named_parameters()]
+        numbers = {parameter: number for number, parameter in enumerate(model.parameters())}
+        given = {
+            name: torch.tensor(numbers[parameter], device="cpu")  # the model may be on the meta device
             for name, parameter in model.named_parameters(remove_duplicate=False)
         }
         keys: dict[str, list[str]] = {}
-        renamed = get_peft_model_state_dict(model, state_dict=numbers, save_embedding_layers=False)
+        renamed = get_peft_model_state_dict(model, state_dict=given, save_embedding_layers=False)
         for key, number in renamed.items():
-            keys.setdefault(places[int(number)], []).append(key)
+            keys.setdefault(names[int(number)], []).append(key)
         return keys
 
     def write(self, model: nn.Module, weights: Mapping[str, torch.Tensor], directory: Path) -> None:
