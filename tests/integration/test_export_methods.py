@@ -9,7 +9,7 @@ from export_jobs import commit_weights, download, logits, rows, shift_trained
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_api.spec import Method, Model
+from finetune_api.spec import Model
 from finetune_trainer.export import stage as export
 from finetune_trainer.export.assemble import load_base
 from finetune_trainer.methods import method_of
@@ -125,14 +125,3 @@ def test_new_tokens_are_prepared_trained_exported_and_merged(s3_job, tiny_model,
     assert torch.allclose(logits(merged, IDS), told, atol=1e-3)
     assert "base.resize_token_embeddings" in (published / "README.md").read_text()
     assert AutoTokenizer.from_pretrained(published / "merged")("<page>")["input_ids"] == [given.new_tokens[-1]]
-
-
-def test_prepare_takes_up_the_adapter_of_an_earlier_job(s3_job, tiny_model, tmp_path):
-    job, _ = trained(s3_job, tiny_model, tmp_path, {"type": "lora", "lora": {"rank": 4}})
-    export.run(job, s3_job.store)
-    earlier = {"initialAdapter": {"uri": s3_job.uri("output/adapter/")}}
-    output = job.spec.output.model_copy(update={"uri": s3_job.uri("next/")})
-    spec = job.spec.model_copy(update={"method": Method.model_validate(earlier), "output": output})
-    again = job.model_copy(update={"uid": f"{job.uid}-2", "run_id": f"{job.uid}-2", "spec": spec})
-    plan = prepare.run(again, s3_job.store).plan
-    assert plan.trainable_parameters == prepare.run(job, s3_job.store).plan.trainable_parameters

@@ -231,7 +231,8 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
 
     spec = FineTuneJobSpec.model_validate(spec_of(case))
     classes = classes_of(case, cache_dir)
-    model = plain_model(tiny_model, spec_of(case)["method"], classes, seed=spec.training.seed)
+    method, new_tokens = spec_of(case)["method"], spec.model.new_tokens
+    model = plain_model(tiny_model, method, classes, seed=spec.training.seed, new_tokens=new_tokens)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decay = [parameter for parameter in trained if parameter.ndim > 1]
     rest = [parameter for parameter in trained if parameter.ndim <= 1]
@@ -259,7 +260,14 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
     return series
 
 
-def plain_model(tiny_model: Path, method: dict[str, Any], classes: Classes | None = None, *, seed: int = 42) -> Any:
+def plain_model(
+    tiny_model: Path,
+    method: dict[str, Any],
+    classes: Classes | None = None,
+    *,
+    seed: int = 42,
+    new_tokens: Sequence[str] = (),
+) -> Any:
     """Return the model of a method as its libraries' documentation makes it; a new head begins as it does here."""
     import torch
     from transformers import BitsAndBytesConfig
@@ -283,7 +291,7 @@ def plain_model(tiny_model: Path, method: dict[str, Any], classes: Classes | Non
     )
     kind.begin(model, seed)
     torch.manual_seed(seed)
-    model = _adapted(tiny_model, model, method, "SEQ_CLS" if classes else "CAUSAL_LM")
+    model = _adapted(tiny_model, model, method, "SEQ_CLS" if classes else "CAUSAL_LM", new_tokens)
     return model.train()  # in evaluation mode, bitsandbytes computes 4 bits in bf16 on CPUs that have it
 
 
@@ -306,21 +314,15 @@ def write_adapter(tiny_model: Path, directory: Path) -> None:
     model.save_pretrained(directory, save_embedding_layers=False)
 
 
-def _adapted(tiny_model: Path, model: Any, method: dict[str, Any], task: str) -> Any:
+def _adapted(tiny_model: Path, model: Any, method: dict[str, Any], task: str, new_tokens: Sequence[str]) -> Any:
     import torch
-    from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+    from peft import IA3Config, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
     if method["type"] == "freeze":
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith(("model.layers.1.", "model.norm", "score"))
-    if "initialAdapter" in method:
-        with TemporaryDirectory() as folder:
-            write_adapter(tiny_model, Path(folder))
-            model = PeftModel.from_pretrained(model, folder, is_trainable=True)
-    elif method["type"] in ("lora", "qlora"):
-        options = {"use_dora": method.get("lora", {}).get("useDora", False)}
-        config = LoraConfig(task_type=task, r=16, lora_alpha=32, target_modules="all-linear", **options)
-        model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    if method["type"] in ("lora", "qlora"):
+        model = _low_rank(tiny_model, model, method, task, new_tokens)
     if method["type"] == "ia3":
         model = get_peft_model(model, IA3Config(task_type=task), autocast_adapter_dtype=False)
     if method["type"] == "prompt":
@@ -334,6 +336,22 @@ def _adapted(tiny_model: Path, model: Any, method: dict[str, Any], task: str) ->
         for layer in model.model.layers:
             layer.mlp = _with_bottleneck(layer.mlp)
     return model
+
+
+def _low_rank(tiny_model: Path, model: Any, method: dict[str, Any], task: str, new_tokens: Sequence[str]) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoTokenizer
+
+    if "initialAdapter" in method:
+        with TemporaryDirectory() as folder:
+            write_adapter(tiny_model, Path(folder))
+            return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    options: dict[str, Any] = {"use_dora": method.get("lora", {}).get("useDora", False)}
+    if new_tokens:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        options["trainable_token_indices"] = tokenizer.convert_tokens_to_ids([*new_tokens])
+    config = LoraConfig(task_type=task, r=16, lora_alpha=32, target_modules="all-linear", **options)
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
 def _with_bottleneck(mlp: Any) -> Any:

@@ -87,7 +87,7 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model_files = [*small_files, *model.hash_weights(scratch)]
     files = store.upload_all(result, layout.prepared(pod.uid))
     data = report(builder, sequences=batches.num_sequences, digest=data_digest(files))
-    require_scratch(job.spec, plan, model=model_files, prepared=files)
+    require_scratch(job.spec, plan, model=[*model_files, *adapter_files], prepared=files)
     settings = settings_of(job.spec)
     prepared = Prepared(
         writer=pod.uid,
