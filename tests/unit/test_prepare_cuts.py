@@ -48,7 +48,7 @@ def test_added_tokens_are_found_where_they_stand(tokenizer):
     [ids] = tokens.ids([text])
     row = tokens.locate(text, ids)
     last = row.last_anchor(len(text))
-    assert (last.start, last.end, ids[last.index]) == (len(text) - len(end), len(text), tokenizer.eos_token_id)
+    assert (last.start, last.end, ids[last.position]) == (len(text) - len(end), len(text), tokenizer.eos_token_id)
     assert row.last_anchor(0) is None
     assert row.is_inside_anchor(2)
     assert not row.is_inside_anchor(1)

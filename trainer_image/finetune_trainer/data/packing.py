@@ -60,7 +60,7 @@ def _best_fit(lengths: NDArray[np.int64], max_length: int) -> NDArray[np.int64]:
     bins = 0
     by_room: defaultdict[int, list[int]] = defaultdict(list)
     rooms: list[int] = []  # ascending, the keys of by_room
-    for length in memoryview(lengths):  # number by number: a list of them would take five times the memory
+    for length in lengths.data:  # number by number: a list of them would take five times the memory
         at = bisect_left(rooms, length)
         if at == len(rooms):
             index, room = bins, max_length

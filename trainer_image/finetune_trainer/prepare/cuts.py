@@ -20,12 +20,12 @@ _SHORT = 256
 
 
 class Anchor(NamedTuple):
-    """An added token in a text: characters [start, end), its id and its place among the tokens."""
+    """An added token in a text: characters [start, end), its id and its position among the tokens."""
 
     start: int
     end: int
     token: int
-    index: int
+    position: int
 
 
 class TokenizedText:
@@ -90,8 +90,8 @@ class FastTokens:
             return None
         anchor = row.last_anchor(character)
         if anchor is not None and anchor.end == character:
-            return anchor.index + 1
-        start, index = (anchor.start, anchor.index) if anchor else (0, 0)
+            return anchor.position + 1
+        start, index = (anchor.start, anchor.position) if anchor else (0, 0)
         before = row.text[start:character]
         given = self._kept(before) if len(before) <= _SHORT else self._encode(before)
         end = index + len(given)

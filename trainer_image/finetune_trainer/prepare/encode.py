@@ -130,7 +130,7 @@ class ChatEncoder:
         last = row.last_anchor(end)
         ends_turn = last is not None and last.start >= first and last.token in self._special
         if last is not None and ends_turn and not row.text[last.end : end].strip():
-            return last.index + 1
+            return last.position + 1
         self._warn_once()
         return None
 

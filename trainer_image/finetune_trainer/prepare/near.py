@@ -41,7 +41,7 @@ def sketch(example: Example) -> Sketch:
     starts = range(max(1, len(words) - _WORDS + 1))
     made = _BLANK.copy()
     made.update_batch({" ".join(words[start : start + _WORDS]).encode() for start in starts})
-    return made.hashvalues.astype(np.uint32)
+    return np.asarray(made.hashvalues, np.uint32)
 
 
 def _text(example: Example) -> str:
