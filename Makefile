@@ -15,7 +15,7 @@ PYTHON_DIRS := api operator trainer_image cli dev tests benchmarks
 GRIDS := $(addprefix tests/integration/test_,$(addsuffix .py,exactness train_grid train_methods train_optimizers operator_crash_points))
 CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler kwok
 
-.PHONY: help quickstart venv cluster cluster-down images generate costs requirements lint lint-code test test-unit test-chart test-integration test-exact test-e2e chaos bench-operator bench-trainer clean
+.PHONY: help quickstart venv cluster cluster-down images generate costs requirements lint lint-code test test-unit test-chart test-integration test-exact test-e2e chaos bench-operator bench-trainer bench-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -97,6 +97,9 @@ bench-operator: venv ## scale beside a peer operator and plain Jobs: JOBS=1000 L
 
 bench-trainer: venv ## speed, memory and losses of training beside TRL and plain PyTorch: ARGS="--methods lora --repeats 5"
 	@$(PY) benchmarks/trainer $(ARGS)
+
+bench-data: venv ## speed and memory of preparing rows beside datasets.map: ARGS="--size 2000 --sample 200"
+	@$(PY) benchmarks/data $(ARGS)
 
 clean: ## remove what was built in this folder
 	@rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

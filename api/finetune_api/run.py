@@ -15,6 +15,9 @@ anew, with a generation once the run itself began anew because its spec was chan
     rendezvous/<attempt>.json        Rendezvous: where the pods of an attempt meet; gone when its pod 0 has ended
     results/train.json               TrainResult: put last with If-None-Match when training is done
 
+Beside the runs lies `<spec.checkpoint.uri>/cache/<key>.json`, ReusableRows: whose prepared rows a run with the same
+files, tokenizer and settings copies instead of encoding them anew.
+
 The result goes to `<spec.output.uri>/`: adapter/, merged/, predictions.jsonl, and last manifest.json.
 Evidence for the protocol: object stores have no rename; conditional PUT is the one atomic publication they have
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-requests.html).
@@ -71,6 +74,16 @@ class Prepared(Record):
         description="The fields of the spec that a checkpoint depends on, as they were then, defaults spelled out."
     )
     config_digest: str = Field(description="SHA-256 of settings, plan and data; every commit of the run bears it.")
+
+
+class ReusableRows(Record):
+    """`<spec.checkpoint.uri>/cache/<key>.json`: prepared rows that another run with the same key may copy."""
+
+    writer: str = Field(description="Who wrote them.")
+    prefix: str = Field(description="Key below which they lie.")
+    files: list[FileEntry] = Field(description="Token cache, test rows and data card.")
+    data: DataReport = Field(description="What was prepared; without packing.")
+    classes: Classes | None = Field(default=None, description="Objective classification.")
 
 
 class RankFiles(Record):

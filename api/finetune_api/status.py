@@ -102,6 +102,11 @@ class DataReport(Record):
     cut_documents: int = Field(
         default=0, description="Documents of format text that are longer than maxLength: each became several rows."
     )
+    duplicates: int = Field(
+        default=0, description="Training rows that repeat an earlier one; left out unless deduplicate is none."
+    )
+    leaked: int = Field(default=0, description="Training rows left out because they stand in validation or test.")
+    replayed: int = Field(default=0, description="General rows among the training rows; see replay.")
     dropped_pii: int = Field(default=0, description="Rows left out for their personal data.")
     pii_rows: int = Field(default=0, description="Rows in which personal data was found.")
     pii: list[PiiCount] = Field(default=[], description="Personal data that was found, by kind.")
@@ -112,6 +117,7 @@ class DataReport(Record):
     supervised_share: float = Field(default=0.0, description="Share of training tokens with loss.")
     padding_share: float = Field(default=0.0, description="Share of padding in the training batches.")
     digest: str = Field(description="SHA-256 over the prepared rows.")
+    card_uri: str = Field(default="", description="The data card: what the rows are and what was left out.")
 
 
 class Progress(Record):

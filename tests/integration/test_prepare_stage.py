@@ -1,5 +1,6 @@
 """The prepare stage against a real S3 server: what it publishes, and what it says of bad input."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import RunLayout
+from finetune_api.uris import parse_s3
 from finetune_trainer.data.cache import SPLITS, TokenCache
 from finetune_trainer.data.places import Places
 from finetune_trainer.data.prepared import fetch_initial_adapter, fetch_model, fetch_prepared
@@ -113,6 +115,87 @@ def test_the_digest_tells_the_data_and_nothing_else(s3_job):
     s3_job.put_rows("rows/train.jsonl", rows(21))
     other = run(s3_job.stage_input(checkpoint={"uri": s3_job.uri("third/")}), s3_job.store).data.digest
     assert first == again != other
+
+
+def another(job, uid: str):
+    """Return the same job, created anew."""
+    return job.model_copy(update={"uid": uid, "run_id": uid})
+
+
+def test_a_job_with_the_same_rows_and_settings_copies_what_was_prepared(s3_job, tmp_path, capsys):
+    s3_job.put_rows("rows/train.jsonl", rows(40))
+    job = s3_job.stage_input(data={**base_data(s3_job), "packing": False})
+    first = run(job, s3_job.store).data
+    packed = another(s3_job.stage_input(), "second")
+    again = run(packed, s3_job.store).data
+    assert "prepared-rows-reused" in capsys.readouterr().out
+    assert (again.digest, again.train.rows) == (first.digest, first.train.rows)
+    assert again.train.sequences < first.train.sequences == first.train.rows
+    before, after = (fetched(s3_job, one, tmp_path / one.uid) for one in (job, packed))
+    assert before.test_rows.read_bytes() == after.test_rows.read_bytes()
+    assert texts(before, "train") == texts(after, "train")
+    # Each has its own files: the second goes on when the first is gone.
+    assert all("/second/" in entry.key for entry in after.record.files)
+    [record] = s3_job.keys("runs/cache/")
+    for key in s3_job.keys(f"runs/{job.run_id}/"):
+        s3_job.server.client().delete_object(Bucket=s3_job.bucket, Key=f"{s3_job.uid}/{key}")
+    third = another(s3_job.stage_input(), "third")
+    assert run(third, s3_job.store).data.digest == first.digest
+    out = capsys.readouterr().out
+    assert "prepared-rows-not-reusable" in out
+    assert "prepared-rows-reused" not in out
+    assert s3_job.keys("runs/cache/") == [record]
+    run(another(s3_job.stage_input(), "fourth"), s3_job.store)
+    assert "prepared-rows-reused" in capsys.readouterr().out
+    assert texts(after, "train") == texts(fetched(s3_job, packed, tmp_path / "later"), "train")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"maxLength": 200}},
+        {"data": {"deduplicate": "exact"}},
+        {"model": {"chatTemplate": "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"}},
+    ],
+)
+def test_other_settings_are_other_rows(s3_job, change, capsys):
+    s3_job.put_rows("rows/train.jsonl", rows(8))
+    data = {**base_data(s3_job), "split": NO_SPLIT}
+    run(s3_job.stage_input(data=data), s3_job.store)
+    model = {"uri": s3_job.uri("model/"), **change.get("model", {})}
+    job = another(s3_job.stage_input(data={**data, **change.get("data", {})}, model=model), "second")
+    run(job, s3_job.store)
+    assert "prepared-rows-reused" not in capsys.readouterr().out
+    assert len(s3_job.keys("runs/cache/")) == 2
+
+
+def test_the_data_card_says_what_the_rows_are(s3_job, tmp_path):
+    s3_job.put_rows("rows/train.jsonl", [*rows(30), *rows(5), row(0, messages=[])])
+    s3_job.put_rows("rows/test.jsonl", rows(4, start=100))
+    s3_job.put_rows("rows/general.jsonl", rows(50, start=1000))
+    lists = {
+        "test": [{"uri": s3_job.uri("rows/test.jsonl")}],
+        "split": NO_SPLIT,
+        "replay": {"sources": [{"uri": s3_job.uri("rows/general.jsonl")}], "fraction": 0.25},
+    }
+    options = {"deduplicate": "exact", "maxInvalidRows": 5, "pii": {"action": "report"}}
+    job = s3_job.stage_input(data={**base_data(s3_job), **lists, **options})
+    data = run(job, s3_job.store).data
+    assert (data.train.rows, data.duplicates, data.replayed) == (40, 5, 10)
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    card = json.loads((prepared.directory / "data-card.json").read_text())
+    assert (card["digest"], card["rowsRead"]) == (data.digest, 90)
+    assert card["splits"]["train"]["rows"] == 40
+    lengths = card["splits"]["train"]["lengths"]
+    assert lengths["shortest"] <= lengths["p1"] <= lengths["p50"] <= lengths["p99"] <= lengths["longest"]
+    assert (card["leftOut"]["invalid"], card["duplicates"]["training"]) == (1, 5)
+    found = [(source["list"], source["rowsRead"], source["rowsUsed"]) for source in card["sources"]]
+    assert found == [("test", 4, {"test": 4}), ("train", 36, {"train": 30}), ("replay", 50, {"train": 10})]
+    assert card["sources"][1]["files"][0]["bytes"] > 1000
+    text = (prepared.directory / "data-card.md").read_text()
+    assert f"| `{s3_job.uri('rows/general.jsonl')}` | replay | 1 | 50 | 10 | 0 | 0 |" in text
+    assert data.card_uri.endswith("/data-card.md")
+    assert s3_job.store.exists(parse_s3(data.card_uri))
 
 
 def test_a_prefix_of_all_kinds_of_files_in_one_format(s3_job, tmp_path):
@@ -220,10 +303,32 @@ def test_wrong_rows_may_be_left_out_and_long_ones_shortened(s3_job, tmp_path, ca
     job = s3_job.stage_input(data={**settings, "maxInvalidRows": 2})
     data = run(job, s3_job.store).data
     assert (data.train.rows, data.dropped_invalid, data.truncated, data.dropped_too_long) == (21, 2, 1, 0)
+    assert sorted((count.kind.split(":")[0], count.rows) for count in data.invalid) == [("dialog", 1), ("dialog", 1)]
     kinds = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"invalid-rows"' in line][-1]
     assert sum(kinds["kinds"].values()) == 2
     [shortened] = [text for text in texts(fetched(s3_job, job, tmp_path / "fetched"), "train") if "page 39" in text]
     assert "page 0." not in shortened
+
+
+def test_answers_are_cut_only_on_request(s3_job, tmp_path):
+    long = row(0, messages=[row(0)["messages"][0], {"role": "assistant", "content": "Open page 0. " * 200}])
+    s3_job.put_rows("rows/train.jsonl", [*rows(5, start=1), long])
+    for truncation, counts in [("keepAnswer", (5, 0, 1)), ("end", (6, 1, 0))]:
+        settings = {**base_data(s3_job), "split": NO_SPLIT, "truncation": truncation}
+        job = s3_job.stage_input(data=settings, checkpoint={"uri": s3_job.uri(f"{truncation}/")})
+        data = run(job, s3_job.store).data
+        assert (data.train.rows, data.truncated, data.dropped_too_long) == counts
+    cache = TokenCache.open(fetched(s3_job, job, tmp_path / "fetched").cache, "train")
+    assert sorted(cache.lengths.tolist())[-1] == 256
+
+
+def test_a_file_that_breaks_off_is_no_wrong_row(s3_job):
+    lines = b"".join(json.dumps(item).encode() + b"\n" for item in rows(50))
+    s3_job.put("rows/train.jsonl.gz", gzip.compress(lines)[:-20])
+    failure = fails(s3_job, s3_job.stage_input(data={"train": [{"uri": s3_job.uri("rows/")}], "maxInvalidRows": 100}))
+    assert failure.reason == Reason.INVALID_DATA
+    assert ": the compressed file cannot be read on: " in failure.message
+    assert failure.message.endswith("spec.data.maxInvalidRows allows 100, but no file that cannot be read to its end")
 
 
 def test_long_documents_are_cut_and_learned_whole(s3_job, tmp_path):

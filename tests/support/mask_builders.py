@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.prepare.formats import Conversation, Turn
+from finetune_trainer.prepare.conversation import Conversation, Turn
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 LLAMA = ("<|begin_of_text|>", "<|eot_id|>", ["<|start_header_id|>", "<|end_header_id|>", "<|end_of_text|>"])

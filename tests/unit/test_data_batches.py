@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_trainer.data import cache as cache_module
 from finetune_trainer.data.batches import TrainingBatches, deal, micro_batch, row_batches
 from finetune_trainer.data.cache import CacheWriter, TokenCache
 from finetune_trainer.data.schedule import schedule
@@ -57,6 +58,23 @@ def test_an_empty_split_is_a_cache_of_no_rows(tmp_path):
 def test_refuses_a_supervised_first_token(tmp_path):
     with pytest.raises(ValueError, match="first token"):
         write_cache(tmp_path, [([1, 2], [True, True])])
+
+
+@pytest.mark.parametrize("portion", [1, 20, 10**6])
+def test_rows_are_copied_in_any_order_and_counted(tmp_path, monkeypatch, portion):
+    monkeypatch.setattr(cache_module, "_PORTION_TOKENS", portion)
+    rows = random_rows(9)
+    cache = write_cache(tmp_path, rows)
+    order = [4, 4, 0, 8, 1]
+    (tmp_path / "copy").mkdir()
+    with CacheWriter(tmp_path / "copy", "train") as writer:
+        writer.copy_rows(cache, np.array(order))
+        writer.copy_rows(cache, np.empty(0, np.int64))
+    copy = TokenCache.open(tmp_path / "copy", "train")
+    assert [copy.row(index)[0].tolist() for index in range(len(copy))] == [rows[row][0] for row in order]
+    assert copy.supervised_counts.tolist() == [sum(rows[row][1]) for row in order]
+    assert (writer.rows, writer.tokens) == (5, sum(len(rows[row][0]) for row in order))
+    assert writer.supervised_tokens == copy.supervised_counts.sum()
 
 
 def test_notices_files_that_do_not_belong_together(tmp_path):

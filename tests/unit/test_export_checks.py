@@ -102,6 +102,13 @@ def test_the_turn_end_is_a_special_token_or_none(cache):
     assert turn_end(cache, {0}) == set()
 
 
+def test_the_turn_end_is_that_of_most_rows(tmp_path):
+    with CacheWriter(tmp_path, "train") as writer:
+        for end in (7, 9, 9, 8):
+            writer.append([1, 2, end], [False, True, True])
+    assert turn_end(TokenCache.open(tmp_path, "train"), {0, 8, 9}) == {9}
+
+
 def test_predictions_keep_the_columns(cache, tmp_path):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     lines = [{"id": 1, "messages": turns}, {"prompt": "p", "completion": "c", "note": "n"}]

@@ -6,16 +6,23 @@ import pytest
 from finetune_trainer.data.cache import SPLITS, CacheWriter, TokenCache
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare import labels as module
-from finetune_trainer.prepare.labels import Labels
+from finetune_trainer.prepare.labels import Labels, require_listed
 from finetune_trainer.prepare.problems import Place, RowError
 
 PLACE = Place("s3://d/f.jsonl", 7)
 
 
-def read(rows, given=()):
-    """Return the labels of (label, split) rows, and the numbers they got meanwhile."""
+def read(folder, rows, given=()):
+    """Return the labels of (label, split) rows that were written to a cache."""
     labels = Labels(given)
-    return labels, [labels.number(label, split, Place("f", line)) for line, (label, split) in enumerate(rows, 1)]
+    numbers = [labels.number(label, Place("f", line)) for line, (label, _) in enumerate(rows, 1)]
+    for split in SPLITS:
+        with CacheWriter(folder, split, labelled=True) as writer:
+            for number, (_, where) in zip(numbers, rows, strict=True):
+                if where == split:
+                    writer.append([1], [False], number)
+    labels.count(folder)
+    return labels
 
 
 def train(*names):
@@ -31,18 +38,13 @@ def train(*names):
         (["b", "a"], ["b", "a"], ["b", "a"]),
     ],
 )
-def test_class_ids_follow_the_list_or_the_order_of_the_labels(names, given, wanted):
-    assert read(train(*names), given)[0].order() == wanted
+def test_class_ids_follow_the_list_or_the_order_of_the_labels(tmp_path, names, given, wanted):
+    assert read(tmp_path, train(*names), given).order() == wanted
 
 
 def test_the_numbers_in_the_cache_become_class_ids(tmp_path):
     rows = [("spam", "test"), ("ham", "train"), ("spam", "train"), ("eggs", "train"), ("ham", "validation")]
-    labels, numbers = read(rows)
-    for split in SPLITS:
-        with CacheWriter(tmp_path, split, labelled=True) as writer:
-            for number, (_, where) in zip(numbers, rows, strict=True):
-                if where == split:
-                    writer.append([1], [False], number)
+    labels = read(tmp_path, rows)
     classes = labels.settle(tmp_path, pad_token_id=5)
     assert (classes.labels, classes.rows, classes.pad_token_id) == (["eggs", "ham", "spam"], [1, 1, 1], 5)
     found = [TokenCache.open(tmp_path, split).class_labels for split in SPLITS]
@@ -55,8 +57,15 @@ def test_the_numbers_in_the_cache_become_class_ids(tmp_path):
     ]
 
 
-def test_a_label_that_no_training_row_has_is_named_with_its_first_row():
-    labels, _ = read([*train("a", "b"), ("c", "test"), ("c", "validation"), ("a", "test")])
+def test_labels_of_rows_that_were_left_out_are_no_classes(tmp_path):
+    labels = read(tmp_path, [("a", "left out"), *train("b", "c")])
+    assert labels.order() == ["b", "c"]
+    labels.settle(tmp_path, pad_token_id=0)
+    assert TokenCache.open(tmp_path, "train").class_labels.tolist() == [0, 1]
+
+
+def test_a_label_that_no_training_row_has_is_named_with_its_first_row(tmp_path):
+    labels = read(tmp_path, [*train("a", "b"), ("c", "test"), ("c", "validation"), ("a", "test")])
     [(place, error)] = labels.problems()
     assert (place.number, error.field) == (3, "label")
     assert error.text == (
@@ -66,10 +75,10 @@ def test_a_label_that_no_training_row_has_is_named_with_its_first_row():
 
 
 def test_a_label_that_the_spec_does_not_list_is_refused():
-    labels = Labels(["a", "b"])
-    labels.require_known("a")
+    require_listed("a", ["a", "b"])
+    require_listed("c", [])
     with pytest.raises(RowError) as caught:
-        labels.require_known("c")
+        require_listed("c", ["a", "b"])
     assert caught.value.text == "is 'c', which spec.data.labels does not list ('a', 'b')"
 
 
@@ -80,21 +89,21 @@ def test_a_label_that_the_spec_does_not_list_is_refused():
         (["a", "b"], ["a", "b", "c"], "spec.data.labels lists 'c', of which there are no training rows"),
     ],
 )
-def test_too_few_classes_are_refused(names, given, problem):
-    labels, _ = read(train(*names), given)
+def test_too_few_classes_are_refused(tmp_path, names, given, problem):
+    labels = read(tmp_path, train(*names), given)
     with pytest.raises(StageFailure, match=problem):
         labels.require_classes()
 
 
-def test_too_many_labels_are_no_labels(monkeypatch):
+def test_too_many_labels_are_no_labels(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_CLASSES", 3)
     with pytest.raises(
         StageFailure, match="f:4: label: this is the 4th different one, and at most 3 can be told apart"
     ):
-        read(train("a", "b", "c", "d"))
+        read(tmp_path, train("a", "b", "c", "d"))
 
 
-def test_of_many_labels_the_frequent_ones_are_reported(monkeypatch):
+def test_of_many_labels_the_frequent_ones_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_REPORTED", 2)
-    labels, _ = read(train("c", "c", "b", "a", "a"))
+    labels = read(tmp_path, train("c", "c", "b", "a", "a"))
     assert [one.label for one in labels.report()] == ["a", "c"]

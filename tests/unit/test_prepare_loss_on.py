@@ -1,11 +1,14 @@
 """Which tokens are learned, and what becomes of rows that are too long."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_model import write_tiny_tokenizer
 from transformers import AutoTokenizer
 
+from finetune_trainer.prepare.conversation import Conversation, Turn
 from finetune_trainer.prepare.encode import build_encoder
-from finetune_trainer.prepare.formats import Completion, Conversation, Turn
+from finetune_trainer.prepare.formats import Completion
 
 TALK = Conversation(
     (
@@ -59,6 +62,31 @@ def test_the_oldest_turns_go_so_that_the_last_answer_stays_whole(tokenizer):
     assert text.endswith("Two?<|im_end|>\n<|im_start|>assistant\nSecond.<|im_end|>\n")
     assert encoder.shorten(TALK, len(shorter.input_ids)) == shorter
     assert encoder.shorten(TALK, len(shorter.input_ids) - 1) is None
+
+
+WORD = st.text("abc xyz.", min_size=1, max_size=12).filter(str.strip)
+
+
+@given(st.lists(st.tuples(WORD, WORD), min_size=1, max_size=6), st.booleans(), st.integers(20, 120))
+@settings(deadline=None, max_examples=60)
+def test_no_answer_is_ever_cut_to_fit(tokenizer, exchanges, with_system, limit):
+    opening = (Turn("system", "Be brief."),) if with_system else ()
+    turns = tuple(turn for asked, said in exchanges for turn in (Turn("user", asked), Turn("assistant", said)))
+    encoder = build_encoder(tokenizer, "messages")
+    found = encoder.shorten(Conversation(opening + turns), limit)
+    kept = [encoder.encode([Conversation(opening + turns[2 * first :])])[0] for first in range(1, len(exchanges))]
+    # The longest of those that fit, as it is encoded when nothing stood before it.
+    assert found == next((row for row in kept if len(row.input_ids) <= limit), None)
+
+
+def test_few_renderings_find_the_longest_rest_of_a_long_talk(tokenizer, monkeypatch):
+    turns = tuple(Turn(role, f"number {number}") for number in range(500) for role in ("user", "assistant"))
+    encoder = build_encoder(tokenizer, "messages")
+    tries = []
+    encode = encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda examples: tries.append(1) or encode(examples))
+    assert 64 < len(encoder.shorten(Conversation(turns), 100).input_ids) <= 100
+    assert len(tries) < 12
 
 
 def test_the_beginning_of_a_prompt_goes(tokenizer):

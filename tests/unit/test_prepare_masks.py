@@ -16,8 +16,9 @@ from transformers import AutoTokenizer
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.conversation import Conversation, Turn
 from finetune_trainer.prepare.encode import Encoded, build_encoder, cut
-from finetune_trainer.prepare.formats import Completion, Conversation, Document, Labelled, Turn
+from finetune_trainer.prepare.formats import Completion, Document, Labelled
 from finetune_trainer.prepare.problems import RowError
 from finetune_trainer.prepare.template import ChatTemplate
 
@@ -156,7 +157,7 @@ def test_what_mistral_says_of_ids_reaches_the_user():
 
 @pytest.mark.parametrize(
     ("wanted", "date"),
-    [("%d %b %Y", "26 Jul 2024"), ("%Y-%m-%d", "2024-07-26"), ("%B %-d, %y", "July 26, 24")],
+    [("%d %b %Y", "26 Jul 2024"), ("%Y-%m-%d", "2024-07-26"), ("%A, %B %-d, %y", "Friday, July 26, 24")],
 )
 def test_dates_do_not_depend_on_the_day(wanted, date):
     tokenizer = make_tokenizer("chatml")
@@ -170,6 +171,8 @@ def test_mask_of_the_real_smollm2(smollm2):
     [row] = build_encoder(smollm2, "messages").encode([conversation("smollm2")])
     assert isinstance(row, Encoded)
     assert bracketed(smollm2, row) == golden_mask("smollm2")
+    [error] = build_encoder(smollm2, "messages").encode([WITH_TOOLS])
+    assert error.text.startswith("the chat template leaves tools out")
     # What is not cut is tokenised as a whole, as other trainers do.
     assert row.input_ids == smollm2(smollm2.decode(row.input_ids), add_special_tokens=False)["input_ids"]
 

@@ -2,18 +2,20 @@
 
 import gzip
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.spec import Columns
 from finetune_trainer.prepare.columns import named, own_name
 from finetune_trainer.prepare.compression import open_file
-from finetune_trainer.prepare.formats import Conversation, canonical, detect, parse, to_columns
+from finetune_trainer.prepare.conversation import Conversation
+from finetune_trainer.prepare.formats import canonical, detect, parse, to_columns
 from finetune_trainer.prepare.problems import Place, Problems, RowError
 from finetune_trainer.prepare.readers import Row, ending_of, read_file
 
@@ -154,6 +156,8 @@ def test_calls_of_tools_are_part_of_a_conversation():
         ([{**TALK[0], "tool_calls": [CALL]}, TALK[3]], "messages[0].tool_calls", "stands in a user turn"),
         ([TALK[0], {**TALK[1], "tool_calls": "price"}, TALK[2]], "messages[1].tool_calls", "not a list of calls"),
         ([{"from": "robot", "value": "x"}], "messages[0].role", "is 'robot'; write system"),
+        ([{"from": ["human"], "value": "x"}], "messages[0].role", "is ['human']; write system"),
+        ([TALK[0], TALK[1], {**TALK[2], "name": 5}], "messages[2].name", "is int, not text"),
     ],
 )
 def test_what_is_wrong_with_turns(turns, field, text):
@@ -161,6 +165,86 @@ def test_what_is_wrong_with_turns(turns, field, text):
         parse({"messages": turns}, "messages")
     assert caught.value.field == field
     assert text in caught.value.text
+
+
+def talk(**call):
+    return [
+        TALK[0],
+        {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "price", **call}}]},
+    ]
+
+
+@pytest.mark.parametrize("arguments", [{"item": "tea"}, '{"item": "tea"}', ' {"item":\n"tea"} '])
+def test_arguments_as_json_text_are_the_object(arguments):
+    """As the API of OpenAI sends them; most templates would write a text as JSON once more."""
+    example = parse({"messages": talk(arguments=arguments)}, "messages")
+    assert example == parse({"messages": talk(arguments={"item": "tea"})}, "messages")
+    assert example.turns[1].extra["tool_calls"][0]["function"]["arguments"] == {"item": "tea"}
+    assert parse(to_columns(example), "messages") == example
+
+
+def test_a_call_may_have_no_arguments_and_a_result_no_text():
+    turns = [*talk(), {"role": "tool", "content": None}, {"role": "assistant", "content": "Done.", "tool_calls": []}]
+    example = parse({"messages": turns, "tools": []}, "messages")
+    assert [turn.content for turn in example.turns] == ["What does tea cost?", "", "", "Done."]
+    assert example.turns[1].extra["tool_calls"][0]["function"]["arguments"] == {}
+    assert example.turns[3].extra == {}
+    assert example.tools == ()
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "text"),
+    [
+        ({"messages": talk(arguments="{oops")}, "messages[1].tool_calls[0].function.arguments", "not valid JSON: "),
+        (
+            {"messages": talk(arguments="[1]")},
+            "messages[1].tool_calls[0].function.arguments",
+            "is list, not an object",
+        ),
+        ({"messages": talk(name="")}, "messages[1].tool_calls[0].function.name", "is missing"),
+        (
+            {"messages": [TALK[0], {"role": "assistant", "tool_calls": [{"name": "price"}]}]},
+            "messages[1].tool_calls[0].function",
+            "is missing; write an object with the name of the function",
+        ),
+        ({"messages": TALK, "tools": {"name": "price"}}, "tools", "is dict, not a list of tools"),
+        ({"messages": TALK, "tools": ["price"]}, "tools[0]", "is not an object with type and function"),
+        (
+            {"messages": talk(arguments={"item": "\ud800"})},
+            "messages[1].tool_calls[0].function.arguments",
+            "holds half of a surrogate pair, which is no text",
+        ),
+    ],
+)
+def test_what_is_wrong_with_tools(columns, field, text):
+    with pytest.raises(RowError) as caught:
+        parse(columns, "messages")
+    assert caught.value.field == field
+    assert caught.value.text.startswith(text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(["role", "content", "from", "value", "tool_calls", "tool_call_id", "name"])
+CALLS = st.lists(
+    st.fixed_dictionaries({"function": st.fixed_dictionaries({"name": JSON, "arguments": JSON})}), max_size=2
+)
+ROLE = st.sampled_from(["system", "user", "assistant", "tool", "human", "gpt"])
+TURN = st.dictionaries(KEYS, JSON | ROLE | CALLS, max_size=5)
+
+
+@given(st.fixed_dictionaries({"messages": st.lists(TURN, max_size=4) | JSON}, optional={"tools": JSON | CALLS}))
+@settings(max_examples=300, deadline=None)
+def test_any_row_is_a_conversation_or_wrong(columns):
+    example = None
+    with suppress(RowError):
+        example = parse(columns, "messages")
+    if example is not None:
+        assert parse(to_columns(example), "messages") == example
+        assert canonical(example)
 
 
 def test_turns_of_another_shape():

@@ -6,7 +6,7 @@ so that the API server refuses a bad object at `kubectl apply` with a sentence t
 """
 
 from finetune_api.spec.bottleneck import Bottleneck
-from finetune_api.spec.data import Columns, Data, DataSource, Pii, Split
+from finetune_api.spec.data import Columns, Data, DataSource, Pii, Replay, Split, TrainingSource
 from finetune_api.spec.distributed import Distributed
 from finetune_api.spec.evaluation import EarlyStopping, Evaluation, Predictions
 from finetune_api.spec.job import FineTuneJobSpec
@@ -43,9 +43,11 @@ __all__ = [
     "Prefix",
     "Prompt",
     "Quantization",
+    "Replay",
     "S3Storage",
     "Split",
     "Storage",
     "Tracking",
     "Training",
+    "TrainingSource",
 ]

@@ -17,6 +17,32 @@ class DataSource(Record):
     )
 
 
+class TrainingSource(DataSource):
+    """One source of training rows."""
+
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="How often an epoch reads each row: 2.5 reads all of them twice and half of them once more, 0.1 a"
+        " tenth of them once. Which, is told by a hash of the row.",
+    )
+
+
+class Replay(Record):
+    """General rows mixed into the training rows, so that the model forgets less of what it could do before."""
+
+    sources: list[DataSource] = Field(
+        min_length=1, max_length=64, description="Sources of the general rows, in the format of the training rows."
+    )
+    fraction: float = Field(
+        default=0.1,
+        gt=0,
+        le=0.9,
+        description="Share of all training rows that they are; as many are taken, told by a hash of the row.",
+    )
+
+
 class Split(Record):
     """Shares split off the training rows, by a hash of the row: a row never moves when others are added."""
 
@@ -29,7 +55,7 @@ class Split(Record):
     test: float = Field(
         default=0.1, ge=0, le=0.5, description="Share of rows for test; used when data.test is empty."
     )
-    seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of the hash.")
+    seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of every hash.")
 
 
 Label = Annotated[str, Field(min_length=1, max_length=64)]
@@ -47,6 +73,7 @@ class Columns(Record):
     label: ColumnName = Field(default="", description="Column of the label; empty: label.")
 
 
+Deduplicate = Literal["none", "exact", "near"]
 LossOn = Literal["assistant", "lastAssistant", "completion", "all"]
 Truncation = Literal["drop", "keepAnswer", "end"]
 PiiKind = Literal["email", "iban", "cardNumber", "fiscalCode", "vatNumber", "ipAddress", "phone"]
@@ -92,6 +119,10 @@ class Data(Record):
             "spec.data.labels names one label, and a single class leaves nothing to tell apart; add the others, or"
             " remove the list to read them from the rows",
         ),
+        Rule(
+            "!has(self.nearThreshold) || self.deduplicate == 'near'",
+            "spec.data.nearThreshold says how alike near duplicates are; set deduplicate: near or remove it",
+        ),
     )
 
     format: Literal["auto", "messages", "promptCompletion", "text", "label"] = Field(
@@ -120,9 +151,25 @@ class Data(Record):
         description="Labels that the model tells apart (objective classification), by class id; empty: those of the"
         " training rows, sorted.",
     )
-    train: list[DataSource] = Field(min_length=1, max_length=64, description="Sources of training rows.")
+    train: list[TrainingSource] = Field(min_length=1, max_length=64, description="Sources of training rows.")
     validation: list[DataSource] = Field(default=[], max_length=64, description="Sources of validation rows.")
     test: list[DataSource] = Field(default=[], max_length=64, description="Sources of test rows.")
+    replay: Replay | None = Field(
+        default=None, description="General rows mixed in against forgetting; left out means none."
+    )
+    deduplicate: Deduplicate = Field(
+        default="none",
+        description="What becomes of rows that repeat an earlier one. none: they are kept and counted; exact: left"
+        " out when they are the same; near: when they are alike, too. A row of test is never trained on or validated"
+        " with, nor one of validation trained on.",
+    )
+    near_threshold: float | None = Field(
+        default=None,
+        ge=0.5,
+        le=1,
+        description="Share of two rows' sequences of five words that they must have in common to be near duplicates;"
+        " left out means 0.8.",
+    )
     split: Split | None = Field(
         default=None,
         description="Shares split off the training rows for the lists left empty; left out means 0.1 and 0.1.",

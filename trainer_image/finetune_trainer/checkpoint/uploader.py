@@ -5,7 +5,6 @@ that it inherits neither device memory nor locks, and it dies with its parent: a
 could write beside the next one.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -29,9 +28,9 @@ from finetune_trainer.checkpoint.records import (
 )
 from finetune_trainer.checkpoint.retention import collect_orphans, tidy
 from finetune_trainer.errors import StageFailure, describe
+from finetune_trainer.orphans import die_with
 from finetune_trainer.storage import Store, open_s3
 
-_PR_SET_PDEATHSIG = 1
 _NICENESS = 5
 _Work = Callable[[Store, WriterSettings, int], None]
 _Tell = Callable[[FileSent], None]
@@ -39,7 +38,7 @@ _Tell = Callable[[FileSent], None]
 
 def run_uploader(connection: Connection, settings: WriterSettings, parent: int, log_fields: dict[str, Any]) -> None:
     """Serve `Save` requests until None arrives or the parent is gone; answer each with its outcome."""
-    _die_with(parent)
+    die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)  # the training goes first
     log.bind(**log_fields)
@@ -103,9 +102,3 @@ def _next(connection: Connection) -> Save | None:
     except EOFError:
         return None
     return request
-
-
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)  # it died before the request above

@@ -9,7 +9,7 @@ All numbers are little-endian. The first token of a row has no predecessor that 
 supervised; the writer refuses to store it otherwise, and counts of supervised tokens need no special case.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,8 @@ _TOKEN = np.dtype("<u4")
 _FLAG = np.dtype("<u1")
 _OFFSET = np.dtype("<i8")
 _CLASS = np.dtype("<i4")
+_PORTION_TOKENS = 1_000_000
+"""That are worked on at once, whatever the size of the data."""
 
 
 def cache_files(split: SplitName) -> tuple[str, str, str]:
@@ -42,6 +44,16 @@ def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty(0, dtype)
     return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _portions(offsets: NDArray[np.int64]) -> Iterator[range]:
+    """Yield ranges of rows that hold about a million tokens each, or one longer row."""
+    start, rows = 0, len(offsets) - 1
+    while start < rows:
+        stop = int(np.searchsorted(offsets, offsets[start] + _PORTION_TOKENS, side="right")) - 1
+        stop = max(stop, start + 1)
+        yield range(start, stop)
+        start = stop
 
 
 @dataclass(frozen=True)
@@ -81,8 +93,12 @@ class TokenCache:
     @cached_property
     def supervised_counts(self) -> NDArray[np.int64]:
         """Supervised tokens of each row."""
-        sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.supervised, dtype=np.int64)])
-        return np.diff(sums[self.offsets])
+        counts = np.empty(len(self), np.int64)
+        for rows in _portions(self.offsets):  # the sums over all tokens at once would take eight times their memory
+            start, stop = self.offsets[rows.start], self.offsets[rows.stop]
+            sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.supervised[start:stop], dtype=np.int64)])
+            counts[rows.start : rows.stop] = np.diff(sums[self.offsets[rows.start : rows.stop + 1] - start])
+        return counts
 
     def row(self, index: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         """Return tokens and supervised flags of one row."""
@@ -107,18 +123,48 @@ class CacheWriter:
 
         Raises ValueError when tokens and flags differ in length or the first token is supervised.
         """
-        if len(input_ids) != len(supervised):
-            raise ValueError(f"{len(input_ids)} tokens but {len(supervised)} flags")
-        if supervised and supervised[0]:
+        lengths = np.asarray([len(input_ids)], np.int64)
+        labels = None if label is None else np.asarray([label], _CLASS)
+        self.append_rows(np.asarray(input_ids, _TOKEN), np.asarray(supervised, _FLAG), lengths, labels)
+
+    def append_rows(
+        self,
+        input_ids: NDArray[np.uint32],
+        supervised: NDArray[np.uint8],
+        lengths: NDArray[np.int64],
+        labels: NDArray[np.int32] | None = None,
+    ) -> None:
+        """Store rows of `lengths` tokens, [R], that lie one after the other in the first two, [T].
+
+        Raises ValueError when lengths, tokens and flags do not agree or the first token of a row is supervised.
+        """
+        if not int(lengths.sum()) == len(input_ids) == len(supervised):
+            raise ValueError(f"rows of {lengths.sum()} tokens, {len(input_ids)} tokens, {len(supervised)} flags")
+        offsets = np.cumsum(lengths, dtype=_OFFSET)
+        starts = (offsets - lengths)[lengths > 0]
+        if supervised[starts].any():
             raise ValueError("the first token of a row cannot be supervised")
-        self._tokens.write(np.asarray(input_ids, _TOKEN).tobytes())
-        self._flags.write(np.asarray(supervised, _FLAG).tobytes())
-        self.rows += 1
-        self.tokens += len(input_ids)
-        self.supervised_tokens += sum(supervised)
-        self._offsets.write(np.asarray([self.tokens], _OFFSET).tobytes())
+        self._tokens.write(input_ids.astype(_TOKEN, copy=False).tobytes())
+        self._flags.write(supervised.astype(_FLAG, copy=False).tobytes())
+        self._offsets.write((offsets + self.tokens).tobytes())
         for file in self._labels:
-            file.write(np.asarray([label], _CLASS).tobytes())
+            assert labels is not None  # noqa: S101 - rows have a label, or none has
+            file.write(labels.astype(_CLASS, copy=False).tobytes())
+        self.rows += len(lengths)
+        self.tokens += len(input_ids)
+        self.supervised_tokens += int(supervised.sum(dtype=np.int64))
+
+    def copy_rows(self, cache: TokenCache, rows: NDArray[np.int64]) -> None:
+        """Store rows of another cache in this order; a row may come several times."""
+        lengths = cache.lengths[rows]
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        for some in _portions(ends):
+            chosen, sizes = rows[some.start : some.stop], lengths[some.start : some.stop]
+            # Where each token stands in the other cache: counted on from the first of its row.
+            shift = cache.offsets[chosen] - (ends[some.start : some.stop] - ends[some.start])
+            places = np.repeat(shift, sizes) + np.arange(int(sizes.sum()))
+            labels = None if cache.class_labels is None else cache.class_labels[chosen]
+            self.append_rows(cache.input_ids[places], cache.supervised[places], sizes, labels)
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -134,5 +180,9 @@ class CacheWriter:
 
 def renumber_classes(directory: Path, split: SplitName, new: NDArray[np.int32]) -> None:
     """Give each row of a split the class new[c] in the place of c."""
-    path = directory / labels_file(split)
-    new[np.fromfile(path, _CLASS)].astype(_CLASS).tofile(path)
+    new[classes_of(directory, split)].astype(_CLASS).tofile(directory / labels_file(split))
+
+
+def classes_of(directory: Path, split: SplitName) -> NDArray[np.int32]:
+    """Return the class of each row of a split whose rows have one."""
+    return np.fromfile(directory / labels_file(split), _CLASS)

@@ -5,6 +5,7 @@ depends on the lengths alone, so every epoch has the same number of sequences. W
 (seed, epoch), is the order of the bins and which of several rows of equal length sits in which bin.
 """
 
+from array import array
 from bisect import bisect_left, insort
 from collections import defaultdict
 from dataclasses import dataclass
@@ -44,30 +45,34 @@ def plan(lengths: NDArray[np.int64], max_length: int, *, seed: int, epoch: int, 
         return Bins(order, np.arange(len(lengths) + 1, dtype=np.int64))
     # Stable, so that rows of equal length keep their shuffled order.
     descending = order[np.argsort(-lengths[order], kind="stable")]
-    bins = _best_fit(descending, lengths, max_length)
-    shuffled = [bins[index] for index in rng.permutation(len(bins))]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(rows) for rows in shuffled], dtype=np.int64)])
-    return Bins(np.asarray([row for rows in shuffled for row in rows], np.int64), offsets)
+    bin_of = _best_fit(lengths[descending], max_length)
+    count = int(bin_of.max(initial=-1)) + 1
+    place = np.empty(count, np.int64)
+    place[rng.permutation(count)] = np.arange(count)
+    places = place[bin_of]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(places, minlength=count))])
+    return Bins(descending[np.argsort(places, kind="stable")], offsets)
 
 
-def _best_fit(order: NDArray[np.int64], lengths: NDArray[np.int64], max_length: int) -> list[list[int]]:
-    """Put each row into the bin with the least room that suffices; O(log max_length) a row to find it."""
-    bins: list[list[int]] = []
+def _best_fit(lengths: NDArray[np.int64], max_length: int) -> NDArray[np.int64]:
+    """Return the bin of each row: the one with the least room that suffices; O(log max_length) a row to find it."""
+    bin_of = array("q")
+    bins = 0
     by_room: defaultdict[int, list[int]] = defaultdict(list)
     rooms: list[int] = []  # ascending, the keys of by_room
-    for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+    for length in lengths.data:  # number by number: a list of them would take five times the memory
         at = bisect_left(rooms, length)
         if at == len(rooms):
-            index, room = len(bins), max_length
-            bins.append([])
+            index, room = bins, max_length
+            bins += 1
         else:
             room = rooms[at]
             index = by_room[room].pop()
             if not by_room[room]:
                 del by_room[room], rooms[at]
-        bins[index].append(row)
+        bin_of.append(index)
         left = room - length
         if left not in by_room:
             insort(rooms, left)
         by_room[left].append(index)
-    return bins
+    return np.frombuffer(bin_of, np.int64) if bin_of else np.empty(0, np.int64)

@@ -60,8 +60,19 @@ class PlaceWriter:
 
     def append(self, source: str, line: int) -> None:
         """Store the place of the next row."""
+        self.append_rows(source, np.asarray([line], np.int64))
+
+    def append_rows(self, source: str, lines: NDArray[np.int64]) -> None:
+        """Store the places of the next rows, all of one source."""
         number = self._sources.setdefault(source, len(self._sources))
-        self._rows.write(np.asarray([number, line], _PAIR).tobytes())
+        self._rows.write(np.stack([np.full_like(lines, number), lines], axis=1).astype(_PAIR).tobytes())
+
+    def copy_rows(self, places: Places, rows: NDArray[np.int64]) -> None:
+        """Store the places that other rows have, in this order."""
+        numbers = [self._sources.setdefault(source, len(self._sources)) for source in places.sources]
+        pairs = places.rows[rows]
+        pairs[:, 0] = np.asarray(numbers, np.int64)[pairs[:, 0]]
+        self._rows.write(pairs.astype(_PAIR).tobytes())
 
     def __enter__(self) -> Self:
         """Return the writer."""

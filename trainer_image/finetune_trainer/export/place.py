@@ -19,7 +19,8 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.storage import Store
 
 ADAPTER, MERGED, PREDICTIONS, CARD = "adapter", "merged", "predictions.jsonl", "README.md"
-NAMES = (f"{ADAPTER}/", f"{MERGED}/", PREDICTIONS, CARD)
+DATA_CARDS = ("data-card.md", "data-card.json")
+NAMES = (f"{ADAPTER}/", f"{MERGED}/", PREDICTIONS, CARD, *DATA_CARDS)
 """What a result may consist of, beside its manifest."""
 CLAIM = ".finetune-writing.json"
 

@@ -5,6 +5,7 @@ supervised span is the prompt, and the special token at the end of that span, if
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from finetune_trainer.data.cache import TokenCache
+
+_ENDS = 100
+"""Rows whose last token is looked at."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,10 @@ def prompt_of(cache: TokenCache, row: int) -> list[int]:
 
 
 def turn_end(cache: TokenCache, special: set[int]) -> set[int]:
-    """Return the token that ends the answers of a split, if it is a special one."""
-    ids, flags = cache.row(0)
-    return {int(ids[np.flatnonzero(flags)[-1]])} & special
+    """Return the token that ends the answers of a split, if it is a special one.
+
+    Of several rows, since an answer that was cut to fit ends in any token.
+    """
+    rows = [cache.row(index) for index in range(min(len(cache), _ENDS))]
+    ends = Counter(int(ids[np.flatnonzero(flags)[-1]]) for ids, flags in rows)
+    return set([token for token, _ in ends.most_common() if token in special][:1])

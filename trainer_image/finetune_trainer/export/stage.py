@@ -146,12 +146,15 @@ class _Export:
         return examine(request, self._scratch / "examination")
 
     def _describe(self, parts: _Parts, reply: Reply) -> None:
-        """Write predictions and model card."""
+        """Write predictions, model card and data card."""
         if reply.tuned_answers or reply.predictions:
             write_predictions(parts.prepared, reply, self._target / place.PREDICTIONS)
         record: Prepared = parts.prepared.record
         card = render(self._job, prepared=record, result=parts.result, commit=parts.commit, merge_gap=reply.merge_gap)
         (self._target / place.CARD).write_text(card, encoding="utf-8")
+        for name in place.DATA_CARDS:
+            if (parts.prepared.directory / name).exists():  # not of rows that an earlier release prepared
+                shutil.copy(parts.prepared.directory / name, self._target)
 
 
 def _stop_tokens(prepared: PreparedFiles, base: Path) -> list[int]:

@@ -1,53 +1,30 @@
-"""Building the token cache: every row is read, checked, assigned to a split, encoded and appended.
+"""Building the token cache from encoded blocks: counted, stored, and in the end chosen from.
 
-One pass, in batches, so that memory does not grow with the data. Once there are more invalid rows than are allowed
-nothing is encoded any more, but all rows are still read, so that one run of the stage names all that is wrong.
-
-The lists for validation and test are read first: a training row that occurs in one of them word for word is left
-out of training and counted, because a model scored on rows it has learned by heart tells nothing.
+Blocks come in the order of the rows. Once there are more invalid rows than are allowed nothing is stored any more,
+but all rows are still read, so that one run of the stage names all that is wrong.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
-from itertools import islice
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from finetune_api.spec import Data
 from finetune_trainer import log
 from finetune_trainer.data.cache import SPLITS, CacheWriter, SplitName
-from finetune_trainer.data.places import PlaceWriter
 from finetune_trainer.prepare.columns import own_name
-from finetune_trainer.prepare.encode import Encoded, Encoder, cut
-from finetune_trainer.prepare.formats import (
-    Example,
-    Format,
-    Labelled,
-    canonical,
-    other_columns,
-    parse,
-    to_columns,
-)
+from finetune_trainer.prepare.encoded_block import EncodedBlock, EncodedRows
+from finetune_trainer.prepare.formats import Format
 from finetune_trainer.prepare.labels import Labels
-from finetune_trainer.prepare.pii.policy import Privacy
-from finetune_trainer.prepare.problems import Place, Problems, RowError
-from finetune_trainer.prepare.readers import Row
-from finetune_trainer.prepare.split import assign, shares_of
-
-_BATCH = 512
-"""Rows that are encoded at once."""
-
-
-@dataclass(frozen=True)
-class _Checked:
-    place: Place
-    split: SplitName
-    example: Example
-    columns: dict[str, Any]
+from finetune_trainer.prepare.pii.policy import PiiCounts
+from finetune_trainer.prepare.problems import Place, Problems
+from finetune_trainer.prepare.selection import Rows, Selection, firsts, select
+from finetune_trainer.prepare.sources import LISTS, ListName
+from finetune_trainer.prepare.staging import TEST_ROWS, Staging
 
 
 @dataclass
@@ -61,133 +38,118 @@ class Counts:
     """Documents that became several rows."""
     longest: int = 0
     """Tokens of the longest row, kept or not."""
-    in_held_out: int = 0
-    """Training rows left out because they stand in a validation or test list."""
     highest_token: int = 0
+    unsampled: int = 0
+    """Rows that no epoch reads, by the weight of their source."""
+    of_source: dict[int, int] = field(default_factory=dict)
+    """Rows read, by the number of the source."""
 
 
 class CacheBuilder:
     """Builds the caches of all splits below a folder; a context manager that closes the files."""
 
-    def __init__(
-        self,
-        directory: Path,
-        encoder: Encoder,
-        *,
-        form: Format,
-        labels: Labels | None,
-        data: Data,
-        row_limit: int,
-    ) -> None:
+    def __init__(self, directory: Path, *, form: Format, labels: Labels | None, data: Data) -> None:
         self._directory = directory
-        self._encoder = encoder
-        self._truncation = data.truncation
-        self._max_invalid_rows = data.max_invalid_rows
-        self.form: Format = form
-        self._shares = shares_of(data)
-        self.privacy = Privacy(data.pii)
-        self._row_limit = row_limit
-        self._held_out: set[bytes] = set()
+        self._data = data
         self._files = ExitStack()
-        self.writers: dict[SplitName, CacheWriter] = {}
+        self.form: Format = form
         self.labels = labels
         self.counts = Counts()
+        self.pii = PiiCounts()
         self.problems = Problems(partial(own_name, data.columns))
+        self.selection = Selection()
 
     def __enter__(self) -> "CacheBuilder":
         """Open the files."""
-        cache = self._directory / "cache"
+        cache, labelled = self._directory / "cache", self.labels is not None
         cache.mkdir(parents=True)
-        labelled = self.labels is not None
-        self.writers = {
-            split: self._files.enter_context(CacheWriter(cache, split, labelled=labelled)) for split in SPLITS
+        test_rows = self._directory / TEST_ROWS
+        self._lists: dict[ListName, Staging] = {
+            split: Staging(cache, split, labelled=labelled, test_rows=test_rows if split == "test" else None)
+            for split in SPLITS
         }
-        self._places = {split: self._files.enter_context(PlaceWriter(cache, split)) for split in SPLITS}
-        path = self._directory / "test.jsonl"
-        self._test_rows = self._files.enter_context(path.open("w", encoding="utf-8", errors="surrogatepass"))
+        self._lists["replay"] = Staging(self._scratch / "replay", "train", labelled=labelled)
+        for staging in self._lists.values():
+            self._files.enter_context(staging)
+        if self._data.deduplicate == "near":
+            from finetune_trainer.prepare.near import Sketches
+
+            self._sketches = {name: Sketches(self._scratch / f"{name}.sketches") for name in LISTS}
         return self
 
     def __exit__(self, *error: object) -> None:
         """Close the files."""
         self._files.close()
 
-    def add(self, rows: Iterable[Row], split: SplitName, *, given: bool) -> None:
-        """Add the rows of one list; `given` says that it is a list of its own, from which nothing is split off."""
-        checked = self._check(rows, split, given=given)
-        while batch := list(islice(checked, _BATCH)):
-            if not self.problems.exceed(self._max_invalid_rows):
-                self._store(batch)
+    @property
+    def writers(self) -> dict[SplitName, CacheWriter]:
+        """What was written of each split."""
+        return {split: self._lists[split].cache for split in SPLITS}
 
-    def _check(self, rows: Iterable[Row], split: SplitName, *, given: bool) -> Iterator[_Checked]:
-        for row in rows:
-            self.counts.read += 1
-            try:
-                if isinstance(row.columns, RowError):
-                    raise row.columns
-                example = parse(row.columns, self.form)
-                if self.labels is not None and isinstance(example, Labelled):
-                    self.labels.require_known(example.label)
-            except RowError as error:
-                self.problems.add(row.place, error)
-                continue
-            normal = canonical(example)
-            if given:
-                self._held_out.add(sha256(normal).digest())
-            elif sha256(normal).digest() in self._held_out:
-                self.counts.in_held_out += 1
-                continue
-            columns = self.privacy.apply(row.columns)
-            if columns is None:
-                continue
-            if columns is not row.columns:
-                example = parse(columns, self.form)
-            # By the row as it was read: where it goes does not depend on what is done about personal data.
-            yield _Checked(row.place, split if given else assign(normal, self._shares), example, columns)
+    @property
+    def has_failed(self) -> bool:
+        """Whether more rows are wrong than are allowed, so that no tokens are needed any more."""
+        return self.problems.exceed(self._data.max_invalid_rows)
 
-    def _store(self, batch: list[_Checked]) -> None:
-        for row, encoded in zip(batch, self._encoder.encode([row.example for row in batch]), strict=True):
-            if isinstance(encoded, RowError):
-                self.problems.add(row.place, encoded)
-            elif self.labels is None and not any(encoded.supervised[1:]):
-                self.problems.add(row.place, RowError("messages", "the chat template leaves no token of the answer"))
-            else:
-                self._append(row, encoded)
+    def add(self, made: EncodedBlock) -> None:
+        """Add what became of the next block. Raises StageFailure when there are too many labels."""
+        counts, source = self.counts, made.block.source
+        counts.read += made.read
+        counts.of_source[source.number] = counts.of_source.get(source.number, 0) + made.read
+        for place, error in made.problems:
+            self.problems.add(place, error)
+        self.pii.add(made.pii)
+        for split, rows in made.too_long.items():
+            counts.too_long[split] += rows
+        counts.truncated += made.truncated
+        counts.cut += made.cut
+        counts.unsampled += made.unsampled
+        counts.longest = max(counts.longest, made.longest)
+        if not self.has_failed:
+            for split, encoded in made.rows.items():
+                self._store("replay" if source.part_of == "replay" else split, encoded)
 
-    def _append(self, row: _Checked, encoded: Encoded) -> None:
-        self.counts.longest = max(self.counts.longest, len(encoded.input_ids))
-        pieces = self._fit(row, encoded)
-        if not pieces:
-            self.counts.too_long[row.split] += 1
-            return
-        self.counts.highest_token = max(self.counts.highest_token, *encoded.input_ids)
-        for piece in pieces:
-            self.writers[row.split].append(piece.input_ids, [False, *piece.supervised[1:]], self._number(row))
-            self._places[row.split].append(f"{row.place.file}:{row.place.unit}", row.place.number)
-        if row.split == "test":
-            columns = {**other_columns(row.columns, self.form), **to_columns(row.example)}
-            self._test_rows.write(json.dumps(columns, ensure_ascii=False, default=str) + "\n")
+    def choose(self) -> None:
+        """Leave out duplicates, repeat rows by their weights and add those to replay, once all blocks were added."""
+        known = {name: staging.known() for name, staging in self._lists.items()}
+        first = firsts(np.concatenate([known[name].digests for name in LISTS]))
+        if self._data.deduplicate == "near":
+            first = self._near(first)
+        self.selection = select(known, first, self._data)
+        self._files.close()
+        replay = self._lists["replay"], self.selection.rows["replay"]
+        for split in SPLITS:
+            further = [replay] if split == "train" and len(replay[1]) else []
+            if further or not self.selection.is_all(split, len(known[split].digests)):
+                self._lists[split].keep(self.selection.rows[split], further)
+        shutil.rmtree(self._scratch)
+        if self.labels is not None:
+            self.labels.count(self._directory / "cache")
 
-    def _fit(self, row: _Checked, encoded: Encoded) -> list[Encoded]:
-        """Return the rows of at most `row_limit` tokens that a row becomes; none when it is left out."""
-        if len(encoded.input_ids) <= self._row_limit:
-            return [encoded]
-        if self.form == "text":
-            self.counts.cut += 1
-            return cut(encoded, self._row_limit)
-        shorter = None
-        if self._truncation == "keepAnswer":
-            shorter = self._encoder.shorten(row.example, self._row_limit)
-        elif self._truncation == "end":
-            shorter = Encoded(encoded.input_ids[: self._row_limit], encoded.supervised[: self._row_limit])
-        if shorter is None or (self.labels is None and not any(shorter.supervised[1:])):
-            return []
-        self.counts.truncated += 1
-        return [shorter]
+    def _near(self, first: Rows) -> Rows:
+        from finetune_trainer.prepare.near import DEFAULT_THRESHOLD, group
 
-    def _number(self, row: _Checked) -> int | None:
-        if self.labels is None or not isinstance(row.example, Labelled):
+        sketches = [self._sketches[name].read() for name in LISTS]
+        return group(sketches, self._data.near_threshold or DEFAULT_THRESHOLD, first)
+
+    def _store(self, name: ListName, rows: EncodedRows) -> None:
+        self.counts.highest_token = max(self.counts.highest_token, int(rows.input_ids.max()))
+        self._lists[name].append(rows, self._numbers(rows))
+        if self._data.deduplicate == "near":
+            self._sketches[name].append(rows.sketches)
+
+    def _numbers(self, rows: EncodedRows) -> NDArray[np.int32] | None:
+        labels = self.labels
+        if labels is None:
             return None
-        return self.labels.number(row.example.label, row.split, row.place)
+        pairs = zip(rows.labels, rows.lines.tolist(), strict=True)
+        places = ((label, Place(rows.file, line, rows.unit)) for label, line in pairs)
+        return np.asarray([labels.number(label, place) for label, place in places], np.int32)
+
+    @property
+    def _scratch(self) -> Path:
+        """Folder beside the result for what is no part of it."""
+        return self._directory.parent / "staging"
 
     def log_counts(self) -> None:
         """Log what was kept and what was left out."""
@@ -200,9 +162,22 @@ class CacheBuilder:
                 supervised_tokens=writer.supervised_tokens,
                 dropped_too_long=self.counts.too_long[split],
             )
-        if self.counts.in_held_out:
+        if self.selection.leaked:
             log.warning(
                 "training-rows-left-out",
-                rows=self.counts.in_held_out,
-                why="they stand word for word in data.validation or data.test",
+                rows=self.selection.leaked,
+                why="they stand in validation or test",
+            )
+        if self.selection.replay_missing:
+            log.warning(
+                "fewer-rows-to-replay",
+                missing=self.selection.replay_missing,
+                hint="all of them are taken; add sources or lower spec.data.replay.fraction",
+            )
+        if self.selection.duplicates:
+            log.warning(
+                "duplicates",
+                rows=self.selection.duplicates,
+                left_out=self._data.deduplicate != "none",
+                hint="rows that repeat an earlier training row; see spec.data.deduplicate",
             )

@@ -21,7 +21,9 @@ from typing import Any, Protocol
 from finetune_api.spec.data import LossOn
 from finetune_trainer import log
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example, Format, Labelled
+from finetune_trainer.prepare.conversation import Conversation
+from finetune_trainer.prepare.cuts import FastTokens, TokenizedText
+from finetune_trainer.prepare.formats import Completion, Document, Example, Format, Labelled
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.problems import RowError
 from finetune_trainer.prepare.template import ChatTemplate, Rendered
@@ -75,28 +77,18 @@ class ChatEncoder:
     """Encodes conversations through the tokenizer's chat template."""
 
     def __init__(self, tokenizer: Any, loss_on: LossOn) -> None:
-        self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer)
+        self._tokens = FastTokens(tokenizer)
         self._loss_on: LossOn = loss_on
         self._warned = False
         self._special = special_tokens(tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
-        """Encode conversations; the tokenizer spreads a batch over the cores."""
+        """Encode conversations."""
         results = [self._render(example) for example in examples]
-        rendered = [result for result in results if isinstance(result, Rendered)]
-        if not rendered:
-            return [result for result in results if isinstance(result, RowError)]
-        texts = [row.text for row in rendered]
-        batch = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        # What generation would start from, for each span of each row.
-        given = [row.text[:first] for row in rendered for first, _ in row.spans]
-        prompts = iter(self._tokenizer(given, add_special_tokens=False)["input_ids"])
-        marked = (
-            self._mark(row, ids, offsets, [next(prompts) for _ in row.spans])
-            for row, ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True)
-        )
-        return [result if isinstance(result, RowError) else next(marked) for result in results]
+        texts = [result.text for result in results if isinstance(result, Rendered)]
+        tokens = iter(self._tokens.ids(texts))
+        return [result if isinstance(result, RowError) else self._mark(result, next(tokens)) for result in results]
 
     def shorten(self, example: Example, limit: int) -> Encoded | None:
         """Leave out as few as possible of the oldest questions with their answers, but not what the system says."""
@@ -119,32 +111,28 @@ class ChatEncoder:
         except RowError as error:
             return error
 
-    def _mark(
-        self, row: Rendered, ids: list[int], offsets: list[tuple[int, int]], prompts: list[list[int]]
-    ) -> Encoded:
-        ends = [end for _, end in row.spans]
-        crosses_end = any(start < end < stop for end in ends for start, stop in offsets)
-        if crosses_end or any(ids[: len(prompt)] != prompt for prompt in prompts):
-            return self._mark_segments(row)
+    def _mark(self, row: Rendered, ids: list[int]) -> Encoded:
+        tokenized = self._tokens.locate(row.text, ids)
         supervised = [False] * len(ids)
         for first, end in row.spans:
-            inside = [index for index, (start, stop) in enumerate(offsets) if start >= first and stop <= end]
-            for index in self._up_to_turn_end(inside, ids, row.text, offsets):
-                supervised[index] = True
+            start, stop = self._tokens.cut(tokenized, first), self._tokens.cut(tokenized, end)
+            if start is None or stop is None:
+                return self._mark_segments(row)
+            stop = self._turn_end(tokenized, first, end) or stop
+            supervised[start:stop] = [True] * (stop - start)
         return Encoded(ids, supervised)
 
-    def _up_to_turn_end(
-        self, inside: list[int], ids: list[int], text: str, offsets: list[tuple[int, int]]
-    ) -> list[int]:
-        """Return the tokens of a span without the white space after the token that ends the turn."""
-        for at in range(len(inside) - 1, -1, -1):
-            if ids[inside[at]] in self._special:
-                return inside[: at + 1]
-            start, end = offsets[inside[at]]
-            if text[start:end].strip():
-                break
+    def _turn_end(self, row: TokenizedText, first: int, end: int) -> int | None:
+        """Return how many tokens there are up to the one that ends the turn [first, end), white space after it.
+
+        None when there is no such token.
+        """
+        last = row.last_anchor(end)
+        ends_turn = last is not None and last.start >= first and last.token in self._special
+        if last is not None and ends_turn and not row.text[last.end : end].strip():
+            return last.position + 1
         self._warn_once()
-        return inside
+        return None
 
     def _warn_once(self) -> None:
         if not self._warned:
@@ -159,14 +147,14 @@ class ChatEncoder:
         ids: list[int] = []
         supervised: list[bool] = []
         bounds = [0, *(cut for span in row.spans for cut in span), len(row.text)]
-        for number, (start, end) in enumerate(pairwise(bounds)):
-            text = row.text[start:end]
-            part = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            tokens, offsets = part["input_ids"], part["offset_mapping"]
+        texts = [row.text[start:end] for start, end in pairwise(bounds)]
+        for number, (text, tokens) in enumerate(zip(texts, self._tokens.ids(texts), strict=True)):
             # Stretches alternate: what is given, a span, what is given ...
-            span = self._up_to_turn_end(list(range(len(tokens))), tokens, text, offsets) if number % 2 else []
+            learned = 0
+            if number % 2:
+                learned = self._turn_end(self._tokens.locate(text, tokens), 0, len(text)) or len(tokens)
             ids += tokens
-            supervised += [index < len(span) for index in range(len(tokens))]
+            supervised += [True] * learned + [False] * (len(tokens) - learned)
         return Encoded(ids, supervised)
 
 
@@ -174,30 +162,28 @@ class CompletionEncoder:
     """Encodes prompt and completion as plain text."""
 
     def __init__(self, tokenizer: Any, loss_on: LossOn) -> None:
-        self._tokenizer = tokenizer
+        self._end = tokenizer.eos_token_id
+        self._tokens = FastTokens(tokenizer)
         self._loss_on: LossOn = loss_on
         self._opening = _opening(tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
-        """Encode prompts and completions; the tokenizer spreads a batch over the cores."""
-        prompts = self._tokens([example.prompt for example in examples if isinstance(example, Completion)])
-        answers = self._tokens([example.completion for example in examples if isinstance(example, Completion)])
+        """Encode prompts and completions."""
+        prompts = self._tokens.ids([example.prompt for example in examples if isinstance(example, Completion)])
+        answers = self._tokens.ids([example.completion for example in examples if isinstance(example, Completion)])
         return [self._join(*pair) for pair in zip(prompts, answers, strict=True)]
-
-    def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return list(self._tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []
 
     def shorten(self, example: Example, limit: int) -> Encoded | None:
         """Leave out the beginning of the prompt, but for the token that opens every text."""
         assert isinstance(example, Completion)  # noqa: S101
-        prompt, answer = self._tokens([example.prompt, example.completion])
+        prompt, answer = self._tokens.ids([example.prompt, example.completion])
         room = limit - len(self._opening) - len(answer) - 1
         joined = self._join(prompt[-room:], answer) if room > 0 else None
         return joined if isinstance(joined, Encoded) else None
 
     def _join(self, prompt: list[int], answer: list[int]) -> Encoded | RowError:
         given = [*self._opening, *prompt]
-        target = [*answer, self._tokenizer.eos_token_id]
+        target = [*answer, self._end]
         if not given:
             return RowError("prompt", "has no tokens, so nothing can be predicted from it")
         return Encoded(given + target, [self._loss_on == "all"] * len(given) + [True] * len(target))
@@ -207,13 +193,14 @@ class TextEncoder:
     """Encodes documents of running text, each with the end-of-sequence token that says that it ends here."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._end = tokenizer.eos_token_id
+        self._tokens = FastTokens(tokenizer)
         self._opening = _opening(tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
-        """Encode documents; the tokenizer spreads a batch over the cores."""
+        """Encode documents."""
         texts = [example.text for example in examples if isinstance(example, Document)]
-        return [self._close(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        return [self._close(ids) for ids in self._tokens.ids(texts)]
 
     def shorten(self, example: Example, limit: int) -> Encoded | None:
         """Return None: running text is cut into pieces."""
@@ -222,8 +209,7 @@ class TextEncoder:
     def _close(self, tokens: list[int]) -> Encoded | RowError:
         if not tokens:
             return RowError("text", "has no tokens")
-        end = self._tokenizer.eos_token_id
-        ids = [*self._opening, *tokens, *([] if tokens[-1] == end else [end])]
+        ids = [*self._opening, *tokens, *([] if tokens[-1] == self._end else [self._end])]
         return Encoded(ids, [False] + [True] * (len(ids) - 1))
 
 
@@ -256,7 +242,7 @@ class LabelEncoder:
         if not self._tokenizer.chat_template:
             raise _no_template()
         try:
-            text = self._template.apply(conversation)
+            text = self._template.text(conversation)
         except RowError as error:
             return error
         return self._without_padding(self._tokenizer(text, add_special_tokens=False)["input_ids"])

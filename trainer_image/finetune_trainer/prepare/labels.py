@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune_api.run import Classes
 from finetune_api.status import ClassReport
-from finetune_trainer.data.cache import SPLITS, SplitName, renumber_classes
+from finetune_trainer.data.cache import SPLITS, SplitName, classes_of, renumber_classes
 from finetune_trainer.prepare.problems import Place, RowError, invalid_data
 
 MOST_CLASSES = 1000
@@ -28,6 +28,13 @@ class _Seen:
     rows: dict[SplitName, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
 
 
+def require_listed(label: str, listed: Sequence[str]) -> None:
+    """Raise RowError when the spec lists labels and this is none of them."""
+    if listed and label not in listed:
+        shown = ", ".join(map(repr, listed[:5])) + (", ..." if len(listed) > 5 else "")
+        raise RowError("label", f"is {label!r}, which spec.data.labels does not list ({shown})")
+
+
 class Labels:
     """The labels of a data set while it is read."""
 
@@ -35,14 +42,8 @@ class Labels:
         self._given = list(dict.fromkeys(given))
         self._seen = {label: _Seen(number) for number, label in enumerate(self._given)}
 
-    def require_known(self, label: str) -> None:
-        """Raise RowError when the spec lists labels and this is none of them."""
-        if self._given and label not in self._seen:
-            shown = ", ".join(map(repr, self._given[:5])) + (", ..." if len(self._given) > 5 else "")
-            raise RowError("label", f"is {label!r}, which spec.data.labels does not list ({shown})")
-
-    def number(self, label: str, split: SplitName, place: Place) -> int:
-        """Count a row and return the number that its label has until `settle`.
+    def number(self, label: str, place: Place) -> int:
+        """Return the number that the label of a row has until `settle`.
 
         Raises StageFailure when there are too many labels.
         """
@@ -53,8 +54,16 @@ class Labels:
                 " told apart; is the column a number or a text of its own for each row?"
             )
         seen.first = seen.first or place
-        seen.rows[split] += 1
         return seen.number
+
+    def count(self, directory: Path) -> None:
+        """Count the rows of each label in a cache folder that has their numbers."""
+        for split in SPLITS:
+            counts = np.bincount(classes_of(directory, split), minlength=len(self._seen))
+            for seen in self._seen.values():
+                seen.rows[split] = int(counts[seen.number])
+        if not self._given:  # of rows that were left out
+            self._seen = {label: seen for label, seen in self._seen.items() if any(seen.rows.values())}
 
     def problems(self) -> Iterator[tuple[Place, RowError]]:
         """Yield the first row of each label that no training row has, with what is wrong with it."""
@@ -94,7 +103,7 @@ class Labels:
     def settle(self, directory: Path, *, pad_token_id: int) -> Classes:
         """Replace the numbers in a cache folder by class ids, and return the classes."""
         order = self.order()
-        new = np.empty(len(order), np.int32)
+        new = np.zeros(1 + max(seen.number for seen in self._seen.values()), np.int32)
         for place, label in enumerate(order):
             new[self._seen[label].number] = place
         for split in SPLITS:

@@ -1,18 +1,18 @@
-"""The lists of a job (train, validation, test): their rows, and the format that all of them share."""
+"""The lists of a job (test, validation, train, replay): their rows, and the format that all of them share."""
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 from finetune_api.spec import Data
 from finetune_api.spec.job import ObjectiveType
-from finetune_trainer.data.cache import SplitName
+from finetune_trainer.prepare.blocks import Block, cut
 from finetune_trainer.prepare.columns import named, own_name
 from finetune_trainer.prepare.formats import Format, detect
 from finetune_trainer.prepare.problems import Problems, RowError, invalid_data
 from finetune_trainer.prepare.readers import Row
-from finetune_trainer.prepare.sources import find_files, read_rows
+from finetune_trainer.prepare.sources import LISTS, ListName, Source, SourceFile, fetch, find_files
 from finetune_trainer.storage import Store
 
 
@@ -22,53 +22,52 @@ class RowLists:
     def __init__(self, store: Store, data: Data, scratch: Path) -> None:
         self._data = data
         self._name_of = partial(own_name, data.columns)
-        # Held-out lists first: training rows are compared with them.
-        self._files = {
-            split: find_files(store, sources)
-            for split, sources in (("test", data.test), ("validation", data.validation), ("train", data.train))
-        }
         self._store = store
         self._scratch = scratch
-        self._train = self._read("train")
+        self.sources = _sources(data)
+        self.files = [file for source in self.sources for file in find_files(store, source)]
+        given = [name for name in LISTS if self._files_of(name)]
+        self._blocks: dict[ListName, Iterator[Block]] = {name: self._cut(name) for name in given}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.info.size for file in self.files)
 
     def format(self, objective: ObjectiveType) -> Format:
         """Return the format that is set, or that of the first training row that can be read."""
         if self._data.format != "auto":
             return self._data.format
-        seen: list[Row] = []
-        for row in self._train:
-            seen.append(row)
-            if not isinstance(row.columns, RowError):
-                self._train = chain(seen, self._train)
-                return self._detect(row, objective)
-        problems = Problems(self._name_of)
-        for row in seen:
-            assert isinstance(row.columns, RowError)  # noqa: S101 - else it would have told the format
-            problems.add(row.place, row.columns)
-        problems.raise_if_any(len(seen))
-        raise self._empty("train")
+        seen: list[Block] = []
+        for block in self._blocks["train"]:
+            seen.append(block)
+            for row in named(block.rows(), self._data.columns):
+                if not isinstance(row.columns, RowError):
+                    self._blocks["train"] = chain(seen, self._blocks["train"])
+                    return self._detect(row, objective)
+        raise self._unreadable(seen)
 
-    def rows(self) -> Iterator[tuple[SplitName, Iterator[Row]]]:
-        """Yield each list that is given with its rows. Raises StageFailure after one that holds none."""
-        if self._data.test:
-            yield "test", self._counted("test", self._read("test"))
-        if self._data.validation:
-            yield "validation", self._counted("validation", self._read("validation"))
-        yield "train", self._counted("train", self._train)
+    def blocks(self) -> Iterator[Block]:
+        """Yield the rows of each list that is given, in order. Raises StageFailure after one that holds none."""
+        for blocks in self._blocks.values():
+            yield from blocks
 
-    def _read(self, split: SplitName) -> Iterator[Row]:
-        return named(read_rows(self._store, self._files[split], self._scratch / split), self._data.columns)
+    def _cut(self, name: ListName) -> Iterator[Block]:
+        is_empty = True
+        for file, path in fetch(self._store, self._files_of(name), self._scratch / name):
+            for block in cut(path, file.location.uri, file.source):
+                is_empty = False
+                yield block
+        if is_empty:
+            raise self._empty(name)
 
-    def _counted(self, split: SplitName, rows: Iterator[Row]) -> Iterator[Row]:
-        row = None
-        for row in rows:
-            yield row
-        if row is None:
-            raise self._empty(split)
+    def _files_of(self, name: ListName) -> list[SourceFile]:
+        return [file for file in self.files if file.source.part_of == name]
 
-    def _empty(self, split: SplitName) -> Exception:
-        files = ", ".join(file.uri for file in self._files[split][:3])
-        return invalid_data(f"the data set is empty: spec.data.{split} ({files}) holds no rows")
+    def _empty(self, name: ListName) -> Exception:
+        files = ", ".join(file.location.uri for file in self._files_of(name)[:3])
+        field = "replay.sources" if name == "replay" else name
+        return invalid_data(f"the data set is empty: spec.data.{field} ({files}) holds no rows")
 
     def _detect(self, row: Row, objective: ObjectiveType) -> Format:
         assert not isinstance(row.columns, RowError)  # noqa: S101
@@ -76,3 +75,24 @@ class RowLists:
             return detect(row.columns, objective, self._name_of)
         except RowError as error:
             raise invalid_data(f"{row.place}: {error.field}: {error.text}") from error
+
+    def _unreadable(self, blocks: list[Block]) -> Exception:
+        """Return the failure of a list in which there is no row that can be read."""
+        problems = Problems(self._name_of)
+        for row in named(chain.from_iterable(block.rows() for block in blocks), self._data.columns):
+            assert isinstance(row.columns, RowError)  # noqa: S101 - else it would have told the format
+            problems.add(row.place, row.columns)
+        return problems.failure(problems.total)
+
+
+def _sources(data: Data) -> list[Source]:
+    """Return the sources of all lists, in the order they are read."""
+    numbers = count()
+    replay = data.replay.sources if data.replay else []
+    held_out: list[tuple[ListName, str]] = [("test", source.uri) for source in data.test]
+    held_out += [("validation", source.uri) for source in data.validation]
+    return [
+        *(Source(next(numbers), name, uri) for name, uri in held_out),
+        *(Source(next(numbers), "train", source.uri, source.weight) for source in data.train),
+        *(Source(next(numbers), "replay", source.uri) for source in replay),
+    ]

@@ -76,8 +76,11 @@ class Problems:
         """Raise StageFailure with the first problems and the total when there are more than are allowed."""
         if self.total:
             log.warning("invalid-rows", rows=self.total, allowed=allowed, kinds=dict(self.kinds.most_common(_KINDS)))
-        if not self.exceed(allowed):
-            return
+        if self.exceed(allowed):
+            raise self.failure(rows, allowed=allowed)
+
+    def failure(self, rows: int, *, allowed: int = 0) -> StageFailure:
+        """Return the failure of so many rows, with the first problems and the total."""
         shown = self.first[:_LISTED_IN_MESSAGE]
         while len(shown) > 1 and sum(map(len, shown)) > _MESSAGE_CHARACTERS:
             shown.pop()
@@ -86,7 +89,7 @@ class Problems:
         if allowed:
             kind = ", but no file that cannot be read to its end" if self.is_file_broken else ""
             more += f"; spec.data.maxInvalidRows allows {allowed}{kind}"
-        raise invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
+        return invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
 
 
 def _kind(name: str, text: str) -> str:

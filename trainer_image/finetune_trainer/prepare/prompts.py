@@ -6,8 +6,9 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.spec import Evaluation
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.conversation import Conversation, Turn
 from finetune_trainer.prepare.encode import build_encoder
-from finetune_trainer.prepare.formats import Completion, Conversation, Document, Example, Format, Turn
+from finetune_trainer.prepare.formats import Completion, Document, Example, Format
 from finetune_trainer.prepare.problems import RowError
 
 _ANSWER = "."

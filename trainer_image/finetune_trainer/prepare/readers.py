@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,11 +36,16 @@ Reader = Callable[[Path, str], Iterator[Row]]
 def read_jsonl(path: Path, name: str) -> Iterator[Row]:
     """Yield one row per non-empty line; `name` is the file's name in places."""
     with open_file(path) as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
-            if line.strip():
-                yield Row(Place(name, number), _object(line))
-            if len(line) == LONGEST_LINE:
-                return
+        yield from read_lines(file, name, 1)
+
+
+def read_lines(file: BinaryIO, name: str, first: int) -> Iterator[Row]:
+    """Yield one row per non-empty line of what may be a part of a file, which begins with its line `first`."""
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=first):
+        if line.strip():
+            yield Row(Place(name, number), _object(line))
+        if len(line) == LONGEST_LINE:
+            return
 
 
 def _object(line: bytes) -> dict[str, Any] | RowError:
@@ -128,4 +133,9 @@ def read_file(path: Path, name: str) -> Iterator[Row]:
             last = row.place
             yield row
     except BROKEN as error:
-        yield Row(Place(name, last.number + 1), FileError("", f"the compressed file cannot be read on: {error}"))
+        yield broken_off(name, last.number + 1, error)
+
+
+def broken_off(name: str, number: int, error: Exception) -> Row:
+    """Return what stands in the place of the rows from a line on whose compression is broken."""
+    return Row(Place(name, number), FileError("", f"the compressed file cannot be read on: {error}"))

@@ -1,9 +1,8 @@
 """The verdict over the built caches, and the report that goes to the job's status."""
 
-from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
 
-from finetune_api.run import FileEntry
 from finetune_api.spec import Data
 from finetune_api.status import DataReport, InvalidCount, PiiCount, SplitReport
 from finetune_trainer.data.cache import SPLITS, SplitName, cache_files, labels_file
@@ -12,6 +11,7 @@ from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.model_shape import ModelShape
 from finetune_trainer.prepare.problems import Problems, invalid_data
+from finetune_trainer.storage.digest import sha256_of_file
 
 _KINDS, _KIND_CHARACTERS = 5, 80
 """Of invalid rows, in the status: the last word of a pod has little room."""
@@ -56,19 +56,19 @@ def _nothing_left(builder: CacheBuilder, data: Data, shape: ModelShape) -> str:
     held = {split: writer.rows for split, writer in builder.writers.items()}
     return (
         f"no training rows are left of {counts.read}: {held['validation']} went to validation, {held['test']} to"
-        f" test, {counts.in_held_out} stand in those lists word for word, {builder.problems.total} are wrong,"
-        f" {builder.privacy.counts.dropped} hold personal data; add rows, lower spec.data.split or set"
+        f" test, {builder.selection.leaked} stand in those too, {builder.problems.total} are wrong,"
+        f" {builder.pii.dropped} hold personal data; add rows, lower spec.data.split or set"
         " spec.data.pii.action: mask"
     )
 
 
-def report(builder: CacheBuilder, *, sequences: int, digest: str) -> DataReport:
-    """Return the report; `sequences` counts those of an epoch of training."""
+def report(builder: CacheBuilder, *, digest: str) -> DataReport:
+    """Return the report, as if every row were a sequence of its own."""
     splits = {split: _split_report(builder, split) for split in SPLITS}
-    train, pii, labels = splits["train"], builder.privacy.counts, builder.labels
+    train, pii, labels = splits["train"], builder.pii, builder.labels
     return DataReport(
         format=builder.form,
-        train=train.model_copy(update={"sequences": sequences}),
+        train=train,
         validation=splits["validation"],
         test=splits["test"],
         dropped_too_long=sum(builder.counts.too_long.values()),
@@ -79,6 +79,9 @@ def report(builder: CacheBuilder, *, sequences: int, digest: str) -> DataReport:
         ],
         truncated=builder.counts.truncated,
         cut_documents=builder.counts.cut,
+        duplicates=builder.selection.duplicates,
+        leaked=builder.selection.leaked,
+        replayed=len(builder.selection.rows["replay"]),
         dropped_pii=pii.dropped,
         pii_rows=pii.rows,
         pii=[PiiCount(kind=kind, places=places) for kind, places in sorted(pii.places.items())],
@@ -97,9 +100,8 @@ def _split_report(builder: CacheBuilder, split: SplitName) -> SplitReport:
     )
 
 
-def data_digest(files: Sequence[FileEntry]) -> str:
+def data_digest(cache: Path) -> str:
     """Return the digest of the prepared rows: that of the cache files' digests, whoever wrote them."""
-    by_name = {entry.key.rsplit("/", 1)[-1]: entry.sha256 for entry in files}
     names = [name for split in SPLITS for name in cache_files(split)]
-    names += [name for name in map(labels_file, SPLITS) if name in by_name]
-    return sha256("\n".join(f"{by_name[name]} {name}" for name in names).encode()).hexdigest()
+    names += [name for name in map(labels_file, SPLITS) if (cache / name).exists()]
+    return sha256("\n".join(f"{sha256_of_file(cache / name)} {name}" for name in names).encode()).hexdigest()

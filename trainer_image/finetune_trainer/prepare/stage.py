@@ -25,17 +25,12 @@ from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.vocabulary import extend_config, new_token_ids
 from finetune_trainer.prepare.adapter_files import fetch_initial_adapter
-from finetune_trainer.prepare.build import CacheBuilder
-from finetune_trainer.prepare.encode import build_encoder
-from finetune_trainer.prepare.labels import Labels
-from finetune_trainer.prepare.lists import RowLists
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
 from finetune_trainer.prepare.plan import Facts, resolve
 from finetune_trainer.prepare.preview import log_preview
 from finetune_trainer.prepare.probe import probe
-from finetune_trainer.prepare.prompts import encode_prompts
-from finetune_trainer.prepare.report import check_caches, data_digest, report
+from finetune_trainer.prepare.rows import RowsInput, prepare_rows
 from finetune_trainer.prepare.space import require_scratch
 from finetune_trainer.prepare.tokenizer import ensure_padding, load_tokenizer
 from finetune_trainer.stage_input import read_pod
@@ -71,9 +66,8 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     if job.spec.model.new_tokens:
         extend_config(scratch / "model", _given(job, scratch).new_tokens)
         shape = _measure(job, scratch, _provisional_kind(job.spec))
-    builder = _build_caches(job, store, tokenizer=tokenizer, shape=shape, result=result)
-    labels = builder.labels
-    classes = labels.settle(result / "cache", pad_token_id=tokenizer.pad_token_id) if labels else None
+    rows = prepare_rows(RowsInput(job.spec, store, tokenizer, shape, result))
+    classes = rows.classes
     if classes is not None:
         shape = _measure(job, scratch, ModelKind.of(classes))
     cache = TokenCache.open(result / "cache", "train")
@@ -85,8 +79,10 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     log.info("plan", **plan.to_wire())
     # Last, since it takes longest: what is wrong with the rows has been told by now.
     model_files = [*small_files, *model.hash_weights(scratch)]
-    files = store.upload_all(result, layout.prepared(pod.uid))
-    data = report(builder, sequences=batches.num_sequences, digest=data_digest(files))
+    prefix = layout.prepared(pod.uid)
+    files = store.upload_all(result, prefix)
+    data = rows.report(batches.num_sequences, prefix)
+    rows.offer(pod.uid, files, prefix)
     require_scratch(job.spec, plan, model=[*model_files, *adapter_files], prepared=files)
     settings = settings_of(job.spec)
     prepared = Prepared(
@@ -125,27 +121,6 @@ def _tokenizer(spec: FineTuneJobSpec, model: Path, shape: ModelShape) -> Any:
     if spec.objective == "classification":
         ensure_padding(tokenizer, spec.model, vocabulary=shape.vocabulary)
     return tokenizer
-
-
-def _build_caches(job: StageInput, store: Store, *, tokenizer: Any, shape: ModelShape, result: Path) -> CacheBuilder:
-    data = job.spec.data
-    lists = RowLists(store, data, result.parent / "rows")
-    form = lists.format(job.spec.objective)
-    log.info("format", format=form)
-    encode_prompts(tokenizer, form, job.spec.evaluation, max_positions=shape.max_positions)
-    row_limit = min(data.max_length, shape.max_positions or data.max_length)
-    with CacheBuilder(
-        result,
-        build_encoder(tokenizer, form, data.loss_on),
-        form=form,
-        labels=Labels(data.labels) if form == "label" else None,
-        data=data,
-        row_limit=row_limit,
-    ) as builder:
-        for split, rows in lists.rows():
-            builder.add(rows, split, given=split != "train")
-    check_caches(builder, data, shape)
-    return builder
 
 
 def _schedule(job: StageInput, batches: TrainingBatches) -> Schedule:

@@ -28,12 +28,26 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.spec.data import LossOn
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.prepare.formats import Conversation, Turn
+from finetune_trainer.prepare.conversation import Conversation, Turn
 from finetune_trainer.prepare.problems import RowError
 from finetune_trainer.prepare.tool_support import ToolSupport
 
 _CLOCK = "strftime_now"
-_DIRECTIVES = {"%d": "26", "%-d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%-m": "7", "%Y": "2024", "%y": "24"}
+_DIRECTIVES = {
+    "%d": "26",
+    "%-d": "26",
+    "%b": "Jul",
+    "%B": "July",
+    "%m": "07",
+    "%-m": "7",
+    "%Y": "2024",
+    "%y": "24",
+    "%a": "Fri",
+    "%A": "Friday",
+    "%H": "00",
+    "%M": "00",
+    "%S": "00",
+}
 """Of the day that Llama's own templates fall back to."""
 
 
@@ -56,8 +70,7 @@ class ChatTemplate:
 
     def render(self, conversation: Conversation, loss_on: LossOn) -> Rendered:
         """Render a conversation. Raises RowError when the template refuses it or is not built up turn by turn."""
-        text = self.apply(conversation)
-        self._support.check(conversation)
+        text = self.text(conversation)
         end = len(text.removesuffix(self._closing))
         answers = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"]
         if loss_on == "all":
@@ -66,6 +79,12 @@ class ChatTemplate:
             return Rendered(text, [(self._start(text, conversation, answers[0]), end)])
         chosen = answers if loss_on == "assistant" else answers[-1:]
         return Rendered(text, [self._span(text[:end], conversation, index) for index in chosen])
+
+    def text(self, conversation: Conversation) -> str:
+        """Return the text of a whole conversation. Raises RowError when the template refuses or would shorten it."""
+        text = self.apply(conversation)
+        self._support.check(conversation)
+        return text
 
     def _span(self, text: str, conversation: Conversation, index: int) -> tuple[int, int]:
         start, turns = self._start(text, conversation, index), conversation.turns

@@ -6,7 +6,7 @@ never sees. So one small conversation for each part is rendered, and rows with t
 
 from collections.abc import Callable
 
-from finetune_trainer.prepare.formats import Conversation, Turn
+from finetune_trainer.prepare.conversation import Conversation, Turn
 from finetune_trainer.prepare.problems import RowError
 
 _ID = "abcdefghi"

@@ -37,7 +37,9 @@ def calls_of(value: Any, field: str) -> list[Json]:
 def _call(value: Any, field: str) -> Json:
     function = _function(value, field)
     arguments = _arguments(function.get("arguments"), f"{field}.function.arguments")
-    return {**value, "function": {**function, "arguments": arguments}}
+    call = {**value, "function": {**function, "arguments": arguments}}
+    _check_text(call, field)
+    return call
 
 
 def _function(value: Any, field: str) -> Json:

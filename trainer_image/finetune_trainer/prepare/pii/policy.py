@@ -17,6 +17,12 @@ class PiiCounts:
     rows: int = 0
     dropped: int = 0
 
+    def add(self, other: "PiiCounts") -> None:
+        """Add what was found in other rows."""
+        self.places.update(other.places)
+        self.rows += other.rows
+        self.dropped += other.dropped
+
 
 class Privacy:
     """Applies `spec.data.pii` to rows."""

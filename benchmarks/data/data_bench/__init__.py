@@ -1,0 +1,1 @@
+"""Measures how fast, and in how much memory, rows become a token cache."""

@@ -1,0 +1,196 @@
+"""What is made of a block: its rows are read, checked, assigned to a split, cleared of personal data and encoded.
+
+A block is worked on by itself, so that it does not matter which process does it: what depends on other rows
+(duplicates, the numbers of labels) is decided by who gets the results (`build.py`).
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from finetune_api.spec import Data
+from finetune_trainer.data.cache import SplitName
+from finetune_trainer.prepare.blocks import Block
+from finetune_trainer.prepare.columns import named
+from finetune_trainer.prepare.encode import Encoded, build_encoder, cut
+from finetune_trainer.prepare.encoded_block import EncodedBlock, EncodedRows
+from finetune_trainer.prepare.formats import (
+    Example,
+    Format,
+    Labelled,
+    canonical,
+    other_columns,
+    parse,
+    to_columns,
+)
+from finetune_trainer.prepare.labels import require_listed
+from finetune_trainer.prepare.pii.policy import Privacy
+from finetune_trainer.prepare.problems import Place, RowError
+from finetune_trainer.prepare.sampling import copies_of, place_of
+from finetune_trainer.prepare.sources import Source
+from finetune_trainer.prepare.split import assign, shares_of
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides over a row, the same for all rows of a job."""
+
+    tokenizer: Path
+    """Folder of the tokenizer with the chat template."""
+    form: Format
+    data: Data
+    row_limit: int
+    """Tokens."""
+
+
+@dataclass(frozen=True)
+class _Checked:
+    place: Place
+    split: SplitName
+    example: Example
+    columns: dict[str, Any]
+    read: Example
+    """Before personal data was masked."""
+    digest: bytes
+    sample: int
+    copies: int
+
+
+class BlockEncoder:
+    """Encodes blocks."""
+
+    def __init__(self, rules: Rules) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(rules.tokenizer, local_files_only=True, trust_remote_code=False)
+        self._rules = rules
+        self._form: Format = rules.form
+        self._data = rules.data
+        self._has_labels = rules.form == "label"
+        self._shares = shares_of(rules.data)
+        self._encoder = build_encoder(tokenizer, rules.form, rules.data.loss_on)
+
+    def encode(self, block: Block) -> EncodedBlock:
+        """Encode the rows of a block. Raises StageFailure when no row could be."""
+        made = EncodedBlock(replace(block, content=b""))
+        checked = list(self._check(block, made))
+        if block.wanted:
+            encoded = self._encoder.encode([row.example for row in checked])
+            kept: defaultdict[SplitName, list[tuple[_Checked, list[Encoded]]]] = defaultdict(list)
+            for row, one in zip(checked, encoded, strict=True):
+                if pieces := self._pieces(row, one, made):
+                    kept[row.split].append((row, pieces))
+            made.rows = {split: self._pack(rows, block.source) for split, rows in kept.items()}
+        made.problems.sort(key=lambda problem: problem[0].number)
+        return made
+
+    def _check(self, block: Block, made: EncodedBlock) -> Iterator[_Checked]:
+        privacy = Privacy(self._data.pii)
+        made.pii = privacy.counts
+        for row in named(block.rows(), self._data.columns):
+            made.read += 1
+            try:
+                if isinstance(row.columns, RowError):
+                    raise row.columns
+                example = parse(row.columns, self._form)
+                if isinstance(example, Labelled):
+                    require_listed(example.label, self._data.labels)
+            except RowError as error:
+                made.problems.append((row.place, error))
+                continue
+            # By the row as it was read: where it goes does not depend on what is done about personal data.
+            normal = canonical(example)
+            split, sample, copies = self._fate(normal, block.source)
+            if not copies:
+                made.unsampled += 1
+                continue
+            columns = privacy.apply(row.columns)
+            if columns is None:
+                continue
+            masked = example if columns is row.columns else parse(columns, self._form)
+            digest = sha256(normal).digest()[:16]
+            yield _Checked(row.place, split, masked, columns, example, digest, sample, copies)
+
+    def _fate(self, row: bytes, source: Source) -> tuple[SplitName, int, int]:
+        """Return the split of a row, its place in a sample, and how often an epoch reads it."""
+        seed = self._shares.seed
+        if source.part_of == "replay":
+            return "train", place_of(row, seed), 1
+        if source.part_of != "train":
+            return source.part_of, 0, 1
+        split = assign(row, self._shares)
+        if split != "train" or source.weight == 1:
+            return split, 0, 1
+        return split, 0, copies_of(place_of(row, seed), source.weight)
+
+    def _pieces(self, row: _Checked, encoded: Encoded | RowError, made: EncodedBlock) -> list[Encoded]:
+        """Return the rows of the cache that a row becomes; none when it is wrong or too long."""
+        if isinstance(encoded, RowError):
+            made.problems.append((row.place, encoded))
+            return []
+        if not self._has_labels and not any(encoded.supervised[1:]):
+            made.problems.append((row.place, RowError("messages", "the chat template leaves no token of the answer")))
+            return []
+        made.longest = max(made.longest, len(encoded.input_ids))
+        pieces = self._fit(row.example, encoded, made)
+        if not pieces:
+            made.too_long[row.split] += 1
+        return pieces
+
+    def _fit(self, example: Example, encoded: Encoded, made: EncodedBlock) -> list[Encoded]:
+        limit = self._rules.row_limit
+        if len(encoded.input_ids) <= limit:
+            return [encoded]
+        if self._form == "text":
+            made.cut += 1
+            return cut(encoded, limit)
+        shorter = None
+        if self._data.truncation == "keepAnswer":
+            shorter = self._encoder.shorten(example, limit)
+        elif self._data.truncation == "end":
+            shorter = Encoded(encoded.input_ids[:limit], encoded.supervised[:limit])
+        if shorter is None or (not self._has_labels and not any(shorter.supervised[1:])):
+            return []
+        made.truncated += 1
+        return [shorter]
+
+    def _pack(self, rows: list[tuple[_Checked, list[Encoded]]], source: Source) -> EncodedRows:
+        checked = [row for row, _ in rows]
+        pieces = [piece for _, pieces in rows for piece in pieces]
+        place = checked[0].place
+        lengths = np.asarray([len(piece.input_ids) for piece in pieces], np.int64)
+        supervised = np.concatenate([np.asarray(piece.supervised, np.uint8) for piece in pieces])
+        supervised[np.cumsum(lengths) - lengths] = 0  # nothing predicts the first token of a row
+        samples = [row.sample for row in checked] if source.part_of == "replay" else []
+        return EncodedRows(
+            source=source,
+            file=place.file,
+            unit=place.unit,
+            lines=np.asarray([row.place.number for row in checked], np.int64),
+            digests=np.frombuffer(b"".join(row.digest for row in checked), "<u8").reshape(-1, 2),
+            copies=np.asarray([row.copies for row in checked], np.uint8),
+            samples=np.asarray(samples, np.uint64),
+            sketches=self._sketches(checked),
+            pieces=np.asarray([len(pieces) for _, pieces in rows], np.int32),
+            labels=[row.example.label for row in checked if isinstance(row.example, Labelled)],
+            test_rows=[self._test_row(row) for row in checked if row.split == "test"],
+            lengths=lengths,
+            input_ids=np.concatenate([np.asarray(piece.input_ids, np.uint32) for piece in pieces]),
+            supervised=supervised,
+        )
+
+    def _sketches(self, rows: list[_Checked]) -> Any:
+        if self._data.deduplicate != "near":
+            return np.empty((0, 0), np.uint32)
+        from finetune_trainer.prepare.near import sketch
+
+        return np.stack([sketch(row.read) for row in rows])
+
+    def _test_row(self, row: _Checked) -> str:
+        columns = {**other_columns(row.columns, self._form), **to_columns(row.example)}
+        return json.dumps(columns, ensure_ascii=False, default=str)
