@@ -67,7 +67,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def memory_mb(pids: Iterable[int], field: str) -> float:
-    """Return VmHWM (the peak), VmRSS or Pss (shared pages in parts) of these processes together, MB of 2**20 bytes."""
+    """Return VmHWM (the peak), VmRSS or Pss (a shared page counts once) of these processes, MB of 2**20 bytes."""
     total = 0
     file = "smaps_rollup" if field == "Pss" else "status"
     for pid in pids:

@@ -11,8 +11,8 @@ are not split) are tokenised as a whole.
 import json
 import re
 from array import array
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
 from typing import Any
 
 _CUT = re.compile(r"(?<=\S)(?= \S)")
@@ -36,6 +36,7 @@ SPLITS = {
     "tekken": _cased("", r"\p{N}"),
 }
 """Expressions by which texts are split, by a model that has them."""
+_AT_ONCE = 256
 _KEPT_CHARACTERS = 8 * 1024 * 1024
 """Of pieces, each counted with 32 more: about 50 MB."""
 
@@ -45,6 +46,9 @@ class PieceTokens:
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
+        added = backend.get_added_tokens_decoder().items()
+        marks = ((str(one.content), int(token)) for token, one in added if not one.normalized)
+        self._mark, self._mark_token = next(marks, ("", -1))
         self._tokens: dict[str, bytes] = {}
         self._characters = 0
 
@@ -59,9 +63,27 @@ class PieceTokens:
         return [array("I", b"".join(map(tokens_of, some))).tolist() for some in pieces]
 
     def _learn(self, pieces: list[str]) -> None:
-        encoded = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
-        self._tokens.update((piece, array("I", one.ids).tobytes()) for piece, one in zip(pieces, encoded, strict=True))
         self._characters += sum(map(len, pieces)) + 32 * len(pieces)
+        alone = [piece for piece in pieces if not self._mark or self._mark in piece]
+        self._keep(alone, (one.ids for one in self._encode(alone)))
+        others = list(set(pieces).difference(alone))
+        for start in range(0, len(others), _AT_ONCE):
+            some = others[start : start + _AT_ONCE]
+            self._keep(some, self._apart(some))
+
+    def _apart(self, pieces: list[str]) -> Iterable[list[int]]:
+        """Tokenise pieces as one text with an added token between any two: less than half of the work."""
+        ids = self._encode([self._mark.join(pieces)])[0].ids
+        marks = [place for place, token in enumerate(ids) if token == self._mark_token]
+        if len(marks) != len(pieces) - 1:  # the end of a piece and the mark hold another added token
+            return (one.ids for one in self._encode(pieces))
+        return (ids[before + 1 : mark] for before, mark in pairwise([-1, *marks, len(ids)]))
+
+    def _encode(self, texts: list[str]) -> Any:
+        return self._backend.encode_batch_fast(texts, add_special_tokens=False)
+
+    def _keep(self, pieces: Iterable[str], tokens: Iterable[list[int]]) -> None:
+        self._tokens.update((piece, array("I", ids).tobytes()) for piece, ids in zip(pieces, tokens, strict=True))
 
 
 def can_cut(backend: Any) -> bool:

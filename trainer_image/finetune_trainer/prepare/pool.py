@@ -10,6 +10,7 @@ share. What they do takes no lock that a thread of this process may hold: they u
 tokenizer, which starts no thread in them.
 """
 
+import gc
 import os
 import signal
 from collections import deque
@@ -86,6 +87,7 @@ def _begin(rules: Rules, parent: int, log_fields: dict[str, Any]) -> None:
     """Set up a process; it loads the tokenizer with its first block, so that a failure is told as that block's."""
     global _rules  # noqa: PLW0603
     die_with(parent)
+    gc.freeze()  # what is shared is not garbage, and looking through it would copy its pages
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that of the stage is told by the parent
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core
     log.bind(**log_fields)
