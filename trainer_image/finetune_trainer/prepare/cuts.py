@@ -1,7 +1,7 @@
 """Tokens of texts, and where among them a text may be cut.
 
-A text is tokenised without offsets, which is the faster way, to the tokens of the whole text. A cut before character c
-falls between two tokens if the tokens of text[:c] are the first ones of the whole. That need not be tried on all of
+A text is tokenised without offsets, the faster way, to the tokens of the whole text. A cut before character c falls
+between two tokens if the tokens of text[:c] are the first ones of the whole. That need not be tried on all of
 it: a tokenizer splits a text at its added tokens (`<|im_start|>`, ...) before it does anything else, so what stands
 ahead of one has the same tokens whatever follows. Only what lies between the last added token before the cut and the
 cut is tokenised by itself; mostly that is the same few characters in every row (`<|im_start|>assistant\n`), whose
