@@ -21,7 +21,7 @@ from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.pool import AHEAD, encoding, in_order, processes_for
 from finetune_trainer.prepare.sources import Source
 
-URI = [{"uri": "s3://d/f.jsonl"}]
+URI = [{"uri": "s3://data/f.jsonl"}]
 LISTS = ("test", "validation", "train", "replay")
 
 
@@ -64,7 +64,7 @@ def cuts(folder: Path, lists: dict[str, list], data: Data):
         path = folder / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in lists[name]))
         weight = data.train[0].weight if name == "train" else 1
-        yield from cut(path, f"s3://d/{name}.jsonl", Source(number, name, "s3://d/", weight))
+        yield from cut(path, f"s3://data/{name}.jsonl", Source(number, name, "s3://data/", weight))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -114,13 +114,13 @@ def test_what_is_chosen_is_chosen_in_every_file(tmp_path, tokenizer):
     assert (builder.selection.duplicates, builder.selection.leaked) == (3, 2)
     found = places.of(range(40))
     assert Counter(Counter(found[:20]).values()) == {2: 10}
-    assert set(found[:20]) == {f"s3://d/train.jsonl:{line}" for line in [*range(1, 9), 14, 15]}
+    assert set(found[:20]) == {f"s3://data/train.jsonl:{line}" for line in [*range(1, 9), 14, 15]}
     assert len(set(found[20:])) == 20
-    assert all(place.startswith("s3://d/replay.jsonl:") for place in found[20:])
+    assert all(place.startswith("s3://data/replay.jsonl:") for place in found[20:])
     kept = [json.loads(line)["id"] for line in (tmp_path / "prepared/test.jsonl").read_text().splitlines()]
     assert kept == [100, 101]
     assert len(TokenCache.open(cache, "test")) == 2
-    assert Places.open(cache, "test").of([1]) == ["s3://d/test.jsonl:2"]
+    assert Places.open(cache, "test").of([1]) == ["s3://data/test.jsonl:2"]
     # A row and its repeat have the same tokens, those of its line.
     assert train.row(0)[0].tolist() == train.row(1)[0].tolist() != train.row(2)[0].tolist()
     assert builder.writers["train"].supervised_tokens == int(train.supervised.sum())
@@ -136,7 +136,7 @@ def test_documents_are_chosen_with_all_of_their_pieces(tmp_path, tokenizer):
     assert len(cache) > 3
     assert cache.input_ids.tolist() == TokenCache.open(once / "prepared/cache", "train").input_ids.tolist()
     places = Places.open(tmp_path / "prepared/cache", "train").of(range(len(cache)))
-    assert places == ["s3://d/train.jsonl:1", *["s3://d/train.jsonl:2"] * (len(cache) - 1)]
+    assert places == ["s3://data/train.jsonl:1", *["s3://data/train.jsonl:2"] * (len(cache) - 1)]
 
 
 def test_labels_are_counted_after_rows_were_left_out(tmp_path, tokenizer):

@@ -47,12 +47,12 @@ def run(role: str, task: Task) -> Readings:
 
 
 def _watch(process: "subprocess.Popen[str]") -> tuple[float, float]:
-    """Wait for the end; return the greatest resident memory of all processes together, MB, and their CPU seconds."""
+    """Wait for the end; return the most memory of all processes together, MB, and their CPU seconds."""
     peak = cpu = 0.0
     while process.poll() is None:
         tree = [process.pid, *descendants(process.pid)]
         with suppress(OSError, StopIteration):  # one that is gone by now
-            peak = max(peak, memory_mb(tree, "VmRSS"))
+            peak = max(peak, memory_mb(tree, "Pss"))
         cpu = max(cpu, sum(cpu_seconds(one) for one in tree))
         time.sleep(_INTERVAL)
     return peak, cpu

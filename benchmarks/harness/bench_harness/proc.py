@@ -67,10 +67,11 @@ def descendants(pid: int) -> list[int]:
 
 
 def memory_mb(pids: Iterable[int], field: str) -> float:
-    """Return VmHWM (the peak) or VmRSS of these processes together, in MB of 2**20 bytes."""
+    """Return VmHWM (the peak), VmRSS or Pss (a shared page counts once) of these processes, MB of 2**20 bytes."""
     total = 0
+    file = "smaps_rollup" if field == "Pss" else "status"
     for pid in pids:
-        lines = (PROC / str(pid) / "status").read_text().splitlines()
+        lines = (PROC / str(pid) / file).read_text().splitlines()
         total += next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
     return total / 1024
 

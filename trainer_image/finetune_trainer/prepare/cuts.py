@@ -1,10 +1,11 @@
 """Tokens of texts, and where among them a text may be cut.
 
-A text is tokenised as a whole and without offsets, which is the faster way. A cut before character c falls between
-two tokens if the tokens of text[:c] are the first ones of the whole. That need not be tried on all of it: a tokenizer
-splits a text at its added tokens (`<|im_start|>`, ...) before it does anything else, so what stands ahead of one has
-the same tokens whatever follows. Only what lies between the last added token before the cut and the cut is tokenised
-by itself; mostly that is the same few characters in every row (`<|im_start|>assistant\n`), whose tokens are kept.
+A text is tokenised without offsets, the faster way, to the tokens of the whole text. A cut before character c falls
+between two tokens if the tokens of text[:c] are the first ones of the whole. That need not be tried on all of
+it: a tokenizer splits a text at its added tokens (`<|im_start|>`, ...) before it does anything else, so what stands
+ahead of one has the same tokens whatever follows. Only what lies between the last added token before the cut and the
+cut is tokenised by itself; mostly that is the same few characters in every row (`<|im_start|>assistant\n`), whose
+tokens are kept.
 """
 
 import re
@@ -12,6 +13,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from finetune_trainer.prepare.pieces import PieceTokens, can_cut
 
 _KEPT = 4096
 """Short texts whose tokens are kept."""
@@ -62,11 +65,14 @@ class FastTokens:
         longest_first = sorted(map(re.escape, self._added), key=len, reverse=True)
         self._pattern = re.compile("|".join(longest_first)) if longest_first else None
         self._kept = lru_cache(_KEPT)(self._encode)
+        self._pieces = PieceTokens(self._backend) if can_cut(self._backend) else None
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of texts, with no token added before or after."""
         if not texts:
             return []
+        if self._pieces is not None:
+            return self._pieces.ids(texts)
         return [one.ids for one in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def locate(self, text: str, ids: list[int]) -> TokenizedText:

@@ -40,6 +40,7 @@ _FORMATS: dict[ObjectiveType, tuple[Format, ...]] = {
 }
 """What an objective can be trained on."""
 _LONGEST_LABEL = 64
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,12 @@ def canonical(example: Example) -> bytes:
 
     def normal(value: Any) -> Any:
         if isinstance(value, str):
-            return unicodedata.normalize("NFC", value).strip()
+            return value.strip() if value.isascii() else unicodedata.normalize("NFC", value).strip()
         if isinstance(value, list):
             return [normal(item) for item in value]
         return {key: normal(item) for key, item in value.items()} if isinstance(value, dict) else value
 
-    return json.dumps(normal(to_columns(example)), sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")
+    return _CANONICAL.encode(normal(to_columns(example))).encode(errors="surrogatepass")
 
 
 def _labelled(columns: dict[str, Any]) -> Labelled:

@@ -97,7 +97,8 @@ def group(parts: list[NDArray[np.uint32]], threshold: float, first: NDArray[np.i
 def _bands(parts: list[NDArray[np.uint32]], threshold: float) -> Iterator[NDArray[np.uint64]]:
     """Yield for each band a number for each row, the same where the rows agree in it."""
     # A pair too many costs a comparison, a pair too few leaves a duplicate.
-    best = MinHashLSH(threshold=threshold, num_perm=NUMBERS, weights=(0.1, 0.9))
+    # Above 0.95 a single band would fit best, which finds no pair that differs at all.
+    best = MinHashLSH(threshold=min(threshold, 0.95), num_perm=NUMBERS, weights=(0.1, 0.9))
     for start in range(0, best.b * best.r, best.r):
         yield np.concatenate([_mixed(part[:, start : start + best.r]) for part in parts])
 

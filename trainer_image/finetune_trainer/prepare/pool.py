@@ -5,10 +5,14 @@ told of earlier ones (no tokens are wanted any more once too many rows are wrong
 blocks before, however fast the others are. Memory does not grow with the data: at most AHEAD blocks are under way.
 
 Processes and not threads: only the tokenizer itself works without the interpreter lock, which is half of the work.
-They are spawned, since a fork would copy the locks of threads that do not exist in the copy.
+They are forked: a new interpreter would import for seconds, and hold by itself the half gigabyte that forked ones
+share. What they do takes no lock that a thread of this process may hold: they use no storage, and load their own
+tokenizer, which starts no thread in them.
 """
 
+import gc
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -57,7 +61,7 @@ def encoding(rules: Rules, processes: int) -> Iterator[Submit]:
         yield _Here(rules).submit
         return
     pool = ProcessPoolExecutor(
-        processes, get_context("spawn"), initializer=_begin, initargs=(rules, os.getpid(), log.bound())
+        processes, get_context("fork"), initializer=_begin, initargs=(rules, os.getpid(), log.bound())
     )
     try:
         yield lambda block: pool.submit(_encode, block)
@@ -83,6 +87,8 @@ def _begin(rules: Rules, parent: int, log_fields: dict[str, Any]) -> None:
     """Set up a process; it loads the tokenizer with its first block, so that a failure is told as that block's."""
     global _rules  # noqa: PLW0603
     die_with(parent)
+    gc.freeze()  # what is shared is not garbage, and looking through it would copy its pages
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that of the stage is told by the parent
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core
     log.bind(**log_fields)
     log.capture_library_logs()

@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
@@ -66,6 +67,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._special_tokens: dict[str, str] = tokenizer.special_tokens_map
         self._support = ToolSupport(self.apply)
 
     def render(self, conversation: Conversation, loss_on: LossOn) -> Rendered:
@@ -109,15 +111,15 @@ class ChatTemplate:
         """
         tools = list(conversation.tools) or None
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    [turn.to_column() for turn in conversation.turns],
-                    tools=tools,
-                    chat_template=self._with_tools if tools else self._plain,
-                    tokenize=False,
-                    add_generation_prompt=prompt,
-                )
+            template = self._with_tools if tools else self._plain
+            text: str = template.render(
+                messages=[turn.to_column() for turn in conversation.turns],
+                tools=tools,
+                documents=None,
+                add_generation_prompt=prompt,
+                **self._special_tokens,
             )
+            return text
         except TemplateSyntaxError as error:
             raise StageFailure(
                 ExitCode.INVALID,
@@ -130,13 +132,13 @@ class ChatTemplate:
             ) from error
 
     @cached_property
-    def _plain(self) -> str:
-        return _with_fixed_date(self._tokenizer.get_chat_template())
+    def _plain(self) -> Any:
+        return _compiled(self._tokenizer.get_chat_template())
 
     @cached_property
-    def _with_tools(self) -> str:
+    def _with_tools(self) -> Any:
         """A tokenizer may have a template of its own for conversations with tools."""
-        return _with_fixed_date(self._tokenizer.get_chat_template(tools=[{}]))
+        return _compiled(self._tokenizer.get_chat_template(tools=[{}]))
 
     @cached_property
     def _closing(self) -> str:
@@ -149,6 +151,14 @@ class ChatTemplate:
         eos = self._tokenizer.eos_token or ""
         is_closed = closed.endswith(eos) and not continued.startswith(closed)
         return eos if is_closed and continued.startswith(closed.removesuffix(eos)) else ""
+
+
+def _compiled(template: str) -> Any:
+    """Compile as transformers does. Its apply_chat_template copies each conversation before it renders it.
+
+    A row is rendered several times, and rows of JSON have nothing that a template must be kept from.
+    """
+    return _compile_jinja_template(_with_fixed_date(template))
 
 
 def _with_fixed_date(template: str) -> str:

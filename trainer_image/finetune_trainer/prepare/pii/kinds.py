@@ -96,6 +96,8 @@ _DATE = re.compile(r"\d{1,2}[-/. ]\d{1,2}[-/. ](?:\d\d){1,2}|\d{4}[-/.]\d{1,2}[-
 def _phone(match: re.Match[str], region: str) -> int:
     """Try shorter and shorter, a group of digits at a time: numbers that follow look like a part of it."""
     text = match[0]
+    if not region and not text.startswith(("+", "00")):
+        return 0  # no country's plan tells what it is
     while len(text) >= 7:
         if _is_phone(text, match, region):
             return match.start() + len(text)
