@@ -30,4 +30,5 @@ def _needs_bitsandbytes(spec: FineTuneJobSpec, model: Path) -> bool:
     """Whether it quantises the model, has the optimizer's state, or may have quantised the model's files."""
     if spec.method.type == "qlora" or spec.training.optimizer.type not in ("adamw", "muon"):
         return True
-    return "quantization_config" in (model / "config.json").read_text(encoding="utf-8")
+    config = model / "config.json"
+    return not config.exists() or "quantization_config" in config.read_text(encoding="utf-8")
