@@ -105,6 +105,7 @@ def _phone(match: re.Match[str], region: str) -> int:
     return 0
 
 
+_GROUP = re.compile(r"\d+")
 _LAST_GROUP = re.compile(r"(?:[^\d]+|^)\d+$")
 
 
@@ -112,8 +113,9 @@ def _is_phone(text: str, match: re.Match[str], region: str) -> bool:
     """Check against the country's numbering plan; a bare run of digits also needs a word that says what it is."""
     is_international = text.startswith(("+", "00"))
     is_bare = text.isdigit() and not is_international
-    if _DATE.fullmatch(text):
-        return False
+    groups = _GROUP.findall(text)
+    if _DATE.fullmatch(text) or sum(map(len, groups)) < 2 * len(groups):
+        return False  # nobody writes a number digit by digit, as columns of figures are
     if is_bare and not _PHONE_WORD.search(match.string, max(0, match.start() - 20), match.start()):
         return False
     number: Any = re.sub(r"^00", "+", text)
