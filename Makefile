@@ -10,6 +10,8 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 export PATH := $(STATE)/bin:$(CURDIR)/.venv/bin:$(PATH)
 export KUBECONFIG := $(STATE)/kubeconfig
 export TOKENIZERS_PARALLELISM := false
+# Some machines set it; torch and transformers would be compiled anew by each process that imports them.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON_DIRS := api operator trainer_image cli dev tests benchmarks
 
 GRIDS := $(addprefix tests/integration/test_,$(addsuffix .py,exactness train_grid train_methods train_optimizers operator_crash_points))
