@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 STATE := $(or $(FINETUNE_CLUSTER_STATE),/var/lib/finetune-cluster)
 PY := .venv/bin/python
+# Models of tests are so small that threads of one process only wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 export PATH := $(STATE)/bin:$(CURDIR)/.venv/bin:$(PATH)
 export KUBECONFIG := $(STATE)/kubeconfig
 export TOKENIZERS_PARALLELISM := false
@@ -64,21 +66,21 @@ lint-code: venv
 	@git ls-files -z '*.sh' | xargs -0 --no-run-if-empty shellcheck
 
 test-unit: venv ## pure functions and tables: seconds
-	@$(PY) -m pytest -q -n 2 tests/unit
+	@$(PYTEST) -q -n 2 tests/unit
 
 test-chart: venv ## helm lint, rendered manifests, kubeconform, alert rules
 	@python3 dev/cluster binaries helm kubeconform promtool kube-apiserver etcd kubectl > /dev/null
-	@$(PY) -m pytest -q tests/chart
+	@$(PYTEST) -q tests/chart
 
 test-integration: venv ## real API server, real S3 server, real trainer processes: minutes
 	@python3 dev/cluster binaries helm $(CONTROL_PLANE) kubectl > /dev/null
-	@$(PY) -m pytest -q tests/integration
+	@$(PYTEST) -q tests/integration
 
 test-exact: venv ## the whole grids: methods, optimizers, ZeRO stages, steps divided, runs interrupted and moved, crash points; hours
-	@EXACT=whole $(PY) -m pytest -q $(GRIDS)
+	@EXACT=whole $(PYTEST) -q $(GRIDS)
 
 test-e2e: venv cluster images ## the product on the local cluster
-	@$(PY) -m pytest -q tests/e2e
+	@$(PYTEST) -q tests/e2e
 
 chaos: venv cluster images ## seeded faults against real jobs: SEED=1 ROUNDS=50, ONLY="7 12", FAULTS="node-lost"
 	@$(PY) tests/chaos --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),50) --only $(ONLY) $(FAULTS:%=--fault %)
@@ -87,7 +89,7 @@ test: venv ## every test but load and the whole grids: lint, unit, then chart, i
 	@$(MAKE) --no-print-directory lint-code test-unit
 	@$(MAKE) --no-print-directory cluster images
 	@python3 dev/cluster binaries promtool kwok > /dev/null
-	@$(PY) -m pytest tests --ignore tests/unit --durations=40
+	@$(PYTEST) tests --ignore tests/unit --durations=40
 
 bench-operator: venv ## scale beside a peer operator and plain Jobs: JOBS=1000 LIMITS=raised|default ARGS="--repeats 3"
 	@python3 dev/cluster binaries helm training-operator training-operator-tuned $(CONTROL_PLANE) > /dev/null

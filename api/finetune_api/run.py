@@ -64,6 +64,9 @@ class Prepared(Record):
     writer: str = Field(description="Who wrote it: the pod's uid.")
     files: list[FileEntry] = Field(description="Files of the token cache, tokenizer and test rows.")
     model_files: list[FileEntry] = Field(description="Files of the base model as prepare saw them.")
+    adapter_files: list[FileEntry] = Field(
+        default=[], description="Files of spec.method.initialAdapter as prepare saw them."
+    )
     data: DataReport = Field(description="What was prepared.")
     plan: Plan = Field(description="What auto became.")
     classes: Classes | None = Field(default=None, description="Objective classification.")
@@ -142,6 +145,9 @@ class OutputManifest(Record):
     data_digest: str = Field(description="Digest of the prepared rows.")
     files: list[FileEntry] = Field(description="Every file of the result.")
     evaluation: EvaluationResult = Field(description="Scores before and after.")
+    merge_gap: float | None = Field(
+        default=None, description="KL divergence of the merged model from base and adapter, nats per token or row."
+    )
 
 
 class RunLayout:

@@ -235,6 +235,11 @@ class OutputResult(Record):
     adapter_uri: str | None = Field(default=None, description="The adapter (method lora).")
     merged_uri: str | None = Field(default=None, description="The whole model: trained in full, or merged.")
     predictions_uri: str | None = Field(default=None, description="Answers of base and tuned model.")
+    merge_gap: float | None = Field(
+        default=None,
+        description="How far the merged model is from base and adapter, on rows of the job: KL divergence in nats per"
+        " token, or per row of a classifier. Rounding leaves some.",
+    )
     step: int = Field(description="Optimizer step of the exported weights.")
     digest: str = Field(description="SHA-256 of the manifest that lists every file.")
 

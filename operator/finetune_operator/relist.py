@@ -64,9 +64,7 @@ class Lister:
             except NotFoundError:
                 logger.error("the API server does not know FineTuneJobs; install the CRD of the chart")
             except RefusedError as error:
-                logger.error(
-                    "the first list is refused; is the CRD of another release? %s", error.message
-                )
+                logger.error("the first list is refused; is the CRD of another release? %s", error.message)
             except ApiError as error:
                 logger.warning("the first list failed; trying again: %s", error.message)
             await asyncio.sleep(PRIME_RETRY_SECONDS)

@@ -11,8 +11,6 @@ DATASETS = "s3://datasets/bad"
 GOOD_ROW = '{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"hello"}]}\n'
 FILES = {
     "bad/broken.jsonl": GOOD_ROW + '{"messages": [\n',
-    "bad/no-assistant.jsonl": GOOD_ROW + '{"messages":[{"role":"user","content":"hi"}]}\n',
-    "bad/empty.jsonl": "",
 }
 NO_SPLIT = {"validation": 0, "test": 0, "seed": 42}
 
@@ -44,8 +42,6 @@ CASES = {
     ),
     "no-weights": ({"model": {"uri": "s3://models/no-weights/"}}, Reason.INVALID_MODEL, ["safetensors"]),
     "broken-json": (data("broken.jsonl"), Reason.INVALID_DATA, ["broken.jsonl:2"]),
-    "no-assistant": (data("no-assistant.jsonl"), Reason.INVALID_DATA, ["no-assistant.jsonl:2", "messages"]),
-    "empty-data": (data("empty.jsonl"), Reason.INVALID_DATA, ["empty.jsonl"]),
     "too-large": (
         {"podTemplate": {"resources": {"limits": {"memory": "300Mi"}, "requests": {"memory": "300Mi"}}}},
         None,

@@ -71,6 +71,7 @@ def test_defaults_of_the_server_are_those_of_the_models(crd_installed: KubeApi) 
             "targetModules": ["all-linear"],
             "useRslora": False,
             "useDora": False,
+            "loraPlusRatio": 1,
         },
     }
     assert stored["spec"]["training"]["globalBatchSize"] == 64
@@ -91,7 +92,7 @@ def test_split_has_no_default_so_that_a_given_list_wins(crd_installed: KubeApi) 
         ({"training": {"learningrate": 1}}, "spec.training.learningrate"),
         ({"suspended": True}, "spec.suspended"),
         ({"podTemplate": {"envFrom": []}}, "spec.podTemplate.envFrom"),
-        ({"data": {"train": [{"uri": "s3://datasets/a", "weight": 1}]}}, "spec.data.train[0].weight"),
+        ({"data": {"train": [{"uri": "s3://datasets/a", "wight": 1}]}}, "spec.data.train[0].wight"),
     ],
 )
 def test_unknown_field_is_refused_by_name(crd_installed: KubeApi, changes: dict[str, Any], field: str) -> None:

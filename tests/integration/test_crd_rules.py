@@ -60,6 +60,7 @@ KEY = {"name": "s3", "key": "token"}
 ENV, FROM = "spec.podTemplate.env[1]", "spec.podTemplate.env[1].valueFrom"
 VOLUME, MOUNT = "spec.podTemplate.volumes[0]", "spec.podTemplate.volumeMounts[0]"
 DORA = {"useDora": True}
+EARLIER = {"uri": "s3://models/earlier/adapter/"}
 BOTH = {"reductionFactor": 8, "bottleneckSize": 64}
 MUON = {"type": "muon"}
 SAMPLED = {"samplePrompts": ["How are you?"]}
@@ -93,6 +94,12 @@ CASES = [
     ),
     Case("set spec.method.type: adapter", "spec.method", minimal_job(method={"type": "lora", "adapter": {}})),
     Case("not both; remove one", "spec.method.adapter", minimal_job(method={"type": "adapter", "adapter": BOTH})),
+    Case("is a LoRA adapter", "spec.method", minimal_job(method={"type": "full", "initialAdapter": EARLIER})),
+    *(
+        Case("must be trained, by", "spec", minimal_job(model={"newTokens": ["<tool>"]}, method=method))
+        for method in ({"type": "ia3"}, {"type": "lora", "initialAdapter": EARLIER})
+    ),
+    Case("single rows of", "spec", minimal_job(model={"newTokens": ["<tool>"]}, distributed={"zeroStage": 3})),
     Case("language models alone", "spec", minimal_job(method={"type": "prompt"}, objective="classification")),
     Case("not on 8", "spec.method", minimal_job(method={"type": "qlora", "quantization": {"bits": 8}, "lora": DORA})),
     Case("needs evaluations to look at", "spec.evaluation", minimal_job(evaluation=NEVER)),

@@ -20,6 +20,7 @@ INTERRUPTED = [("full", 2, 2, 3)]
 """Method, ZeRO stage, world size, step. The grid of the methods interrupts each once already."""
 MOVED = [((0, 1), (2, 2)), ((2, 2), (0, 1)), ((3, 2), (2, 1))]
 """From a ZeRO stage and world size to another."""
+MOVED_BF16 = [("full", (0, 1), (2, 2)), ("lora", (2, 2), (0, 1))]
 METHODS = ["full"]
 if IS_WHOLE:
     CELLS = list(product((1, 2, 4), (1, 2, 4), (0, 1, 2, 3), (True, False)))
@@ -27,6 +28,7 @@ if IS_WHOLE:
     PLACES = ((0, 1), (2, 1), (1, 2), (2, 2), (3, 2), (3, 4))
     MOVED = [(old, new) for old, new in product(PLACES, PLACES) if old != new]
     METHODS = ["full", "lora"]
+    MOVED_BF16 = [(method, old, new) for method in METHODS for old, new in MOVED]
 GAPS = []
 
 
@@ -39,19 +41,20 @@ def interrupted(method, stage, world_size, step):
     return Case(f"cut-{method}-{stage}-{world_size}-{step}", method, stage, world_size, steps=STEPS, resume_at=step)
 
 
-def place(method, stage, world_size):
-    commits = {"checkpoint": {"everySteps": 2}}
-    return Case(f"at-{method}-{stage}-{world_size}", method, stage, world_size, steps=STEPS, spec=commits)
+def place(method, stage, world_size, precision):
+    name, commits = f"at-{method}-{stage}-{world_size}-{precision}", {"checkpoint": {"everySteps": 2}}
+    return Case(name, method, stage, world_size, precision=precision, steps=STEPS, spec=commits)
 
 
-def moved(method, old, new):
-    name = f"moved-{method}-{old[0]}-{old[1]}-to-{new[0]}-{new[1]}"
-    source = place(method, *old).name
-    return Case(name, method, new[0], new[1], steps=STEPS, resume_at=2, resume_from=source)
+def moved(method, old, new, precision):
+    name = f"moved-{method}-{old[0]}-{old[1]}-to-{new[0]}-{new[1]}-{precision}"
+    source = place(method, *old, precision).name
+    return Case(name, method, *new, precision=precision, steps=STEPS, resume_at=2, resume_from=source)
 
 
-MOVES = [(method, old, new) for method in METHODS for old, new in MOVED]
-SOURCES = sorted({(method, *old) for method, old, _ in MOVES})
+MOVES = [(method, old, new, "fp32") for method in METHODS for old, new in MOVED]
+MOVES += [(*one, "bf16") for one in MOVED_BF16]
+SOURCES = sorted({(method, *old, precision) for method, old, _, precision in MOVES})
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +113,23 @@ def test_a_run_interrupted_at_any_step_is_the_same_run_bit_by_bit(told, root, on
 @pytest.mark.parametrize("one", MOVES, ids=str)
 def test_a_run_goes_on_with_other_processes_and_another_stage(told, plain, root, one):
     case = moved(*one)
-    assert_exact(told[case.name]["resumed"], plain[one[0]], since=2)
     ours, theirs = (
         weights_of(root / case.name / "resumed", STEPS),
         weights_of(root / case.resume_from / "whole", STEPS),
     )
     assert ours.keys() == theirs.keys()
-    assert all((ours[key] - theirs[key]).abs().max() < 1e-4 for key in theirs)
+    gaps = {key: (ours[key].float() - theirs[key].float()).abs() for key in theirs}
+    if case.precision == "fp32":
+        assert_exact(told[case.name]["resumed"], plain[case.method], since=2)
+        assert all(gap.max() < 1e-4 for gap in gaps.values())
+    else:  # how a step is divided shows in the rounding of its gradients
+        losses, wanted = (
+            [step["loss"] for step in told[name][part]]
+            for name, part in ((case.name, "resumed"), (case.resume_from, "steps"))
+        )
+        print(losses, wanted, {k: (v.mean().item(), v.max().item()) for k, v in gaps.items()})
+        assert losses == pytest.approx(wanted[2:], abs=0.01)
+        assert all(gap.mean() < 2e-4 for gap in gaps.values())
 
 
 def test_the_largest_gap_is_told(told, capsys):

@@ -16,6 +16,8 @@ from finetune_trainer.model import weights
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.prepare import stage as prepare
 
+pytestmark = pytest.mark.usefixtures("examined_here")
+
 LABELS = ["bill", "bug", "praise"]
 TEXT = "This is letter 7 about a bug."
 MATRIX = Confusion(labels=LABELS, rows=[[3, 0, 1], [0, 2, 0], [0, 1, 4]])

@@ -1,19 +1,26 @@
 """What each method's weights become in the export, against a real S3 server, loaded as a user would."""
 
 import runpy
+from shutil import copytree
 
 import pytest
 import torch
 from export_jobs import commit_weights, download, logits, rows, shift_trained
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from finetune_api.spec import Model
 from finetune_trainer.export import stage as export
 from finetune_trainer.export.assemble import load_base
 from finetune_trainer.methods import method_of
+from finetune_trainer.methods.given import Given
 from finetune_trainer.model import weights
 from finetune_trainer.model.kind import ModelKind
+from finetune_trainer.model.vocabulary import extend, new_token_ids
 from finetune_trainer.prepare import stage as prepare
+from finetune_trainer.prepare.tokenizer import load_tokenizer
+
+pytestmark = pytest.mark.usefixtures("examined_here")
 
 ADAPTERS = {
     "dora": {"type": "lora", "lora": {"useDora": True}},
@@ -30,12 +37,12 @@ BESIDE = {
 IDS = list(range(3, 40))
 
 
-def trained(s3_job, tiny_model, tmp_path, method, **spec):
+def trained(s3_job, tiny_model, tmp_path, method, given=Given(), **spec):  # noqa: B008
     """Prepare a job, move its trained parameters away from where they began, and leave them as training does."""
     s3_job.put_rows("rows/train.jsonl", rows(60))
     job = s3_job.stage_input(method=method, **spec)
     prepare.run(job, s3_job.store)
-    chosen = method_of(job.spec.method)
+    chosen = method_of(job.spec.method, given)
     torch.manual_seed(1)
     base = load_base(tiny_model, job.spec.method.spelled_out().quantization, ModelKind())
     model = chosen.adapt(base)
@@ -49,7 +56,7 @@ def trained(s3_job, tiny_model, tmp_path, method, **spec):
 def test_adapter_and_merged_model_say_what_was_trained(s3_job, tiny_model, tmp_path, name):
     output = {"uri": s3_job.uri("output/"), "merge": True}
     job, told = trained(s3_job, tiny_model, tmp_path, ADAPTERS[name], output=output)
-    export.run(job, s3_job.store)
+    gap = export.run(job, s3_job.store).output.merge_gap
     published = download(s3_job, tmp_path)
     base = load_base(tiny_model, job.spec.method.spelled_out().quantization, ModelKind())
     plain = logits(base, IDS)
@@ -59,6 +66,8 @@ def test_adapter_and_merged_model_say_what_was_trained(s3_job, tiny_model, tmp_p
     # LLM.int8 also rounds what goes into a layer, which a merged model does not.
     assert torch.allclose(tuned, merged, atol=0.1 if name == "int8" else 1e-3)
     assert not torch.allclose(plain, tuned, atol=0.1)
+    assert 0 <= gap < 1e-3
+    assert f"{gap:.2g} nats" in (published / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", BESIDE)
@@ -98,3 +107,23 @@ def test_trained_layers_are_put_into_the_base_model(s3_job, tiny_model, tmp_path
     published = download(s3_job, tmp_path)
     assert (output.adapter_uri, output.merged_uri) == (None, s3_job.uri("output/merged/"))
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(published / "merged"), IDS), told)
+
+
+def test_new_tokens_are_prepared_trained_exported_and_merged(s3_job, tiny_model, tmp_path):
+    tokens = ["password?", "<page>"]
+    base = tmp_path / "base"
+    copytree(tiny_model, base)
+    tokenizer = load_tokenizer(tiny_model, Model(uri="s3://models/base/", new_tokens=tokens))
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    extend(base, tmp_path / "tokenizer", tokens)
+    given = Given(new_tokens=new_token_ids(tmp_path / "tokenizer", tokens))
+    model = {"uri": s3_job.uri("model/"), "newTokens": tokens}
+    output = {"uri": s3_job.uri("output/"), "merge": True}
+    method = {"type": "lora", "lora": {"rank": 4}}
+    job, told = trained(s3_job, base, tmp_path, method, given, model=model, output=output)
+    assert export.run(job, s3_job.store).output.merge_gap < 1e-3
+    published = download(s3_job, tmp_path)
+    merged = AutoModelForCausalLM.from_pretrained(published / "merged")
+    assert torch.allclose(logits(merged, IDS), told, atol=1e-3)
+    assert "base.resize_token_embeddings" in (published / "README.md").read_text()
+    assert AutoTokenizer.from_pretrained(published / "merged")("<page>")["input_ids"] == [given.new_tokens[-1]]

@@ -177,6 +177,7 @@ def test_a_place_that_another_job_writes_to_is_left_to_it(s3_job):
     assert s3_job.keys("output/") == ["output/.finetune-writing.json"]
 
 
+@pytest.mark.usefixtures("examined_here")
 def test_what_a_try_of_this_job_left_is_written_over(s3_job, tiny_model, tmp_path):
     other_claim(s3_job, s3_job.uid)
     left = ["merged/config.json", "adapter/old.safetensors", "predictions.jsonl"]
@@ -188,6 +189,7 @@ def test_what_a_try_of_this_job_left_is_written_over(s3_job, tiny_model, tmp_pat
     download(s3_job, tmp_path, beside={"output/notes.txt"})
 
 
+@pytest.mark.usefixtures("examined_here")
 def test_a_run_that_began_anew_replaces_the_result_of_the_one_before(s3_job, tiny_model, tmp_path):
     first = trained(s3_job, tiny_model, tmp_path / "first")
     before = export.run(first, s3_job.store).output
@@ -222,6 +224,7 @@ def test_an_adapter_that_lacks_tensors_is_not_published(s3_job, tiny_model, tmp_
     assert s3_job.keys("output/") == []
 
 
+@pytest.mark.usefixtures("examined_here")
 def test_a_wrong_merge_is_not_published(s3_job, tiny_model, tmp_path, monkeypatch):
     job = trained(s3_job, tiny_model, tmp_path, output={"uri": s3_job.uri("output/"), "merge": True})
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from train_cases import write_adapter
 from transformers import AutoTokenizer
 
 from finetune_api.exitcodes import ExitCode
@@ -15,7 +16,7 @@ from finetune_api.run import RunLayout
 from finetune_api.uris import parse_s3
 from finetune_trainer.data.cache import SPLITS, TokenCache
 from finetune_trainer.data.places import Places
-from finetune_trainer.data.prepared import fetch_model, fetch_prepared
+from finetune_trainer.data.prepared import fetch_initial_adapter, fetch_model, fetch_prepared
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.stage import run
 
@@ -380,7 +381,7 @@ def test_rows_with_labels_become_classes(s3_job, tmp_path):
     plain = run(
         s3_job.stage_input(**spec, data={"labels": [*TOPICS]}, checkpoint={"uri": s3_job.uri("b/")}), s3_job.store
     )
-    assert plain.data == data
+    assert plain.data.model_copy(update={"card_uri": data.card_uri}) == data
 
 
 def test_labels_that_cannot_be_learned_are_refused(s3_job):
@@ -567,6 +568,23 @@ def test_adapter_targets_that_the_model_lacks(s3_job):
     failure = fails(s3_job, s3_job.stage_input(method={"type": "lora", "lora": {"targetModules": ["nope"]}}))
     assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_SPEC)
     assert failure.message.startswith("spec.method.lora does not fit the model: Target modules")
+
+
+def test_an_adapter_that_is_trained_further_is_taken_up_as_it_was_seen(s3_job, tiny_model, tmp_path):
+    s3_job.put_rows("rows/train.jsonl", rows(20))
+    job = s3_job.stage_input(method={"initialAdapter": {"uri": s3_job.uri("earlier/")}})
+    failure = fails(s3_job, job)
+    assert failure.message.startswith(
+        f"{s3_job.uri('earlier/')} holds no adapter_config.json and no adapter_model.safetensors; set"
+    )
+    write_adapter(tiny_model, tmp_path / "earlier")
+    for path in (tmp_path / "earlier").iterdir():
+        s3_job.put(f"earlier/{path.name}", path.read_bytes())
+    assert run(job, s3_job.store).plan.trainable_parameters == 512 * 64 + 2 * 4 * ((64 + 64) + (64 + 128))
+    record = fetched(s3_job, job, tmp_path / "fetched").record
+    fetch_initial_adapter(s3_job.store, record, tmp_path / "adapter", spec=job.spec)
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "adapter" / name).read_bytes() == (tmp_path / "earlier" / name).read_bytes()
 
 
 def test_a_model_larger_than_the_memory_limit(s3_job):

@@ -19,12 +19,15 @@ METHODS = {
     "prompt": {"type": "prompt"},
     "prefix": {"type": "prefix"},
     "adapter": {"type": "adapter"},
+    "further": {"type": "lora", "initialAdapter": {"uri": "s3://bucket/adapter/"}},
     "classes-full": {"type": "full"},
     "classes-lora": {"type": "lora"},
     "classes-nf4": {"type": "qlora"},
 }
+NEW_TOKENS = {"dora": ["<|im_start|>", "<|im_end|>"]}
+"""Tokens whose rows are trained: the first of the vocabulary, of which rows are full."""
 STAGES = {"freeze": (0, 3), "dora": (1, 2), "ia3": (2, 3), "nf4": (2, 0), "int8": (2,)}
-STAGES |= {"prompt": (3,), "prefix": (2,), "adapter": (3,)}
+STAGES |= {"prompt": (3,), "prefix": (2,), "adapter": (3,), "further": (3, 2)}
 STAGES |= {"classes-full": (3,), "classes-lora": (0, 3), "classes-nf4": (2,)}
 RUNS = [(method, stage) for method, stages in STAGES.items() for stage in (stages if IS_WHOLE else stages[:1])]
 ALONE = RUNS if IS_WHOLE else [("classes-lora", 0)]
@@ -33,6 +36,7 @@ PLACES = [*((*run, 1) for run in ALONE), *((*run, 2) for run in RUNS)]
 
 def case(method, stage, world_size):
     name, spec = f"{method}-{stage}-w{world_size}", {"method": METHODS[method]}
+    spec["model"] = {"newTokens": NEW_TOKENS.get(method, [])}
     classes = 3 if method.startswith("classes") else 0
     if classes:
         spec |= {"training": {"classWeights": "balanced"}, "evaluation": {"everySteps": 2}}
@@ -95,7 +99,7 @@ def test_scores_of_labels_are_the_same_on_any_number_of_processes(told):
 def test_frozen_weights_are_in_no_checkpoint(told, root, tiny_model, method):
     commit = root / f"{method}-{STAGES[method][0]}-w2" / "whole" / "00000004"
     stored = sum(tensor.numel() for tensor in weights_of(commit.parent, 4).values())
-    model = plain_model(tiny_model, METHODS[method])
+    model = plain_model(tiny_model, METHODS[method], new_tokens=NEW_TOKENS.get(method, []))
     shards = [torch.load(path, weights_only=False) for path in commit.glob("rank-0/engine/state/*model_states.pt")]
     tensors = [(name, tensor) for shard in shards for name, tensor in shard["module"].items()]
     # DeepSpeed knows a head that is tied to the embeddings by its other name alone, and so keeps it.

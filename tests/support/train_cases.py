@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copytree
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,7 @@ def work_of(tiny_model: Path, root: Path, case: Case) -> Path:
         copytree(tiny_model, work / "model")
         write_cache(work / "prepared" / "cache", classes=case.classes)
         copytree(tiny_model, work / "prepared" / "tokenizer")
+        write_adapter(tiny_model, work / "adapter")
     return work
 
 
@@ -229,7 +231,8 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
 
     spec = FineTuneJobSpec.model_validate(spec_of(case))
     classes = classes_of(case, cache_dir)
-    model = plain_model(tiny_model, spec_of(case)["method"], classes, seed=spec.training.seed)
+    method, new_tokens = spec_of(case)["method"], spec.model.new_tokens
+    model = plain_model(tiny_model, method, classes, seed=spec.training.seed, new_tokens=new_tokens)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decay = [parameter for parameter in trained if parameter.ndim > 1]
     rest = [parameter for parameter in trained if parameter.ndim <= 1]
@@ -257,7 +260,14 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
     return series
 
 
-def plain_model(tiny_model: Path, method: dict[str, Any], classes: Classes | None = None, *, seed: int = 42) -> Any:
+def plain_model(
+    tiny_model: Path,
+    method: dict[str, Any],
+    classes: Classes | None = None,
+    *,
+    seed: int = 42,
+    new_tokens: Sequence[str] = (),
+) -> Any:
     """Return the model of a method as its libraries' documentation makes it; a new head begins as it does here."""
     import torch
     from transformers import BitsAndBytesConfig
@@ -281,21 +291,38 @@ def plain_model(tiny_model: Path, method: dict[str, Any], classes: Classes | Non
     )
     kind.begin(model, seed)
     torch.manual_seed(seed)
-    model = _adapted(model, method, "SEQ_CLS" if classes else "CAUSAL_LM")
+    model = _adapted(tiny_model, model, method, "SEQ_CLS" if classes else "CAUSAL_LM", new_tokens)
     return model.train()  # in evaluation mode, bitsandbytes computes 4 bits in bf16 on CPUs that have it
 
 
-def _adapted(model: Any, method: dict[str, Any], task: str) -> Any:
+def write_adapter(tiny_model: Path, directory: Path) -> None:
+    """Write an adapter as peft does, with the matrix that is embeddings and head; the same at every call."""
     import torch
-    from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    saved = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=10, target_modules=["q_proj", "up_proj"], **saved)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32), config)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:  # peft draws these at random
+                torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+            elif parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    model.save_pretrained(directory, save_embedding_layers=False)
+
+
+def _adapted(tiny_model: Path, model: Any, method: dict[str, Any], task: str, new_tokens: Sequence[str]) -> Any:
+    import torch
+    from peft import IA3Config, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
     if method["type"] == "freeze":
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith(("model.layers.1.", "model.norm", "score"))
     if method["type"] in ("lora", "qlora"):
-        options = {"use_dora": method.get("lora", {}).get("useDora", False)}
-        config = LoraConfig(task_type=task, r=16, lora_alpha=32, target_modules="all-linear", **options)
-        model = get_peft_model(model, config, autocast_adapter_dtype=False)
+        model = _low_rank(tiny_model, model, method, task, new_tokens)
     if method["type"] == "ia3":
         model = get_peft_model(model, IA3Config(task_type=task), autocast_adapter_dtype=False)
     if method["type"] == "prompt":
@@ -309,6 +336,22 @@ def _adapted(model: Any, method: dict[str, Any], task: str) -> Any:
         for layer in model.model.layers:
             layer.mlp = _with_bottleneck(layer.mlp)
     return model
+
+
+def _low_rank(tiny_model: Path, model: Any, method: dict[str, Any], task: str, new_tokens: Sequence[str]) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoTokenizer
+
+    if "initialAdapter" in method:
+        with TemporaryDirectory() as folder:
+            write_adapter(tiny_model, Path(folder))
+            return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    options: dict[str, Any] = {"use_dora": method.get("lora", {}).get("useDora", False)}
+    if new_tokens:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        options["trainable_token_indices"] = tokenizer.convert_tokens_to_ids([*new_tokens])
+    config = LoraConfig(task_type=task, r=16, lora_alpha=32, target_modules="all-linear", **options)
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
 def _with_bottleneck(mlp: Any) -> Any:

@@ -187,3 +187,15 @@ def test_evaluation_reads_every_row_once(cache, world, max_tokens):
     assert rows_of(batches) == Counter(range(len(cache)))
     for batch in batches:
         assert batch.input_ids.shape[1] <= max_tokens or len(batch.cu_seqlens) == 2
+
+
+def test_virtual_tokens_take_room_in_every_row(cache):
+    data = TrainingBatches(cache, max_length=64, packing=True, seed=7, virtual_tokens=10)
+    plan = schedule(data.num_sequences, epochs=1, max_steps=None, global_batch_size=4)
+    rows = [batch for step in range(plan.total_steps) for batch in data.sequences(plan, step)]
+    taken = [int(cache.lengths[batch].sum()) + 10 * len(batch) for batch in rows]
+    assert max(taken) == data.longest_sequence <= 74
+    (batch, *_) = data.step_batches(plan, 0, rank=0, world_size=1, micro_batch_size=1)
+    assert batch.virtual_tokens == 10
+    for batch in row_batches(cache, rank=0, world_size=1, max_tokens=80, virtual_tokens=10):
+        assert batch.input_ids.shape[1] + 10 * (len(batch.cu_seqlens) - 1) <= 80

@@ -4,16 +4,18 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.spec import Method
 from finetune_trainer.data.batches import MicroBatch
+from finetune_trainer.errors import StageFailure
 from finetune_trainer.export.answers import answer
 from finetune_trainer.export.assemble import assemble_adapter
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.given import Given
 from finetune_trainer.model import attention, selfcheck, weights
 from finetune_trainer.objectives.sft import SupervisedLoss
+from finetune_trainer.prepare.model_shape import measure
 from finetune_trainer.train.inputs import inputs_of
 
 CPU = torch.device("cpu")
@@ -158,3 +160,11 @@ def test_noise_stays_within_the_bound_of_the_documents_own_length(tiny_model):
     still, _ = loss.eval()(inputs_of(batch(LENGTHS, 5), CPU, "sdpa"))
     assert torch.isfinite(found)
     assert not torch.allclose(found, still)
+
+
+def test_rows_have_the_positions_that_virtual_tokens_leave(tiny_model):
+    config = AutoConfig.from_pretrained(tiny_model)
+    assert measure(config, Method.model_validate(METHODS["prefix"]), "s3://m/").max_positions == 1024 - 5
+    too_many = {"type": "prompt", "prompt": {"numVirtualTokens": 1023}}
+    with pytest.raises(StageFailure, match="numVirtualTokens is 1023, but the model has 1024 positions"):
+        measure(config, Method.model_validate(too_many), "s3://m/")

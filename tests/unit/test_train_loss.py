@@ -4,6 +4,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from finetune_api.reasons import Reason
+from finetune_api.spec import Method, Training
 from finetune_trainer.data.batches import MicroBatch
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.model import attention, selfcheck
@@ -12,7 +13,7 @@ from finetune_trainer.objectives import sft
 from finetune_trainer.train.engine import scaled
 from finetune_trainer.train.inputs import inputs_of
 from finetune_trainer.train.optimizers import parameter_groups
-from finetune_trainer.train.rates import layer_rates
+from finetune_trainer.train.rates import layer_rates, rates_of
 
 CPU = torch.device("cpu")
 LENGTHS = [9, 4, 30, 1, 12]
@@ -263,6 +264,21 @@ def test_a_layer_learns_at_a_share_of_the_rate_of_the_one_above_it(tiny_model):
     groups = parameter_groups(model.parameters(), 0.1, rates)
     found = {id(parameter): group["rate"] for group in groups for parameter in group["params"]}
     assert all(found[id(parameter)] == rates.get(parameter, 1.0) for parameter in model.parameters())
+
+
+def test_second_matrices_learn_at_a_multiple_of_their_layers_rate(tiny_model):
+    from peft import LoraConfig, get_peft_model
+
+    peft_model = get_peft_model(load(tiny_model).transformer, LoraConfig(r=2, target_modules="all-linear"))
+    model = peft_model.get_base_model()
+    method = Method.model_validate({"lora": {"loraPlusRatio": 16}})
+    training = Training.model_validate({"epochs": 1, "layerwiseLearningRateDecay": 0.5})
+    rates = rates_of(model, method, training)
+    up = model.model.layers[-1].mlp.up_proj
+    assert (rates[up.lora_A["default"].weight], rates[up.lora_B["default"].weight]) == (0.5, 8.0)
+    even = rates_of(model, method, Training.model_validate({"epochs": 1}))
+    assert set(even.values()) == {16.0}
+    assert not rates_of(model, Method(), Training.model_validate({"epochs": 1}))
 
 
 def test_noise_is_as_large_as_the_length_of_the_document_says_and_evaluations_have_none(tiny_model):

@@ -28,7 +28,9 @@ from finetune_trainer.stage_input import read_job, read_pod
 from finetune_trainer.storage import Store, open_s3
 from finetune_trainer.storage.retry import PATIENT, PROBING
 from finetune_trainer.termination import write_last_word
+from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.stopping import stop_at_once
+from finetune_trainer.unused import hide_unused
 
 Run = Callable[[StageInput, Store], TerminationMessage]
 
@@ -48,6 +50,8 @@ def run_stage(name: str) -> tuple[int, TerminationMessage]:
         job = read_job()
         log.bind(stage=name, attempt=job.attempt, rank=int(os.environ.get("RANK", "0")))
         store = open_s3(job.spec.storage.s3, PROBING if name == "prepare" else PATIENT)
+        if name == WORKER:
+            hide_unused(job.spec, Scratch(read_pod().work_dir).model)
         run: Run = import_module(STAGES[name]).run
         return ExitCode.DONE, _run(run, job, store)
     except StageFailure as failure:

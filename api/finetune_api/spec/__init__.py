@@ -10,7 +10,7 @@ from finetune_api.spec.data import Columns, Data, DataSource, Pii, Replay, Split
 from finetune_api.spec.distributed import Distributed
 from finetune_api.spec.evaluation import EarlyStopping, Evaluation, Predictions
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import Freeze, Ia3, Lora, Method, Quantization
+from finetune_api.spec.method import Freeze, Ia3, InitialAdapter, Lora, Method, Quantization
 from finetune_api.spec.model import Model
 from finetune_api.spec.soft_prompts import Prefix, Prompt
 from finetune_api.spec.storage import Cache, Checkpoint, Output, S3Storage, Storage
@@ -30,6 +30,7 @@ __all__ = [
     "FineTuneJobSpec",
     "Freeze",
     "Ia3",
+    "InitialAdapter",
     "Lora",
     "LossSpike",
     "Method",

@@ -32,6 +32,18 @@ class FineTuneJobSpec(Record):
             " classification set lora, qlora, ia3, freeze or full",
         ),
         Rule(
+            "!has(self.model.newTokens) || size(self.model.newTokens) == 0"
+            " || (self.method.type in ['full', 'freeze', 'lora', 'qlora'] && !has(self.method.initialAdapter))",
+            "spec.model.newTokens must be trained, by spec.method.type full, freeze, lora or qlora, and an"
+            " initialAdapter knows none; remove newTokens, or change spec.method",
+        ),
+        Rule(
+            "!has(self.model.newTokens) || size(self.model.newTokens) == 0 || self.distributed.zeroStage != 3"
+            " || self.method.type in ['full', 'freeze']",
+            "spec.model.newTokens with lora or qlora needs spec.distributed.zeroStage 0, 1, 2 or auto: single rows of"
+            " a matrix cannot be trained where stage 3 has it in parts",
+        ),
+        Rule(
             "self.method.type != 'qlora' || self.distributed.zeroStage != 3",
             "spec.method.type: qlora needs spec.distributed.zeroStage 0, 1, 2 or auto: a quantised base is not"
             " sharded, so stage 3 saves nothing",
@@ -181,3 +193,8 @@ class FineTuneJobSpec(Record):
         description="true stops the job: running pods commit a checkpoint and end; false lets it go on from there."
         " While it is suspended every field of the spec may be changed.",
     )
+
+    @property
+    def can_shard_weights(self) -> bool:
+        """Whether ZeRO stage 3 can hold the weights in parts."""
+        return self.method.can_shard_weights and (not self.model.new_tokens or self.method.type in ("full", "freeze"))

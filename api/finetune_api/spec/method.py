@@ -7,6 +7,7 @@ from pydantic import Field
 from finetune_api.base import Record, Rule
 from finetune_api.spec.bottleneck import Bottleneck
 from finetune_api.spec.soft_prompts import Prefix, Prompt
+from finetune_api.uris import S3Uri
 
 ModuleName = Annotated[str, Field(min_length=1, max_length=253)]
 MethodType = Literal["full", "freeze", "lora", "qlora", "ia3", "prompt", "prefix", "adapter"]
@@ -32,10 +33,26 @@ class Lora(Record):
         description="Train the length of each weight's columns apart from their direction"
         " (https://arxiv.org/abs/2402.09353): closer to full training at small ranks, but slower.",
     )
+    lora_plus_ratio: float = Field(
+        default=1.0,
+        ge=1,
+        le=1024,
+        description="The second matrix, which begins at zero, learns at so many times the learning rate of the first"
+        " (LoRA+, https://arxiv.org/abs/2402.12354); 16 is usual, with a lower learning rate.",
+    )
     modules_to_save: list[ModuleName] = Field(
         default=[],
         max_length=16,
         description="Modules trained in full beside the adapter, e.g. embed_tokens.",
+    )
+
+
+class InitialAdapter(Record):
+    """An adapter that is trained further."""
+
+    uri: S3Uri = Field(
+        description="Prefix in S3 that holds it: adapter_config.json and adapter_model.safetensors of a LoRA adapter"
+        " of peft, e.g. adapter/ of an earlier result."
     )
 
 
@@ -92,6 +109,10 @@ class Method(Record):
             "spec.method.lora belongs to types lora and qlora; remove the lora block or set spec.method.type: lora",
         ),
         Rule(
+            "self.type in ['lora', 'qlora'] || !has(self.initialAdapter)",
+            "spec.method.initialAdapter is a LoRA adapter; remove it or set spec.method.type: lora or qlora",
+        ),
+        Rule(
             "self.type == 'qlora' || !has(self.quantization)",
             "spec.method.quantization belongs to type qlora; remove the block or set spec.method.type: qlora",
         ),
@@ -129,6 +150,11 @@ class Method(Record):
         " that stand before every row; adapter trains small layers between those of the model.",
     )
     lora: Lora | None = Field(default=None, description="Settings of lora and qlora; left out means the defaults.")
+    initial_adapter: InitialAdapter | None = Field(
+        default=None,
+        description="Adapter that lora or qlora trains further; its own file says rank, alpha and modules. Left out"
+        " means a new one.",
+    )
     quantization: Quantization | None = Field(
         default=None, description="Settings of qlora's base model; left out means nf4 with double quantisation."
     )
@@ -153,7 +179,10 @@ class Method(Record):
         return 0 if block is None else block.num_virtual_tokens
 
     def spelled_out(self) -> "Method":
-        """Return the method with every block of its type, the defaults of those left out written down."""
+        """Return the method with every block of its type, the defaults of those left out written down.
+
+        An initial adapter has settings of its own, so that none are written down for lora beside it.
+        """
         blocks: dict[str, Record] = {
             "lora": self.lora or Lora(),
             "quantization": self.quantization or Quantization(),
@@ -163,7 +192,8 @@ class Method(Record):
             "prefix": self.prefix or Prefix(),
             "adapter": self.adapter or Bottleneck(),
         }
-        return self.model_copy(update={name: blocks[name] for name in _BLOCKS[self.type]})
+        written = [name for name in _BLOCKS[self.type] if name != "lora" or self.initial_adapter is None]
+        return self.model_copy(update={name: blocks[name] for name in written})
 
 
 _BLOCKS: dict[str, tuple[str, ...]] = {

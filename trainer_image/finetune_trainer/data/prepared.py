@@ -14,6 +14,7 @@ from pathlib import Path
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Prepared, RunLayout
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.uris import parse_s3
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.storage import Store
@@ -74,3 +75,11 @@ def fetch_model(store: Store, uri: str, prepared: Prepared, directory: Path, *, 
     wanted = [entry for entry in prepared.model_files if weights or not entry.key.endswith(".safetensors")]
     store.download_all(wanted, bucket=location.bucket, directory=directory, strip_prefix=prefix)
     return directory
+
+
+def fetch_initial_adapter(store: Store, prepared: Prepared, directory: Path, *, spec: FineTuneJobSpec) -> None:
+    """Download the adapter that is trained further, if there is one, as the prepare stage saw it."""
+    if spec.method.initial_adapter is not None:
+        location = parse_s3(spec.method.initial_adapter.uri)
+        prefix = f"{location.key.rstrip('/')}/" if location.key else ""
+        store.download_all(prepared.adapter_files, bucket=location.bucket, directory=directory, strip_prefix=prefix)

@@ -13,7 +13,7 @@ BATCH = 32
 
 
 def answer(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     *,
@@ -56,7 +56,7 @@ def batches_by_length(rows: Sequence[Sequence[int]], *, padded: bool = True) -> 
 
 
 def _generate(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], options: Mapping[str, Any]
+    model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], options: Mapping[str, Any]
 ) -> list[list[int]]:
     """Return the tokens that follow prompts side by side: padded at the left, where the mask hides the padding."""
     width = max(len(prompt) for prompt in prompts)

@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
 from finetune_api.spec import Quantization
 from finetune_trainer import log
+from finetune_trainer.methods.adapter import COPIES
 from finetune_trainer.methods.bottleneck import LOADER
 from finetune_trainer.methods.freeze import TRAINED_TENSORS
 from finetune_trainer.methods.qlora import bitsandbytes_config, keep_layout
@@ -37,7 +40,18 @@ def assemble_adapter(weights: Path, *, tokenizer: Path, base_uri: str, target: P
         config["prefix_projection"] = False
     else:
         shutil.copytree(weights, target, dirs_exist_ok=True)
+        _write_copies(target / SAFETENSORS_WEIGHTS_NAME)
     (target / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _write_copies(path: Path) -> None:
+    """Write what an adapter stores once, and peft reads in two places, twice."""
+    with safe_open(path, framework="pt") as file:
+        copies: dict[str, str] = json.loads((file.metadata() or {}).get(COPIES, "{}"))
+    if copies:
+        tensors = load_file(path)
+        again = {key: tensors[source].clone() for key, source in copies.items()}
+        save_file({**tensors, **again}, path, metadata={"format": "pt"})
 
 
 def load_adapter(base: PreTrainedModel, directory: Path) -> PeftModel | PreTrainedModel:

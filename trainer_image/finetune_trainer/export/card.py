@@ -21,7 +21,7 @@ _LARGEST_MATRIX = 20
 
 
 def render(
-    job: StageInput, *, prepared: Prepared, result: TrainResult, commit: Commit, divergence: float | None
+    job: StageInput, *, prepared: Prepared, result: TrainResult, commit: Commit, merge_gap: float | None
 ) -> str:
     """Return the card's Markdown."""
     spec, data, plan = job.spec, prepared.data, prepared.plan
@@ -62,7 +62,7 @@ def render(
         _scores(result),
         _confusion(result.confusion),
         how_to_load(spec),
-        _merge(divergence),
+        _merge(merge_gap),
     ]
     return "\n".join(section for section in sections if section)
 

@@ -28,6 +28,16 @@ _ENVIRONMENT = {
 
 def examine(request: Request, scratch: Path) -> Reply:
     """Load the result in a fresh process. Raises StageFailure when it is not what was trained."""
+    reply = in_fresh_process(request, scratch)
+    judge(reply)
+    if request.classes is not None and reply.labels != request.classes.labels:
+        raise _broken("its configuration does not have the labels that were trained")
+    log.info("result-examined", divergence=reply.divergence, dtype=reply.dtype)
+    return reply
+
+
+def in_fresh_process(request: Request, scratch: Path) -> Reply:
+    """Return what a fresh process finds. Raises StageFailure when it does not come to its end."""
     scratch.mkdir(parents=True, exist_ok=True)
     question, answer = scratch / "request.json", scratch / "reply.json"
     question.write_text(request.model_dump_json(by_alias=True))
@@ -45,12 +55,7 @@ def examine(request: Request, scratch: Path) -> Reply:
     if done.returncode != 0:
         log.error("examination-failed", stderr=done.stderr[-8000:])
         raise _broken(f"it cannot be loaded: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
-    reply = Reply.model_validate_json(answer.read_text())
-    judge(reply)
-    if request.classes is not None and reply.labels != request.classes.labels:
-        raise _broken("its configuration does not have the labels that were trained")
-    log.info("result-examined", divergence=reply.divergence, dtype=reply.dtype)
-    return reply
+    return Reply.model_validate_json(answer.read_text())
 
 
 def judge(reply: Reply) -> None:

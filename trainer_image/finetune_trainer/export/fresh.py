@@ -60,6 +60,11 @@ class Reply(Record):
     )
     dtype: str = Field(default="", description="Number format of the tuned model.")
 
+    @property
+    def merge_gap(self) -> float | None:
+        """The divergence, of which rounding may leave less than nothing."""
+        return None if self.divergence is None else max(self.divergence, 0.0)
+
 
 class Examiner:
     """Loads what a request names and looks at it."""

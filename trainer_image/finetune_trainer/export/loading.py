@@ -3,6 +3,9 @@
 from finetune_api.spec import FineTuneJobSpec, Quantization
 from finetune_trainer.methods import method_of
 
+_RESIZED = ["base.resize_token_embeddings(max(len(tokenizer), base.config.vocab_size))"]
+"""A base model from S3 has no rows for the tokens that the job added; the adapter has their values."""
+
 
 def how_to_load(spec: FineTuneJobSpec) -> str:
     """Return the section of the model card."""
@@ -49,6 +52,7 @@ def _adapter(spec: FineTuneJobSpec) -> list[str]:
         *(_few_bits(method.quantization) if method.quantization else []),
         'tokenizer = AutoTokenizer.from_pretrained("adapter")',
         f'base = {auto}.from_pretrained("base"{options})',
+        *(_RESIZED if spec.model.new_tokens else []),
         f'model = {load}{"" if own else ".from_pretrained"}(base, "adapter")',
     ]
 

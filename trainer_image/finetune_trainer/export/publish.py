@@ -51,6 +51,7 @@ def output_result(output: S3Location, manifest: OutputManifest) -> OutputResult:
         adapter_uri=uri(f"{ADAPTER}/"),
         merged_uri=uri(f"{MERGED}/"),
         predictions_uri=uri(PREDICTIONS),
+        merge_gap=manifest.merge_gap,
         step=manifest.step,
         digest=sha256_of(_wire(manifest)),
     )

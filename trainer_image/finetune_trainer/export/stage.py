@@ -23,6 +23,7 @@ from finetune_trainer.export.questions import turn_end
 from finetune_trainer.export.weights import check_adapter, check_model, fetch_weights, read_result
 from finetune_trainer.methods import method_of
 from finetune_trainer.model.kind import ModelKind
+from finetune_trainer.model.vocabulary import extend
 from finetune_trainer.prepare.tokenizer import special_tokens
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import Store
@@ -85,6 +86,7 @@ class _Export:
             data_digest=parts.prepared.record.data.digest,
             files=list(files),
             evaluation=parts.result.evaluation,
+            merge_gap=reply.merge_gap,
         )
         return publish.publish(self._store, target, manifest)
 
@@ -98,6 +100,7 @@ class _Export:
         base = fetch_model(
             store, job.spec.model.uri, prepared.record, self._scratch / "base", weights=self._needs_base()
         )
+        extend(base, prepared.tokenizer, job.spec.model.new_tokens)
         stop_tokens = _stop_tokens(prepared, base) if self._asks_for_answers else []
         return _Parts(prepared, base, weights, result, commit, stop_tokens)
 
@@ -147,9 +150,7 @@ class _Export:
         if reply.tuned_answers or reply.predictions:
             write_predictions(parts.prepared, reply, self._target / place.PREDICTIONS)
         record: Prepared = parts.prepared.record
-        card = render(
-            self._job, prepared=record, result=parts.result, commit=parts.commit, divergence=reply.divergence
-        )
+        card = render(self._job, prepared=record, result=parts.result, commit=parts.commit, merge_gap=reply.merge_gap)
         (self._target / place.CARD).write_text(card, encoding="utf-8")
         for name in place.DATA_CARDS:
             if (parts.prepared.directory / name).exists():  # not of rows that an earlier release prepared

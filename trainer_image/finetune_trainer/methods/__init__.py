@@ -52,7 +52,7 @@ def method_of(spec: MethodSpec, given: Given = Given()) -> Method:  # noqa: B008
     if spec.type == "full":
         return Full()
     if spec.freeze is not None:
-        return Partial(spec.freeze)
+        return Partial(spec.freeze, given)
     return _beside(spec, given)
 
 
@@ -66,5 +66,6 @@ def _beside(spec: MethodSpec, given: Given) -> Method:
         return PrefixTuning(spec.prefix)
     if spec.adapter is not None:
         return BottleneckAdapter(spec.adapter)
-    assert spec.lora is not None  # noqa: S101 - spelled out for lora and qlora
-    return QuantizedLowRank(spec.lora, spec.quantization) if spec.quantization else LowRank(spec.lora)
+    if spec.quantization is not None:
+        return QuantizedLowRank(spec.lora, spec.quantization, given)
+    return LowRank(spec.lora, given)

@@ -1,5 +1,6 @@
 """What all adapters of peft have in common: they stand beside frozen weights, and peft knows their file."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods.result import Result
 
+COPIES = "copies"
+"""Metadata of an adapter's file: what peft reads under a second key; it is stored once, and exported twice."""
 ADAPTER = "default"
 """peft's name of the adapter that is trained."""
 
@@ -53,18 +56,37 @@ class Adapter:
 
     def file_keys(self, model: nn.Module) -> dict[str, str]:
         """Return the adapter's tensors under the keys that peft reads."""
+        return {name: keys[0] for name, keys in self._all_keys(model).items()}
+
+    def copies(self, model: nn.Module) -> dict[str, str]:
+        """Return the further keys that peft reads a tensor under, with the key in the file: that of a tied head."""
+        return {key: keys[0] for keys in self._all_keys(model).values() for key in keys[1:]}
+
+    def _all_keys(self, model: nn.Module) -> dict[str, list[str]]:
+        """Return all keys that peft has for each tensor."""
         # peft alone knows its renaming: it is given each tensor's number in the place of the tensor.
         names = [name for name, _ in model.named_parameters()]
-        numbers = {name: torch.tensor(number) for number, name in enumerate(names)}
-        renamed = get_peft_model_state_dict(model, state_dict=numbers, save_embedding_layers=False)
-        return {names[int(number)]: key for key, number in renamed.items()}
+        numbers = {parameter: number for number, parameter in enumerate(model.parameters())}
+        given = {
+            name: torch.tensor(numbers[parameter], device="cpu")  # the model may be on the meta device
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+        }
+        keys: dict[str, list[str]] = {}
+        renamed = get_peft_model_state_dict(model, state_dict=given, save_embedding_layers=False)
+        for key, number in renamed.items():
+            keys.setdefault(names[int(number)], []).append(key)
+        return keys
 
     def write(self, model: nn.Module, weights: Mapping[str, torch.Tensor], directory: Path) -> None:
         """Write the adapter as peft does: safetensors and adapter_config.json."""
         assert isinstance(model, PeftModel)  # noqa: S101 - adapt returned it
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(dict(weights), directory / self.weights_name, metadata={"format": "pt"})
+        save_file(dict(weights), directory / self.weights_name, metadata=self._metadata(model))
         config = model.peft_config[ADAPTER]
         config.inference_mode = True
         config.save_pretrained(directory)
         config.inference_mode = False
+
+    def _metadata(self, model: nn.Module) -> dict[str, str]:
+        copies = self.copies(model)
+        return {"format": "pt", **({COPIES: json.dumps(copies)} if copies else {})}

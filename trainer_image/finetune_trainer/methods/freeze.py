@@ -13,6 +13,8 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.spec import Freeze
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods.embeddings import matrices
+from finetune_trainer.methods.given import Given
 from finetune_trainer.methods.result import Result
 from finetune_trainer.model.task import head_of
 
@@ -26,8 +28,9 @@ class Partial:
     result: Result = "model"
     saves_frozen = False
 
-    def __init__(self, settings: Freeze) -> None:
+    def __init__(self, settings: Freeze, given: Given) -> None:
         self._settings = settings
+        self._given = given
 
     def quantization(self, dtype: torch.dtype) -> BitsAndBytesConfig | None:
         """Return None: the result is a whole model in its own numbers."""
@@ -44,6 +47,11 @@ class Partial:
         head = head_of(model)
         if head is not None:
             head.requires_grad_(True)
+        if self._given.new_tokens and not all(matrix.requires_grad for matrix in matrices(model)):
+            raise _misfit(
+                "spec.model.newTokens have rows in embeddings and head, which must be trained then; add both to"
+                " trainableModules (embed_tokens and lm_head in most models)"
+            )
         return model
 
     def _trained_modules(self, model: PreTrainedModel) -> list[nn.Module]:

@@ -10,3 +10,7 @@ class Given:
 
     tokenizer: Path | None = None
     """The tokenizer as it was prepared."""
+    adapter: Path | None = None
+    """The adapter that is trained further."""
+    new_tokens: tuple[int, ...] = ()
+    """Ids of the tokens that the job adds to the vocabulary."""

@@ -5,7 +5,11 @@ from transformers import PreTrainedModel
 
 from finetune_api.spec import Lora
 from finetune_trainer.methods.adapter import Adapter
+from finetune_trainer.methods.embeddings import settings_of_embeddings
+from finetune_trainer.methods.given import Given
+from finetune_trainer.methods.initial_adapter import fill_from, initial_config
 from finetune_trainer.methods.lora_forward import add_in_one_pass
+from finetune_trainer.methods.token_rows import replace_outputs
 from finetune_trainer.model.task import task_type
 
 
@@ -15,12 +19,15 @@ class LowRank(Adapter):
     block = "spec.method.lora"
     advice = ', and targetModules: ["all-linear"] fits every model'
 
-    def __init__(self, settings: Lora) -> None:
+    def __init__(self, settings: Lora | None, given: Given) -> None:
         self._settings = settings
+        self._given = given
 
     def config(self, model: PreTrainedModel) -> PeftConfig:
-        """Return peft's settings."""
-        settings = self._settings
+        """Return peft's settings: those of the adapter that is trained further, or the spec's."""
+        if self._given.adapter is not None:
+            return initial_config(self._given.adapter, self._settings, task_type=task_type(model))
+        settings = self._settings or Lora()
         targets = settings.target_modules
         return LoraConfig(
             task_type=task_type(model),
@@ -31,10 +38,14 @@ class LowRank(Adapter):
             use_rslora=settings.use_rslora,
             use_dora=settings.use_dora,
             modules_to_save=[*settings.modules_to_save] or None,  # a list of its own: peft may add to it
+            **settings_of_embeddings(model, settings.modules_to_save, self._given.new_tokens),
         )
 
     def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
         """Freeze the model and add adapters in its own number format."""
         adapted = super().adapt(model)
+        if self._given.adapter is not None:
+            fill_from(self._given.adapter, adapted, self.file_keys(adapted), copies=self.copies(adapted))
         add_in_one_pass(adapted)
+        replace_outputs(adapted)
         return adapted

@@ -8,14 +8,15 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from finetune_api.spec import Lora, Quantization
+from finetune_trainer.methods.given import Given
 from finetune_trainer.methods.lora import LowRank
 
 
 class QuantizedLowRank(LowRank):
     """Trains low-rank matrices beside weights that bitsandbytes holds."""
 
-    def __init__(self, lora: Lora, quantization: Quantization) -> None:
-        super().__init__(lora)
+    def __init__(self, lora: Lora | None, quantization: Quantization, given: Given) -> None:
+        super().__init__(lora, given)
         self._quantization = quantization
 
     def quantization(self, dtype: torch.dtype) -> BitsAndBytesConfig | None:

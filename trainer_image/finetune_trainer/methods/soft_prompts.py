@@ -59,6 +59,10 @@ class SoftPrompt(Adapter):
         """Return the trained parameter under the key that peft reads."""
         return {f"prompt_encoder.{ADAPTER}.embedding.weight": PROMPT_EMBEDDINGS}
 
+    def copies(self, model: nn.Module) -> dict[str, str]:
+        """Return nothing: virtual tokens have no further keys."""
+        return {}
+
 
 class PromptTuning(SoftPrompt):
     """Trains embeddings before every document."""

@@ -16,6 +16,7 @@ from finetune_api.reasons import Reason
 from finetune_api.spec import Method
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods import method_of
+from finetune_trainer.methods.given import Given
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.task import head_of
 from finetune_trainer.prepare.model_files import invalid_model
@@ -54,7 +55,13 @@ def read_config(directory: Path, uri: str) -> Any:
         ) from error
 
 
-def measure(config: Any, method: Method, uri: str, kind: ModelKind = LANGUAGE_MODEL) -> ModelShape:
+def measure(
+    config: Any,
+    method: Method,
+    uri: str,
+    kind: ModelKind = LANGUAGE_MODEL,
+    given: Given = Given(),  # noqa: B008
+) -> ModelShape:
     """Return the sizes of the model under a method. Raises StageFailure when it cannot be built or adapted."""
     try:
         with torch.device("meta"):
@@ -63,7 +70,7 @@ def measure(config: Any, method: Method, uri: str, kind: ModelKind = LANGUAGE_MO
         raise invalid_model(f"{uri}: no {kind} can be built from config.json: {_first_line(error)}") from error
     quantized = _linear_weights(model) if method.type == "qlora" else 0
     with torch.device("meta"):
-        model = method_of(method).adapt(model)
+        model = method_of(method, given).adapt(model)
     text = config.get_text_config()
     return ModelShape(
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -116,7 +116,7 @@ def _zero_stages(spec: FineTuneJobSpec, world: int) -> list[int]:
         return [wanted]
     if world == 1 or not spec.training.optimizer.can_shard:
         return [0]
-    can_shard_weights = spec.method.can_shard_weights and not spec.training.compile
+    can_shard_weights = spec.can_shard_weights and not spec.training.compile
     return [2, 3] if can_shard_weights else [2]
 
 
@@ -180,7 +180,7 @@ def _advice(spec: FineTuneJobSpec, least: _Choice) -> str:
         advice.append("set spec.method.type: lora")
     if spec.method.type == "lora":
         advice.append("set spec.method.type: qlora")
-    can_shard = spec.method.can_shard_weights and spec.training.optimizer.can_shard and not spec.training.compile
+    can_shard = spec.can_shard_weights and spec.training.optimizer.can_shard and not spec.training.compile
     if layout.world_size > 1 and layout.zero_stage < 3 and can_shard:
         advice.append("set spec.distributed.zeroStage: 3")
     if not layout.activation_checkpointing or layout.activation_checkpointing_every > 1:

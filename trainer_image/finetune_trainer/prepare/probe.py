@@ -25,4 +25,6 @@ def probe(job: StageInput, store: Store) -> None:
 def _uris(spec: FineTuneJobSpec) -> list[str]:
     sources = [*spec.data.train, *spec.data.validation, *spec.data.test]
     sources += spec.data.replay.sources if spec.data.replay else []
-    return [spec.model.uri, *(source.uri for source in sources), spec.checkpoint.uri, spec.output.uri]
+    adapter = spec.method.initial_adapter
+    begun = [spec.model.uri] if adapter is None else [spec.model.uri, adapter.uri]
+    return [*begun, *(source.uri for source in sources), spec.checkpoint.uri, spec.output.uri]

@@ -20,8 +20,11 @@ from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.prepared import find_prepared
 from finetune_trainer.data.schedule import Schedule, schedule_of
 from finetune_trainer.data.settings import config_digest, settings_of
+from finetune_trainer.methods.given import Given
 from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.model.kind import ModelKind
+from finetune_trainer.model.vocabulary import extend_config, new_token_ids
+from finetune_trainer.prepare.adapter_files import fetch_initial_adapter
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
 from finetune_trainer.prepare.plan import Facts, resolve
@@ -56,13 +59,17 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model = ModelFiles(store, parse_s3(job.spec.model.uri))
     model.check()
     small_files = model.fetch_small(scratch / "model")
-    shape = _measure(job, scratch / "model", _provisional_kind(job.spec))
+    adapter_files = fetch_initial_adapter(store, job.spec.method, scratch / "adapter")
+    shape = _measure(job, scratch, _provisional_kind(job.spec))
     tokenizer = _tokenizer(job.spec, scratch / "model", shape)
     tokenizer.save_pretrained(result / "tokenizer")
+    if job.spec.model.new_tokens:
+        extend_config(scratch / "model", _given(job, scratch).new_tokens)
+        shape = _measure(job, scratch, _provisional_kind(job.spec))
     rows = prepare_rows(RowsInput(job.spec, store, tokenizer, shape, result))
     classes = rows.classes
     if classes is not None:
-        shape = _measure(job, scratch / "model", ModelKind.of(classes))
+        shape = _measure(job, scratch, ModelKind.of(classes))
     cache = TokenCache.open(result / "cache", "train")
     log_preview(tokenizer, cache)
     batches = batches_of(job.spec, cache)
@@ -76,12 +83,13 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     files = store.upload_all(result, prefix)
     data = rows.report(batches.num_sequences, prefix)
     rows.offer(pod.uid, files, prefix)
-    require_scratch(job.spec, plan, model=model_files, prepared=files)
+    require_scratch(job.spec, plan, model=[*model_files, *adapter_files], prepared=files)
     settings = settings_of(job.spec)
     prepared = Prepared(
         writer=pod.uid,
         files=files,
         model_files=model_files,
+        adapter_files=adapter_files,
         data=data,
         plan=plan,
         classes=classes,
@@ -91,8 +99,16 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     return _publish(store, layout, prepared)
 
 
-def _measure(job: StageInput, model: Path, kind: ModelKind) -> ModelShape:
-    return measure(read_config(model, job.spec.model.uri), job.spec.method, job.spec.model.uri, kind)
+def _measure(job: StageInput, scratch: Path, kind: ModelKind) -> ModelShape:
+    method, uri = job.spec.method, job.spec.model.uri
+    return measure(read_config(scratch / "model", uri), method, uri, kind, _given(job, scratch))
+
+
+def _given(job: StageInput, scratch: Path) -> Given:
+    """Return what the method begins from, as far as it is there yet."""
+    tokenizer = scratch / "prepared" / "tokenizer"
+    new_tokens = new_token_ids(tokenizer, job.spec.model.new_tokens) if tokenizer.exists() else ()
+    return Given(adapter=scratch / "adapter" if job.spec.method.initial_adapter else None, new_tokens=new_tokens)
 
 
 def _provisional_kind(spec: FineTuneJobSpec) -> ModelKind:

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
+from finetune_api.exitcodes import ExitCode
+from finetune_api.reasons import Reason
 from finetune_api.spec import Model
+from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.model_files import invalid_model
 
 
@@ -21,7 +24,21 @@ def load_tokenizer(directory: Path, model: Model) -> Any:
         raise invalid_model(f"{model.uri}: the tokenizer has no tokenizer.json; convert it and copy the file there")
     if model.chat_template:
         tokenizer.chat_template = model.chat_template
+    _add_tokens(tokenizer, model)
     return tokenizer
+
+
+def _add_tokens(tokenizer: Any, model: Model) -> None:
+    """Add spec.model.newTokens. Raises StageFailure for one that is a token already, or stands there twice."""
+    known = tokenizer.get_vocab()
+    for place, token in enumerate(model.new_tokens):
+        if token in known or token in model.new_tokens[:place]:
+            raise StageFailure(
+                ExitCode.INVALID,
+                Reason.INVALID_SPEC,
+                f"spec.model.newTokens[{place}]: {token!r} is a token already; remove it from the list",
+            )
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in model.new_tokens])
 
 
 def ensure_padding(tokenizer: Any, model: Model, *, vocabulary: int) -> None:

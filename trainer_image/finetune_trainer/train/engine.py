@@ -9,8 +9,7 @@ import torch
 from finetune_api.spec import Training
 from finetune_api.status import Plan
 from finetune_trainer.objectives import Inputs, LossModule
-from finetune_trainer.train.optimizers import make_optimizer, set_learning_rate
-from finetune_trainer.train.rates import layer_rates
+from finetune_trainer.train.optimizers import set_learning_rate
 
 _LARGEST_BUCKET = 200_000_000
 """Elements per reduction bucket; DeepSpeed allocates buffers of this size."""
@@ -73,10 +72,8 @@ def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size
     }
 
 
-def start_engine(loss: LossModule, plan: Plan, training: Training, config: dict[str, Any]) -> Engine:
+def start_engine(loss: LossModule, plan: Plan, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Engine:
     """Return the engine; every process must call it."""
-    rates = layer_rates(loss.transformer, training.layerwise_learning_rate_decay)
-    optimizer = make_optimizer(loss, training.optimizer, rates)
     with redirect_stdout(sys.stderr):
         import deepspeed
 

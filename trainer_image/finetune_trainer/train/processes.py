@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar, cast
@@ -41,8 +41,7 @@ def join(device: str, timeout: timedelta) -> Process:
     """
     # What DeepSpeed prints while it is imported, or holds on to as a log stream, would break the JSON lines.
     with redirect_stdout(sys.stderr):
-        with _unseen("mlflow"):
-            import deepspeed
+        import deepspeed
 
         local_rank = int(os.environ["LOCAL_RANK"])
         if device == "gpu":
@@ -56,21 +55,6 @@ def join(device: str, timeout: timedelta) -> Process:
         local_world_size=int(os.environ["LOCAL_WORLD_SIZE"]),
         device=torch.device("cuda", local_rank) if device == "gpu" else torch.device("cpu"),
     )
-
-
-@contextmanager
-def _unseen(library: str) -> Iterator[None]:
-    """Hide a library that is installed: DeepSpeed's tuner, which has no part here, would import MLflow, and a fifth
-    of the time in which a process starts is gone.
-    """
-    hides = library not in sys.modules
-    if hides:
-        sys.modules[library] = None  # type: ignore[assignment]  # Python's sign that an import fails
-    try:
-        yield
-    finally:
-        if hides:
-            del sys.modules[library]
 
 
 def be_deterministic() -> None:

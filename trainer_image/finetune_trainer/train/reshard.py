@@ -7,13 +7,15 @@ universal form (https://arxiv.org/abs/2406.18820), whole tensors by parameter, f
     engine/universal/zero/<parameter>/fp32.pt       weight; beside it exp_avg.pt, exp_avg_sq.pt and step.pt
     engine/universal/zero/optimizer_state.pt        what belongs to no parameter
 
-Stage 0 in fp32 has no shards and no loader of that form: both ends are written here.
+Stage 0 has no shards and no loader of that form: both ends are written here. In bf16 it holds master weights in fp32
+beside those of the model, in lists of the same order.
 """
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from itertools import chain
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -63,11 +65,14 @@ def _convert(source: Path, target: Path) -> None:
 
 
 def _split(states: dict[str, Any], names: Sequence[str], target: Path) -> None:
-    """Write the state of stage 0 in fp32, where each process has all, by parameter."""
-    for name, state in zip(names, states["optimizer"]["state"].values(), strict=True):
+    """Write the state of stage 0, where each process has all, by parameter."""
+    optimizer = states["optimizer"]
+    masters = chain.from_iterable(optimizer.get("fp32_groups") or [[states["module"][name] for name in names]])
+    moments = optimizer.get("optimizer_state_dict", optimizer)["state"].values()
+    for name, master, state in zip(names, masters, moments, strict=True):
         folder = target / "zero" / name
         folder.mkdir(parents=True)
-        torch.save({"param": states["module"][name]}, folder / "fp32.pt")
+        torch.save({"param": master.detach()}, folder / "fp32.pt")
         for moment in _MOMENTS:
             torch.save({"param": state[moment]}, folder / f"{moment}.pt")
         torch.save(state["step"], folder / "step.pt")
@@ -114,17 +119,25 @@ def _complete_stage_3(common: Path, shapes: Mapping[str, torch.Size]) -> Any:
 
 
 def load_whole(module: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Load the universal form where DeepSpeed cannot: at stage 0 in fp32."""
+    """Load the universal form where DeepSpeed cannot: at stage 0."""
     zero = directory / ENGINE / UNIVERSAL / "zero"
     names = {parameter: name for name, parameter in module.named_parameters()}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            folder = zero / names[parameter]
-            with torch.no_grad():
-                parameter.copy_(_load(folder / "fp32.pt")["param"].view_as(parameter))
-            moments = {key: _load(folder / f"{key}.pt")["param"].view_as(parameter) for key in _MOMENTS}
-            state = {key: moment.to(parameter.device, torch.float32) for key, moment in moments.items()}
-            optimizer.state[parameter] = {**state, "step": _load(folder / "step.pt").float()}
+    for parameter, master in _with_masters(optimizer):
+        folder = zero / names[parameter]
+        with torch.no_grad():
+            master.copy_(_load(folder / "fp32.pt")["param"].view_as(master))
+            parameter.copy_(master)
+        moments = {key: _load(folder / f"{key}.pt")["param"].view_as(master) for key in _MOMENTS}
+        state = {key: moment.to(master.device, torch.float32) for key, moment in moments.items()}
+        optimizer.state[master] = {**state, "step": _load(folder / "step.pt").float()}
+
+
+def _with_masters(optimizer: Any) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+    """Yield each trained parameter of the model with the tensor that the optimizer moves: in fp32 the same one."""
+    moved = [group["params"] for group in optimizer.param_groups]
+    of_model = getattr(optimizer, "fp16_groups", moved)  # DeepSpeed's name for 16 bits of either kind
+    for parameters, masters in zip(of_model, moved, strict=True):
+        yield from zip(parameters, masters, strict=True)
 
 
 def _load(path: Path) -> Any:

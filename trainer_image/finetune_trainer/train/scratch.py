@@ -16,6 +16,11 @@ class Scratch:
         return self.root / "model"
 
     @property
+    def adapter(self) -> Path:
+        """The adapter that is trained further."""
+        return self.root / "adapter"
+
+    @property
     def prepared(self) -> Path:
         """The prepared data."""
         return self.root / "prepared"

@@ -10,10 +10,11 @@ from finetune_api.run import RunLayout
 from finetune_api.spec import Distributed
 from finetune_api.stage import RENDEZVOUS_PORT, StageInput, TerminationMessage
 from finetune_trainer import log
-from finetune_trainer.data.prepared import fetch_model, fetch_prepared
+from finetune_trainer.data.prepared import fetch_initial_adapter, fetch_model, fetch_prepared
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.export.place import Place
 from finetune_trainer.launcher import run_workers
+from finetune_trainer.model.vocabulary import extend
 from finetune_trainer.rendezvous import announced, find_address
 from finetune_trainer.stage_input import LOOPBACK, Pod, read_pod
 from finetune_trainer.storage import Store
@@ -61,6 +62,8 @@ def _fetch(job: StageInput, store: Store, scratch: Scratch) -> None:
     shutil.rmtree(scratch.staged, ignore_errors=True)
     prepared = fetch_prepared(store, layout, scratch.prepared)
     fetch_model(store, job.spec.model.uri, prepared.record, scratch.model)
+    extend(scratch.model, prepared.tokenizer, job.spec.model.new_tokens)
+    fetch_initial_adapter(store, prepared.record, scratch.adapter, spec=job.spec)
     scratch.manifest.write_text(prepared.record.model_dump_json(by_alias=True))
     log.info("fetched", modelBytes=sum(entry.size for entry in prepared.record.model_files))
 

@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Commit, Prepared, RunLayout
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import StageInput
 from finetune_api.status import Plan
 from finetune_trainer import log
@@ -22,6 +23,7 @@ from finetune_trainer.model.attention import backend_for
 from finetune_trainer.model.compile import compile_layers
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.load import DTYPES, load_base
+from finetune_trainer.model.vocabulary import new_token_ids
 from finetune_trainer.objectives import objective_of
 from finetune_trainer.prepare.model_shape import measure, read_config
 from finetune_trainer.prepare.plan import Facts
@@ -32,9 +34,9 @@ from finetune_trainer.train.cadence import evaluates
 from finetune_trainer.train.early_stopping import scored
 from finetune_trainer.train.engine import deepspeed_config, start_engine
 from finetune_trainer.train.evaluation import evaluate
-from finetune_trainer.train.optimizers import shapes_in_groups
+from finetune_trainer.train.optimizers import make_optimizer, shapes_in_groups
 from finetune_trainer.train.processes import Process
-from finetune_trainer.train.rates import layer_rates
+from finetune_trainer.train.rates import rates_of
 from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.reshard import to_universal
 from finetune_trainer.train.run import Run, RunData, commits_of
@@ -53,8 +55,8 @@ def build(
     files = PreparedFiles(prepared, scratch.prepared)
     objective = objective_of(spec, prepared.classes)
     data = RunData.open(files.cache, spec, objective)
-    plan = _plan(job, process, prepared, data, scratch.model)
-    method = method_of(spec.method, Given(files.tokenizer))
+    plan = _plan(job, process, prepared, data, scratch)
+    method = method_of(spec.method, _given(spec, files, scratch))
     width = AutoConfig.from_pretrained(scratch.model, local_files_only=True).get_text_config().hidden_size
     config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
     if spec.training.deterministic:
@@ -69,7 +71,8 @@ def build(
     loss = objective.loss_of(method.adapt(base), spec.training)
     if spec.training.compile:
         compile_layers(loss.transformer)
-    engine = start_engine(loss, plan, spec.training, config)
+    optimizer = make_optimizer(loss, spec.training.optimizer, rates_of(loss.transformer, spec.method, spec.training))
+    engine = start_engine(loss, plan, optimizer, config)
     backend = backend_for(process.device, DTYPES[plan.precision])
     gap = selfcheck.check(engine.module, process.device, backend, virtual_tokens=spec.method.virtual_tokens)
     engine.train()
@@ -91,16 +94,22 @@ def build(
     )
 
 
-def _plan(job: StageInput, process: Process, prepared: Prepared, data: RunData, model: Path) -> Plan:
+def _plan(job: StageInput, process: Process, prepared: Prepared, data: RunData, scratch: Scratch) -> Plan:
     """Return the plan of this attempt; every process must call it."""
     spec, device_bytes = job.spec, processes.smallest_device(process)
 
     def facts() -> Facts:
         kind = ModelKind.of(prepared.classes)
-        shape = measure(read_config(model, spec.model.uri), spec.method, spec.model.uri, kind)
+        given = _given(spec, PreparedFiles(prepared, scratch.prepared), scratch)
+        shape = measure(read_config(scratch.model, spec.model.uri), spec.method, spec.model.uri, kind, given)
         return Facts(shape, data.schedule, data.batches.longest_sequence, job.memory_limit_bytes, device_bytes)
 
     return plan_of_attempt(job, prepared.plan, data.schedule, device_bytes=device_bytes, facts=facts)
+
+
+def _given(spec: FineTuneJobSpec, files: PreparedFiles, scratch: Scratch) -> Given:
+    adapter = scratch.adapter if spec.method.initial_adapter else None
+    return Given(files.tokenizer, adapter, new_token_ids(files.tokenizer, spec.model.new_tokens))
 
 
 def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | None:
@@ -161,7 +170,7 @@ def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:
 def reshard(run: Run, directory: Path) -> None:
     """Bring a fetched commit of all ranks into the form that every layout can be cut from; once per pod."""
     training, loss = run.spec.training, run.engine.module
-    rates = layer_rates(loss.transformer, training.layerwise_learning_rate_decay)
+    rates = rates_of(loss.transformer, run.spec.method, training)
     with trusted():
         to_universal(directory, shapes_in_groups(loss, training.optimizer, rates))
 
@@ -172,13 +181,15 @@ def _has_our_layout(run: Run, commit: Commit) -> bool:
 
 def _require_resumable(run: Run, commit: Commit) -> None:
     """Refuse a commit that this run cannot go on from."""
-    if not _has_our_layout(run, commit) and (why := _indivisible(run, commit)):
+    optimizer = run.spec.training.optimizer
+    if not _has_our_layout(run, commit) and not optimizer.can_reshard:
         raise StageFailure(
             ExitCode.INVALID,
             Reason.INVALID_SPEC,
             f"{run.layout.commit(commit.step).uri} was written by {commit.world_size} processes at ZeRO stage"
             f" {commit.zero_stage}, this attempt has {run.process.world_size} at stage {run.plan.zero_stage}, and"
-            f" {why}",
+            f" the state of optimizer {optimizer.type} cannot be divided anew; set spec.distributed as it was, or"
+            " create a new job",
         )
     if commit.consumed_sequences != run.data.schedule.cursor(commit.step):
         raise StageFailure(
@@ -186,22 +197,6 @@ def _require_resumable(run: Run, commit: Commit) -> None:
             Reason.INVALID_DATA,
             f"{run.layout.commit(commit.step).uri} stands at another place in the data than this run at its step",
         )
-
-
-def _indivisible(run: Run, commit: Commit) -> str:
-    """Return why a commit cannot be divided anew, and what to do; nothing if it can."""
-    optimizer = run.spec.training.optimizer
-    if not optimizer.can_reshard:
-        return (
-            f"the state of optimizer {optimizer.type} cannot be divided anew; set spec.distributed as it was, or"
-            " create a new job"
-        )
-    if run.plan.precision == "bf16" and 0 in (commit.zero_stage, run.plan.zero_stage):
-        return (
-            "DeepSpeed cannot divide the state of stage 0 in bf16 anew; set spec.distributed as it was, or"
-            " spec.distributed.zeroStage: 1 where the commit is not of stage 0"
-        )
-    return ""
 
 
 def _forget(store: Store, layout: RunLayout) -> None:

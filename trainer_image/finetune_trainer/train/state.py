@@ -21,7 +21,7 @@ from finetune_api.spec.evaluation import BestMetric
 from finetune_api.status import Scores, Validation
 from finetune_trainer.methods import Method
 from finetune_trainer.model import weights
-from finetune_trainer.train.engine import Engine, expect_universal, is_plain
+from finetune_trainer.train.engine import Engine, expect_universal
 from finetune_trainer.train.processes import Process
 from finetune_trainer.train.reshard import ENGINE, SHARDS, UNIVERSAL, load_whole
 from finetune_trainer.train.run import Run
@@ -81,7 +81,7 @@ def join_shards(directory: Path) -> None:
 
 def load_state(run: Run, directory: Path, *, resharded: bool) -> RunState:
     """Restore this process from a fetched commit, or from its universal form; every process must call it."""
-    if resharded and is_plain(run.plan):
+    if resharded and run.plan.zero_stage == 0:
         load_whole(run.engine.module, run.engine.optimizer, directory)
     else:
         _load_engine(run.engine, run.method, directory, resharded=resharded)
