@@ -29,7 +29,7 @@ def tokenizer(request):
     return make_tokenizer(name, metaspace=bool(metaspace))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.data())
 def test_a_cut_is_where_the_tokens_of_the_beginning_end(tokenizer, text, data):
     at = data.draw(st.integers(0, len(text)))

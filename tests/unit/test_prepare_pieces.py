@@ -38,7 +38,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("name", CUT)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(texts=st.lists(st.lists(st.sampled_from(PARTS), max_size=12).map("".join), max_size=3))
 def test_pieces_have_the_tokens_of_the_whole(name, texts):
     backend = CUT[name]

@@ -237,7 +237,7 @@ TURN = st.dictionaries(KEYS, JSON | ROLE | CALLS, max_size=5)
 
 
 @given(st.fixed_dictionaries({"messages": st.lists(TURN, max_size=4) | JSON}, optional={"tools": JSON | CALLS}))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_row_is_a_conversation_or_wrong(columns):
     example = None
     with suppress(RowError):

@@ -16,7 +16,7 @@ from data_bench.task import Task
 ROOT = Path(__file__).resolve().parents[3]
 PATHS = ("api", "trainer_image", "benchmarks/harness", "benchmarks/data")
 _LOG_TAIL = 3000
-_INTERVAL = 0.25
+_INTERVAL = 0.5
 """Seconds between two readings of memory."""
 Readings = dict[str, Any]
 

@@ -12,6 +12,7 @@ supervised; the writer refuses to store it otherwise, and counts of supervised t
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -98,7 +99,14 @@ class TokenCache:
             start, stop = self.offsets[rows.start], self.offsets[rows.stop]
             sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.supervised[start:stop], dtype=np.int64)])
             counts[rows.start : rows.stop] = np.diff(sums[self.offsets[rows.start : rows.stop + 1] - start])
+            self.give_back()
         return counts
+
+    def give_back(self) -> None:
+        """Give back the memory of what was read; it is read again where it is needed."""
+        for array in (self.input_ids, self.supervised):
+            if isinstance(array.base, mmap):
+                array.base.madvise(MADV_DONTNEED)
 
     def row(self, index: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         """Return tokens and supervised flags of one row."""
@@ -165,6 +173,7 @@ class CacheWriter:
             places = np.repeat(shift, sizes) + np.arange(int(sizes.sum()))
             labels = None if cache.class_labels is None else cache.class_labels[chosen]
             self.append_rows(cache.input_ids[places], cache.supervised[places], sizes, labels)
+            cache.give_back()
 
     def __enter__(self) -> Self:
         """Return the writer."""
