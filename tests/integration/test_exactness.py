@@ -127,9 +127,8 @@ def test_a_run_goes_on_with_other_processes_and_another_stage(told, plain, root,
             [step["loss"] for step in told[name][part]]
             for name, part in ((case.name, "resumed"), (case.resume_from, "steps"))
         )
-        print(losses, wanted, {k: (v.mean().item(), v.max().item()) for k, v in gaps.items()})
-        assert losses == pytest.approx(wanted[2:], abs=0.01)
-        assert all(gap.mean() < 2e-4 for gap in gaps.values())
+        assert losses == pytest.approx(wanted[2:], abs=1e-3)
+        assert all(gap.mean() < 2e-5 for gap in gaps.values())
 
 
 def test_the_largest_gap_is_told(told, capsys):
