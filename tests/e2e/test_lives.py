@@ -81,7 +81,8 @@ def test_a_suspended_job_commits_and_goes_on_at_that_step_and_expires_when_it_is
     edit(cluster, name, suspend=True)
     held = cluster.wait(name, is_suspended)
     assert held.last_checkpoint.step >= 3
-    assert [pod["status"]["phase"] for pod in cluster.pods(name, "train")] == []
+    # One that has ended may be in view for a moment.
+    assert {pod["status"]["phase"] for pod in cluster.pods(name, "train")} <= {"Succeeded", "Failed"}
     edit(cluster, name, suspend=False)
     status = cluster.wait_end(name)
     assert status.phase is Phase.SUCCEEDED, status.message
