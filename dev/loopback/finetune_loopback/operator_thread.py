@@ -82,7 +82,7 @@ class OperatorThread:
                 metrics=Metrics(),
                 namespaces=self.settings.watch_namespaces,
             )
-            await lister.prime()
+            await lister.relist()
             return self.replica.store.entries(), fresh.entries()
 
         return self.call(compare())
