@@ -1,12 +1,12 @@
 """The command line: `make bench-data`, or `python benchmarks/data --help`."""
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench_harness.command import run
+from bench_harness.document import leave
 from bench_harness.errors import BenchError
 from bench_harness.scratch import scratch
 from data_bench.campaign import Settings, measure
@@ -33,9 +33,7 @@ def _work(options: argparse.Namespace) -> int:
     file: Path = options.out or RESULTS / f"{options.size:g}mb.json"
     with scratch("bench-data-") as root:
         document = measure(settings, options.tokenizer or build_model(), root)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps(result_line(document)))
+    leave(document, file, line=result_line(document))
     return 0
 
 

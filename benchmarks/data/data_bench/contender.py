@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_harness.errors import BenchError
+from bench_harness.offline import offline
 from bench_harness.proc import cpu_seconds, descendants, machine_seconds, memory_mb
 from data_bench.task import Task
 
@@ -61,9 +62,5 @@ def _watch(process: "subprocess.Popen[str]") -> tuple[float, float]:
 def _environment(folder: Path) -> dict[str, str]:
     return {
         "PYTHONPATH": os.pathsep.join(str(ROOT / path) for path in PATHS),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "HF_HOME": str(folder / "huggingface"),
+        **offline(folder),
     }

@@ -1,12 +1,12 @@
 """The command line: `make bench-trainer`, or `python benchmarks/trainer --help`."""
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench_harness.command import run
+from bench_harness.document import leave
 from bench_harness.scratch import scratch
 from quickstart.model import build_model
 from quickstart.steps import StepError
@@ -37,9 +37,7 @@ def _measure(options: argparse.Namespace) -> int:
     file: Path = options.out or RESULTS / f"{options.precision}.json"
     with scratch("bench-trainer-") as root:
         document = Campaign(settings, build_model(), root).run()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps(result_line(document)))
+    leave(document, file, line=result_line(document))
     return 0
 
 

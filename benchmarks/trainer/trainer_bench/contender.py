@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_harness.errors import BenchError
+from bench_harness.offline import offline
 from finetune_loopback.processes import free_ports
 from trainer_bench.task import Task
 
@@ -110,8 +111,5 @@ def _environment(folder: Path, threads: int) -> dict[str, str]:
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HOME": str(folder / "huggingface"),
+        **offline(folder),
     }

@@ -77,7 +77,7 @@ def fetch_model(store: Store, uri: str, prepared: Prepared, directory: Path, *, 
     return directory
 
 
-def fetch_initial_adapter(store: Store, prepared: Prepared, directory: Path, *, spec: FineTuneJobSpec) -> None:
+def fetch_adapter(store: Store, prepared: Prepared, directory: Path, *, spec: FineTuneJobSpec) -> None:
     """Download the adapter that is trained further, if there is one, as the prepare stage saw it."""
     if spec.method.initial_adapter is not None:
         location = parse_s3(spec.method.initial_adapter.uri)

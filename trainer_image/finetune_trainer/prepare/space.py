@@ -16,10 +16,13 @@ def require_scratch(
     spec: FineTuneJobSpec, plan: Plan, *, model: Sequence[FileEntry], prepared: Sequence[FileEntry]
 ) -> None:
     """Raise StageFailure when less is allowed than what a training pod stores for certain."""
+    checkpoint = {"a checkpoint": _STATE_BYTES * plan.trainable_parameters // spec.distributed.num_nodes}
+    # Written beside the file that it replaces, before there is a checkpoint.
+    copy = {"a copy of a model file for newTokens": max((entry.size for entry in model), default=0)}
     parts = {
         "base model": sum(entry.size for entry in model),
         "prepared data": sum(entry.size for entry in prepared),
-        "a checkpoint": _STATE_BYTES * plan.trainable_parameters // spec.distributed.num_nodes,
+        **max(checkpoint, copy if spec.model.new_tokens else {}, key=lambda part: sum(part.values())),
     }
     needed, limit = sum(parts.values()), spec.storage.cache.size_limit
     if needed > parse_quantity(limit):

@@ -23,7 +23,7 @@ from finetune_trainer.data.settings import config_digest, settings_of
 from finetune_trainer.methods.given import Given
 from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.model.kind import ModelKind
-from finetune_trainer.model.vocabulary import extend_config, new_token_ids
+from finetune_trainer.model.vocabulary import extend_config
 from finetune_trainer.prepare.adapter_files import fetch_initial_adapter
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
@@ -105,10 +105,7 @@ def _measure(job: StageInput, scratch: Path, kind: ModelKind) -> ModelShape:
 
 
 def _given(job: StageInput, scratch: Path) -> Given:
-    """Return what the method begins from, as far as it is there yet."""
-    tokenizer = scratch / "prepared" / "tokenizer"
-    new_tokens = new_token_ids(tokenizer, job.spec.model.new_tokens) if tokenizer.exists() else ()
-    return Given(adapter=scratch / "adapter" if job.spec.method.initial_adapter else None, new_tokens=new_tokens)
+    return Given.of(job.spec, tokenizer=scratch / "prepared" / "tokenizer", adapter=scratch / "adapter")
 
 
 def _provisional_kind(spec: FineTuneJobSpec) -> ModelKind:

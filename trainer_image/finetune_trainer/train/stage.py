@@ -10,7 +10,7 @@ from finetune_api.run import RunLayout
 from finetune_api.spec import Distributed
 from finetune_api.stage import RENDEZVOUS_PORT, StageInput, TerminationMessage
 from finetune_trainer import log
-from finetune_trainer.data.prepared import fetch_initial_adapter, fetch_model, fetch_prepared
+from finetune_trainer.data.prepared import fetch_adapter, fetch_model, fetch_prepared
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.export.place import Place
 from finetune_trainer.launcher import run_workers
@@ -63,7 +63,7 @@ def _fetch(job: StageInput, store: Store, scratch: Scratch) -> None:
     prepared = fetch_prepared(store, layout, scratch.prepared)
     fetch_model(store, job.spec.model.uri, prepared.record, scratch.model)
     extend(scratch.model, prepared.tokenizer, job.spec.model.new_tokens)
-    fetch_initial_adapter(store, prepared.record, scratch.adapter, spec=job.spec)
+    fetch_adapter(store, prepared.record, scratch.adapter, spec=job.spec)
     scratch.manifest.write_text(prepared.record.model_dump_json(by_alias=True))
     log.info("fetched", modelBytes=sum(entry.size for entry in prepared.record.model_files))
 

@@ -23,7 +23,6 @@ from finetune_trainer.model.attention import backend_for
 from finetune_trainer.model.compile import compile_layers
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.load import DTYPES, load_base
-from finetune_trainer.model.vocabulary import new_token_ids
 from finetune_trainer.objectives import objective_of
 from finetune_trainer.prepare.model_shape import measure, read_config
 from finetune_trainer.prepare.plan import Facts
@@ -56,7 +55,7 @@ def build(
     objective = objective_of(spec, prepared.classes)
     data = RunData.open(files.cache, spec, objective)
     plan = _plan(job, process, prepared, data, scratch)
-    method = method_of(spec.method, _given(spec, files, scratch))
+    method = method_of(spec.method, Given.of(spec, tokenizer=files.tokenizer, adapter=scratch.adapter))
     width = AutoConfig.from_pretrained(scratch.model, local_files_only=True).get_text_config().hidden_size
     config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
     if spec.training.deterministic:
@@ -100,16 +99,12 @@ def _plan(job: StageInput, process: Process, prepared: Prepared, data: RunData, 
 
     def facts() -> Facts:
         kind = ModelKind.of(prepared.classes)
-        given = _given(spec, PreparedFiles(prepared, scratch.prepared), scratch)
+        tokenizer = PreparedFiles(prepared, scratch.prepared).tokenizer
+        given = Given.of(spec, tokenizer=tokenizer, adapter=scratch.adapter)
         shape = measure(read_config(scratch.model, spec.model.uri), spec.method, spec.model.uri, kind, given)
         return Facts(shape, data.schedule, data.batches.longest_sequence, job.memory_limit_bytes, device_bytes)
 
     return plan_of_attempt(job, prepared.plan, data.schedule, device_bytes=device_bytes, facts=facts)
-
-
-def _given(spec: FineTuneJobSpec, files: PreparedFiles, scratch: Scratch) -> Given:
-    adapter = scratch.adapter if spec.method.initial_adapter else None
-    return Given(files.tokenizer, adapter, new_token_ids(files.tokenizer, spec.model.new_tokens))
 
 
 def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | None:
