@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["crd_installed", "kube_api", "s3_server"]
 
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let processes side by side share out whole files; one alone plays on the local cluster."""
+    for item in items:
+        on_cluster = item.path.relative_to(TESTS).parts[0] in ("chaos", "e2e")
+        item.add_marker(pytest.mark.xdist_group("cluster" if on_cluster else item.path.stem))
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:

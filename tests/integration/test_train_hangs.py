@@ -56,14 +56,14 @@ def is_main(event):
 
 
 LONG = {
-    "row_count": 2000,
+    "row_count": 600,
     "training": {"epochs": None, "maxSteps": 12, "globalBatchSize": 2, "microBatchSize": 1, "precision": "fp32"},
     "distributed": {"device": "cpu", "processesPerNode": 2, "zeroStage": 3},
     "data": {"maxLength": 64, "split": {"validation": 0.5, "test": 0}},
     "evaluation": {"everySteps": 6, "baseline": False},
     "checkpoint": {"everyMinutes": 0, "keepLast": 10},
 }
-"""Its evaluation takes long: hundreds of batches, each with collectives of its own at this ZeRO stage."""
+"""Its evaluation takes long: a hundred batches and more, each with collectives of its own at this ZeRO stage."""
 PROMPT = 60
 """Seconds for an end that must not wait for the evaluation; the pod has 120."""
 

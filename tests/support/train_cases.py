@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 
 from finetune_api.run import Classes
 from finetune_api.spec import FineTuneJobSpec
+from finetune_loopback.processes import free_ports
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import CacheWriter, TokenCache
 from finetune_trainer.data.places import PlaceWriter
@@ -173,7 +173,7 @@ def work_of(tiny_model: Path, root: Path, case: Case) -> Path:
 
 def run_processes(command: Sequence[str], world_size: int) -> None:
     """Run one process per rank to the end; the first failure ends all and is shown."""
-    port = free_port()
+    (port,) = free_ports(1)
     processes = [
         subprocess.Popen(
             command,
@@ -206,13 +206,6 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         **WORKER_ENVIRONMENT,
     }
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,6 +14,8 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.05
+FIRST_PORT = 12_000
+PORTS_PER_PROCESS = 4_000
 
 
 class ServerError(Exception):
@@ -19,12 +23,21 @@ class ServerError(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports of 127.0.0.1 that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+    """Return TCP ports of 127.0.0.1 that nobody listens on now, and that no connection is given (these are higher).
+
+    Test processes side by side draw from ranges of their own: a port is taken only when its server starts.
+    """
+    first = FIRST_PORT + PORTS_PER_PROCESS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    drawn = random.sample(range(first, first + PORTS_PER_PROCESS), PORTS_PER_PROCESS)
+    return list(itertools.islice(filter(_is_free, drawn), count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one, contextlib.suppress(OSError):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 @contextlib.contextmanager

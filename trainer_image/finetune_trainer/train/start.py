@@ -9,7 +9,6 @@ from transformers import AutoConfig
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Commit, Prepared, RunLayout
-from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import StageInput
 from finetune_api.status import Plan
 from finetune_trainer import log
