@@ -1,6 +1,7 @@
 """Trackers write what a training tells, and no failure of theirs reaches it."""
 
 import json
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ import pytest
 from finetune_api.spec import FineTuneJobSpec, Mlflow
 from finetune_api.stage import StageInput
 from finetune_api.uris import S3Location
+from finetune_loopback.certificates import write_certificate
 from finetune_trainer.train import mlflow_run
 from finetune_trainer.train.event_files import EventFiles
 from finetune_trainer.train.mlflow_run import MlflowRun, parameters
@@ -169,11 +171,16 @@ def server():
         running.shutdown()
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_one_run_of_mlflow_is_begun_and_gone_on_with(server, known, tmp_path, monkeypatch):
-    for name in (*mlflow_run._LIMITS, *mlflow_run._VARIABLES.values()):
-        monkeypatch.setenv(name, "")  # so that what is set here ends with the test
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch):
+    """What `provide` sets ends with the test."""
+    for name in (*mlflow_run._LIMITS, *mlflow_run._VARIABLES.values(), mlflow_run._AUTHORITY[1]):
+        monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_one_run_of_mlflow_is_begun_and_gone_on_with(server, known, tmp_path):
     (tmp_path / "token").write_text("t0ken\n")
     mlflow_run.provide(tmp_path)
     server.known = known
@@ -192,6 +199,20 @@ def test_one_run_of_mlflow_is_begun_and_gone_on_with(server, known, tmp_path, mo
     if not known:
         named = {one["key"]: one["value"] for one in bodies["runs/log-batch"][0]["params"]}
         assert (named["training.learningRate"], named["method.lora.rank"]) == ("0.0002", "16")
+
+
+def test_a_server_of_a_private_authority_is_trusted_by_the_secrets_certificate(server, tmp_path):
+    write_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    settings = Mlflow(uri=f"https://127.0.0.1:{server.server_port}", experiment="bots")
+    mlflow_run.provide(tmp_path / "no-secret")
+    with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
+        MlflowRun(settings, JOB)
+    mlflow_run.provide(tmp_path)
+    MlflowRun(settings, JOB).close(succeeded=True)
+    assert server.calls[-1][0] == "runs/update"
 
 
 def test_settings_have_dotted_names_and_bounded_values():

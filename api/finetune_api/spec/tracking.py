@@ -20,8 +20,8 @@ class Mlflow(Record):
     )
     credentials_secret_ref: SecretRef | None = Field(
         default=None,
-        description="Secret with the keys `username` and `password`, or `token`; left out means a server that asks"
-        " for none.",
+        description="Secret with the keys `username` and `password`, or `token`, and `ca.crt` for a server with a"
+        " certificate of a private authority; left out means a server that asks for none.",
     )
 
 

@@ -17,6 +17,8 @@ _VARIABLES = {
     "token": "MLFLOW_TRACKING_TOKEN",
 }
 """Where the library looks for what the Secret's keys hold."""
+_AUTHORITY = ("ca.crt", "MLFLOW_TRACKING_SERVER_CERT_PATH")
+"""The key whose file the library reads itself: https://mlflow.org/docs/latest/api_reference/python_api/mlflow.environment_variables.html."""
 _LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -28,10 +30,13 @@ _MOST_PARAMETERS = 100
 
 
 def provide(credentials: Path) -> None:
-    """Tell the library how long to wait and who asks; `credentials` is the folder of the mounted Secret."""
+    """Tell the library how long to wait, who asks and whom to trust; `credentials` is the mounted Secret's folder."""
     found = {name: credentials / key for key, name in _VARIABLES.items()}
     os.environ.update(_LIMITS)
     os.environ.update({name: file.read_text().strip() for name, file in found.items() if file.is_file()})
+    key, name = _AUTHORITY
+    if (credentials / key).is_file():
+        os.environ[name] = str(credentials / key)
 
 
 class MlflowRun:
