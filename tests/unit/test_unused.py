@@ -1,4 +1,4 @@
-"""What a training process does not import."""
+"""What a stage does not import."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_loopback.jobs import minimal_job
-from finetune_trainer.unused import hide_unused
+from finetune_trainer.unused import hide_unused_by_prepare, hide_unused_by_worker
 
 MLFLOW = {"mlflow": {"uri": "http://mlflow:5000"}}
 
@@ -35,6 +35,12 @@ def modules(monkeypatch):
 def test_what_a_job_has_no_use_for_is_hidden(modules, monkeypatch, tmp_path, spec, config, rank, hidden):
     (tmp_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setenv("RANK", rank)
-    hide_unused(FineTuneJobSpec.model_validate(minimal_job(**spec)["spec"]), tmp_path)
+    hide_unused_by_worker(FineTuneJobSpec.model_validate(minimal_job(**spec)["spec"]), tmp_path)
     assert {name for name, module in modules.items() if module is None} >= hidden
     assert not hidden ^ {name for name in ("scipy", "bitsandbytes", "mlflow") if name in modules}
+
+
+@pytest.mark.parametrize(("method", "hidden"), [("lora", True), ("full", True), ("qlora", False)])
+def test_prepare_has_use_for_bitsandbytes_with_one_method(modules, method, hidden):
+    hide_unused_by_prepare(FineTuneJobSpec.model_validate(minimal_job(method={"type": method})["spec"]))
+    assert ("bitsandbytes" in modules) is hidden

@@ -30,7 +30,7 @@ from finetune_trainer.storage.retry import PATIENT, PROBING
 from finetune_trainer.termination import write_last_word
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.stopping import stop_at_once
-from finetune_trainer.unused import hide_unused
+from finetune_trainer.unused import hide_unused_by_prepare, hide_unused_by_worker
 
 Run = Callable[[StageInput, Store], TerminationMessage]
 
@@ -50,8 +50,10 @@ def run_stage(name: str) -> tuple[int, TerminationMessage]:
         job = read_job()
         log.bind(stage=name, attempt=job.attempt, rank=int(os.environ.get("RANK", "0")))
         store = open_s3(job.spec.storage.s3, PROBING if name == "prepare" else PATIENT)
+        if name == "prepare":
+            hide_unused_by_prepare(job.spec)
         if name == WORKER:
-            hide_unused(job.spec, Scratch(read_pod().work_dir).model)
+            hide_unused_by_worker(job.spec, Scratch(read_pod().work_dir).model)
         run: Run = import_module(STAGES[name]).run
         return ExitCode.DONE, _run(run, job, store)
     except StageFailure as failure:

@@ -12,7 +12,13 @@ from pathlib import Path
 from finetune_api.spec import FineTuneJobSpec
 
 
-def hide_unused(spec: FineTuneJobSpec, model: Path) -> None:
+def hide_unused_by_prepare(spec: FineTuneJobSpec) -> None:
+    """Hide what the prepare stage does not need: with qlora it asks what quantised weights would take."""
+    if spec.method.type != "qlora":
+        hide("bitsandbytes")
+
+
+def hide_unused_by_worker(spec: FineTuneJobSpec, model: Path) -> None:
     """Hide what a training process does not need, before anything imports it; `model` is the folder of the model."""
     hide("scipy")
     if not _needs_bitsandbytes(spec, model):
