@@ -11,6 +11,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.spec import Distributed
 from finetune_api.status import EvaluationResult
+from finetune_api.uris import parse_s3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -25,6 +26,8 @@ def same_run(first, second):
 
 def test_job_is_trained_scored_and_exported(make_job):
     job = make_job(
+        model={"newTokens": ["printer"]},
+        method={"type": "lora", "lora": {"loraPlusRatio": 4}},
         training={"epochs": 6, "globalBatchSize": 2, "learningRate": 1e-2, "precision": "fp32"},
         distributed={"device": "cpu", "processesPerNode": 2},
         evaluation={
@@ -67,6 +70,13 @@ def test_job_is_trained_scored_and_exported(make_job):
     exported = export(job)
     assert exported.reason is Reason.SUCCEEDED
     assert exported.output.step == best
+    assert exported.output.merge_gap < 1e-3
+    tokenizer, adapter = (
+        json.loads(job.s3.store.read(parse_s3(job.s3.uri(f"output/{key}"))))
+        for key in ("merged/tokenizer.json", "adapter/adapter_config.json")
+    )
+    [printer] = [token["id"] for token in tokenizer["added_tokens"] if token["content"] == "printer"]
+    assert [printer] in adapter["trainable_token_indices"].values()
 
 
 def export(job):
