@@ -24,6 +24,7 @@ __all__ = ["crd_installed", "kube_api", "s3_server"]
 TESTS = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let processes side by side share out whole files; one alone plays on the local cluster."""
     for item in items:
