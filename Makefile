@@ -8,7 +8,7 @@ PY := .venv/bin/python
 # Models of tests are so small that threads of one process only wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 # Most tests wait, or keep one core busy. Files stay in their order, so that the longest begin first.
-SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(STATE)/bin:$(CURDIR)/.venv/bin:$(PATH)
 export KUBECONFIG := $(STATE)/kubeconfig
 export TOKENIZERS_PARALLELISM := false

@@ -9,27 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sharing import FilesAndCluster
 from tiny_model import write_tiny_model, write_tiny_tokenizer
 
 from finetune_loopback.fixtures import crd_installed, kube_api, s3_server
 from finetune_loopback.mounts import lay_out_mounts
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+
     from finetune_api.stage import StageInput
     from finetune_loopback.s3_server import S3Server
     from finetune_trainer.storage import Store
 
 __all__ = ["crd_installed", "kube_api", "s3_server"]
 
-TESTS = Path(__file__).parent
 
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let processes side by side share out whole files; one alone plays on the local cluster."""
-    for item in items:
-        on_cluster = item.path.relative_to(TESTS).parts[0] in ("chaos", "e2e")
-        item.add_marker(pytest.mark.xdist_group("cluster" if on_cluster else item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> FilesAndCluster | None:
+    """Share out files where files are shared out; else as xdist does."""
+    return FilesAndCluster(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
