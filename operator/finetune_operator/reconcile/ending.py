@@ -79,12 +79,12 @@ class Ending(NamedTuple):
     verdict: Verdict
 
 
-FATAL_CODES: dict[int, Reason] = {
+REASON_OF_CODE: dict[int, Reason] = {
     ExitCode.INVALID: Reason.INVALID_SPEC,
     ExitCode.OUT_OF_DEVICE_MEMORY: Reason.OUT_OF_DEVICE_MEMORY,
     ExitCode.DIVERGED: Reason.DIVERGED,
 }
-"""Codes that the same attempt again cannot mend, with the reason where the stage gave none."""
+"""Codes after which the same attempt would end so again, with the reason where the stage gave none."""
 TIES: dict[int, int] = {ExitCode.KILLED: 0, ExitCode.STOPPED: 2}
 """Of ends in the same second a kill tells more than a crash, and a crash more than a stop: peers of a crashed rank
 are stopped with their Job, and a stop is free."""
@@ -97,7 +97,7 @@ def end_of(pod: ChildPod) -> Ending | None:
 
 
 def _fatal(pod: ChildPod) -> Ending | None:
-    if pod.terminated is None or pod.terminated.exit_code not in FATAL_CODES:
+    if pod.terminated is None or pod.terminated.exit_code not in REASON_OF_CODE:
         return None
     return _ending(pod, Weight.FATAL, judge_code(pod.terminated.exit_code, who=f"pod {pod.name}"))
 
@@ -142,9 +142,9 @@ def _failed(pod: ChildPod) -> Ending | None:
 def judge_code(code: int, *, who: str) -> Verdict:
     """Return what an exit code means when nothing else is known."""
     if code == ExitCode.OUT_OF_DEVICE_MEMORY:
-        return Verdict(Action.SAVE_MEMORY, FATAL_CODES[code], f"{who} ran out of its GPU's memory")
-    if code in FATAL_CODES:
-        return Verdict(Action.FAIL, FATAL_CODES[code], f"{who} exited with code {code}")
+        return Verdict(Action.SAVE_MEMORY, REASON_OF_CODE[code], f"{who} ran out of its GPU's memory")
+    if code in REASON_OF_CODE:
+        return Verdict(Action.FAIL, REASON_OF_CODE[code], f"{who} exited with code {code}")
     if code == ExitCode.STOPPED:
         return Verdict(Action.RESTART, Reason.STOPPED, f"{who} was told to stop and committed its state")
     if code == ExitCode.STORAGE:

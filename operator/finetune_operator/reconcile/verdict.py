@@ -13,7 +13,7 @@ from finetune_api.reasons import Reason
 from finetune_operator.model import JobCondition
 from finetune_operator.reconcile.advice import failure_advice
 from finetune_operator.reconcile.ending import (
-    FATAL_CODES,
+    REASON_OF_CODE,
     Action,
     Ending,
     Verdict,
@@ -56,7 +56,7 @@ def _unseen(scene: Scene, failure: JobCondition) -> Ending | None:
     if code is None:
         return None
     verdict = judge_code(int(code["code"]), who=f"pod {named['pod']}")
-    weight = Weight.FATAL if int(code["code"]) in FATAL_CODES else Weight.OTHER
+    weight = Weight.FATAL if int(code["code"]) in REASON_OF_CODE else Weight.OTHER
     return Ending(weight, FIRST, 0, 0, verdict)
 
 
