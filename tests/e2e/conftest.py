@@ -19,6 +19,7 @@ from quickstart.storage import deploy_s3, make_namespace, s3_client, upload_fold
 NAMESPACE = "finetune-e2e"
 SYSTEM_NAMESPACE = "finetune-operator"
 TIMEOUT = 600
+STEPS = 24
 
 
 def deep_merge(base, change):
@@ -34,6 +35,7 @@ class Cluster:
 
     namespace = NAMESPACE
     system_namespace = SYSTEM_NAMESPACE
+    steps = STEPS
 
     def __init__(self, base, credentials):
         self.base = base
@@ -111,7 +113,7 @@ def cluster(platform):
     base = yaml.safe_load((ROOT / "examples" / "support-bot.yaml").read_text())
     short = {
         "storage": {"s3": {"endpoint": f"http://s3.{NAMESPACE}.svc:8333"}},
-        "training": {"epochs": None, "maxSteps": 24, "globalBatchSize": 2},
+        "training": {"epochs": None, "maxSteps": STEPS, "globalBatchSize": 2},
         "data": {"maxLength": 128},
         "evaluation": {"everySteps": 0, "baseline": False, "predictions": {"rows": 0}},
         "checkpoint": {"everySteps": 4, "everyMinutes": 0},
