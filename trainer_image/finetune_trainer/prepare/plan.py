@@ -26,7 +26,7 @@ ASSUMED_GPU_BYTES = 80 * GIB
 """A GPU's memory is not known before a pod runs on it: until then that of an A100 or H100 is assumed."""
 _USABLE = 0.9
 """Share of a GPU's memory that is planned for; the allocator's fragments take the rest."""
-_TARGET_TOKENS = {"cpu": 4096, "gpu": 16384}
+_TARGET_TOKENS = {"cpu": 1024, "gpu": 16384}
 """Tokens of a forward pass beyond which the matrix products are no faster."""
 
 
