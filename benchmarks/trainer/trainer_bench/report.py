@@ -1,4 +1,4 @@
-"""The tables of the README, made from the file of a campaign so that no figure is copied by hand."""
+"""The tables of the README and of docs/methods.md, made from the file of a campaign: no figure is copied by hand."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ TARGETS = {
     "loop_overhead_pct": "below 3",
     "loss_gap": "below 0.001",
 }
+METHODS_PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 COLUMNS = ("supervised_tokens_per_s", "tokens_per_s", "wall_s", "cpu_s", "peak_mb", "held_out_loss")
 
 
@@ -25,9 +26,32 @@ def tables(folder: Path) -> str:
     return "\n\n".join(part for document in documents for part in _parts(document)) or "No run is stored yet."
 
 
+def measured(folder: Path) -> str:
+    """Return the table of what each method took in the campaign in fp32, for people who choose one."""
+    document = json.loads((folder / "fp32.json").read_text())
+    heads = ("method", "trained", "tokens/s", "times TRL packed", "memory", "of TRL's", "loss on rows held out")
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    for method, found in result_line(document)["contenders"].items():
+        ours, peer = found["ours"], found["trl_packed"]
+        plan = document["methods"][method]["ours"]["end"]["plan"]
+        ratio = ours["supervised_tokens_per_s"] / peer["supervised_tokens_per_s"]
+        cells = (
+            f"`{method}`",
+            f"{plan['trainableParameters'] / 1e6:.1f} M",
+            _number(ours["tokens_per_s"]),
+            f"{ratio:.1f}",
+            f"{ours['peak_mb'] / 1024:.1f} GiB",
+            f"{ours['peak_mb'] / peer['peak_mb']:.2f}",
+            _number(ours["held_out_loss"]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def write_report(readme: Path, folder: Path) -> None:
-    """Write the tables into the README."""
-    readme.write_text(with_tables(readme.read_text(), tables(folder)))
+    """Write the tables into the README and the page about methods."""
+    for page, made in ((readme, tables(folder)), (METHODS_PAGE, measured(folder))):
+        page.write_text(with_tables(page.read_text(), made))
 
 
 def _parts(document: dict[str, Any]) -> list[str]:
