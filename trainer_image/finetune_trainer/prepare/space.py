@@ -16,14 +16,17 @@ def require_scratch(
     spec: FineTuneJobSpec, plan: Plan, *, model: Sequence[FileEntry], prepared: Sequence[FileEntry]
 ) -> None:
     """Raise StageFailure when less is allowed than what a training pod stores for certain."""
-    checkpoint = {"a checkpoint": _STATE_BYTES * plan.trainable_parameters // spec.distributed.num_nodes}
-    # Written beside the file that it replaces, before there is a checkpoint.
-    copy = {"a copy of a model file for newTokens": max((entry.size for entry in model), default=0)}
+    checkpoint = _STATE_BYTES * plan.trainable_parameters // spec.distributed.num_nodes
+    copy = max((entry.size for entry in model), default=0) if spec.model.new_tokens else 0
     parts = {
         "base model": sum(entry.size for entry in model),
         "prepared data": sum(entry.size for entry in prepared),
-        **max(checkpoint, copy if spec.model.new_tokens else {}, key=lambda part: sum(part.values())),
     }
+    # Of these two only one is there at a time: the copy is gone before the first checkpoint.
+    if copy > checkpoint:
+        parts["a copy of a model file for newTokens"] = copy
+    else:
+        parts["a checkpoint"] = checkpoint
     needed, limit = sum(parts.values()), spec.storage.cache.size_limit
     if needed > parse_quantity(limit):
         listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())

@@ -53,8 +53,9 @@ def build(
     files = PreparedFiles(prepared, scratch.prepared)
     objective = objective_of(spec, prepared.classes)
     data = RunData.open(files.cache, spec, objective)
-    plan = _plan(job, process, prepared, data, scratch)
-    method = method_of(spec.method, Given.of(spec, tokenizer=files.tokenizer, adapter=scratch.adapter))
+    given = Given.of(spec, tokenizer=files.tokenizer, adapter=scratch.adapter)
+    plan = _plan(job, process, prepared, data, model=scratch.model, given=given)
+    method = method_of(spec.method, given)
     width = AutoConfig.from_pretrained(scratch.model, local_files_only=True).get_text_config().hidden_size
     config = deepspeed_config(plan, spec.training, device=spec.distributed.device, hidden_size=width)
     if spec.training.deterministic:
@@ -92,15 +93,13 @@ def build(
     )
 
 
-def _plan(job: StageInput, process: Process, prepared: Prepared, data: RunData, scratch: Scratch) -> Plan:
+def _plan(job: StageInput, process: Process, prepared: Prepared, data: RunData, *, model: Path, given: Given) -> Plan:
     """Return the plan of this attempt; every process must call it."""
     spec, device_bytes = job.spec, processes.smallest_device(process)
 
     def facts() -> Facts:
         kind = ModelKind.of(prepared.classes)
-        tokenizer = PreparedFiles(prepared, scratch.prepared).tokenizer
-        given = Given.of(spec, tokenizer=tokenizer, adapter=scratch.adapter)
-        shape = measure(read_config(scratch.model, spec.model.uri), spec.method, spec.model.uri, kind, given)
+        shape = measure(read_config(model, spec.model.uri), spec.method, spec.model.uri, kind, given)
         return Facts(shape, data.schedule, data.batches.longest_sequence, job.memory_limit_bytes, device_bytes)
 
     return plan_of_attempt(job, prepared.plan, data.schedule, device_bytes=device_bytes, facts=facts)
