@@ -50,7 +50,7 @@ def task(root: Path, method: MethodName) -> Task:
     return Task(method=method, precision="fp32", steps=2, repeats=2, root=str(root))
 
 
-LOW = "on CPUs qlora takes more than lora, not less: torch's allocator keeps the room of dequantised matrices"
+LOW = "on CPUs qlora takes more than lora, not less: the heap keeps the room of dequantised matrices"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.stage import run
 
 GOOD = json.dumps(row(0)).encode() + b"\n"
-
-
 NO_ANSWER = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode() + b"\n"
 
 
