@@ -185,7 +185,7 @@ def run_processes(command: Sequence[str], world_size: int) -> None:
         for rank in range(world_size)
     ]
     try:
-        outputs = [process.communicate(timeout=1200)[0] for process in processes]
+        outputs = [process.communicate(timeout=3000)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

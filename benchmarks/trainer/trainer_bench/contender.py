@@ -12,10 +12,13 @@ from typing import Any
 from bench_harness.errors import BenchError
 from bench_harness.offline import offline
 from finetune_loopback.processes import free_ports
+from finetune_trainer.train.stage import WORKER_ENVIRONMENT
 from trainer_bench.task import Task
 
 ROOT = Path(__file__).resolve().parents[3]
 PATHS = ("api", "trainer_image", "benchmarks/harness", "benchmarks/trainer")
+OURS = ("ours", "overhead")
+"""Roles that train as the product does, in the environment that it gives its processes."""
 LOG_TAIL = 3000
 """Characters of a log that a failure shows."""
 Message = dict[str, Any]
@@ -38,7 +41,7 @@ class Contender:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, **_environment(folder, threads)},
+                env={**os.environ, **_environment(folder, threads), **(WORKER_ENVIRONMENT if role in OURS else {})},
             )
 
     def await_ready(self) -> None:

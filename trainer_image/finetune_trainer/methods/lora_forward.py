@@ -16,6 +16,8 @@ from torch.nn.functional import linear
 _KINDS = frozenset({"Linear", "Linear4bit", "Linear8bitLt"})
 """peft's layers that hold the adapter of a linear layer; the last two exist only where bitsandbytes does."""
 
+_OWN_OUTPUT = frozenset({"Linear", "Linear4bit"})
+
 
 def add_in_one_pass(model: nn.Module) -> None:
     """Let the plain adapters of a model be added so; any other kind keeps peft's forward pass."""
@@ -33,8 +35,8 @@ def _forward(layer: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Te
     flat = x.flatten(0, -2)
     output: torch.Tensor = layer.base_layer(flat)
     low = linear(layer.lora_dropout[name](flat), down.weight) * layer.scaling[name]
-    # In place where the output is known to be a tensor of its own: bitsandbytes may return a view.
-    add = output.addmm_ if type(layer.base_layer) is nn.Linear else output.addmm
+    # In place where the output is known to be a tensor of its own: that of 8-bit weights may be a view.
+    add = output.addmm_ if type(layer.base_layer).__name__ in _OWN_OUTPUT else output.addmm
     return add(low, up.weight.T).view(*x.shape[:-1], -1)
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from typing import Any
 
-_CUT = re.compile(r"(?<=\S)(?= \S)")
+_CUT = re.compile(r" (?=\S)(?<=\S )")
+"""It begins with the space, which is found many times faster than what stands before it."""
 _WORDS = r"[^\r\n\p{L}\p{N}]?"
 _UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 _SHORT_FORMS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -42,7 +43,11 @@ _KEPT_CHARACTERS = 8 * 1024 * 1024
 
 
 class PieceTokens:
-    """The tokens of pieces that were met before; all are forgotten when they are too many."""
+    """The tokens of pieces that were met before; all are forgotten when they are too many.
+
+    A piece is known without the space that it begins with; the first of a text, which may begin with anything, with a
+    space before it, as no other is.
+    """
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -58,11 +63,14 @@ class PieceTokens:
             self._tokens.clear()
             self._characters = 0
         pieces = [_CUT.split(text) for text in texts]
+        for some in pieces:
+            some[0] = f" {some[0]}"
         self._learn(list(set(chain.from_iterable(pieces)).difference(self._tokens)))
         tokens_of = self._tokens.__getitem__
         return [array("I", b"".join(map(tokens_of, some))).tolist() for some in pieces]
 
     def _learn(self, pieces: list[str]) -> None:
+        """Keep the tokens of pieces, by the names they are known by."""
         self._characters += sum(map(len, pieces)) + 32 * len(pieces)
         alone = [piece for piece in pieces if not self._mark or self._mark in piece]
         self._keep(alone, (one.ids for one in self._encode(alone)))
@@ -73,17 +81,24 @@ class PieceTokens:
 
     def _apart(self, pieces: list[str]) -> Iterable[list[int]]:
         """Tokenise pieces as one text with an added token between any two: less than half of the work."""
-        ids = self._encode([self._mark.join(pieces)])[0].ids
+        ids = self._encode_texts([self._mark.join(map(_text_of, pieces))])[0].ids
         marks = [place for place, token in enumerate(ids) if token == self._mark_token]
         if len(marks) != len(pieces) - 1:  # the end of a piece and the mark hold another added token
             return (one.ids for one in self._encode(pieces))
         return (ids[before + 1 : mark] for before, mark in pairwise([-1, *marks, len(ids)]))
 
-    def _encode(self, texts: list[str]) -> Any:
+    def _encode(self, pieces: list[str]) -> Any:
+        return self._encode_texts(list(map(_text_of, pieces)))
+
+    def _encode_texts(self, texts: list[str]) -> Any:
         return self._backend.encode_batch_fast(texts, add_special_tokens=False)
 
     def _keep(self, pieces: Iterable[str], tokens: Iterable[list[int]]) -> None:
         self._tokens.update((piece, array("I", ids).tobytes()) for piece, ids in zip(pieces, tokens, strict=True))
+
+
+def _text_of(piece: str) -> str:
+    return piece[1:] if piece.startswith(" ") else f" {piece}"
 
 
 def can_cut(backend: Any) -> bool:

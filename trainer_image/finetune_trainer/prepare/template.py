@@ -18,7 +18,7 @@ would give the same rows other tokens on another day, and some close a whole con
 part of its last turn (Phi's).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -50,6 +50,10 @@ _DIRECTIVES = {
     "%S": "00",
 }
 """Of the day that Llama's own templates fall back to."""
+
+
+Render = Callable[..., str]
+"""Text of what a template is given by name."""
 
 
 class Rendered(NamedTuple):
@@ -112,14 +116,13 @@ class ChatTemplate:
         tools = list(conversation.tools) or None
         try:
             template = self._with_tools if tools else self._plain
-            text: str = template.render(
+            return template(
                 messages=[turn.to_column() for turn in conversation.turns],
                 tools=tools,
                 documents=None,
                 add_generation_prompt=prompt,
                 **self._special_tokens,
             )
-            return text
         except TemplateSyntaxError as error:
             raise StageFailure(
                 ExitCode.INVALID,
@@ -132,11 +135,11 @@ class ChatTemplate:
             ) from error
 
     @cached_property
-    def _plain(self) -> Any:
+    def _plain(self) -> Render:
         return _compiled(self._tokenizer.get_chat_template())
 
     @cached_property
-    def _with_tools(self) -> Any:
+    def _with_tools(self) -> Render:
         """A tokenizer may have a template of its own for conversations with tools."""
         return _compiled(self._tokenizer.get_chat_template(tools=[{}]))
 
@@ -153,12 +156,20 @@ class ChatTemplate:
         return eos if is_closed and continued.startswith(closed.removesuffix(eos)) else ""
 
 
-def _compiled(template: str) -> Any:
-    """Compile as transformers does. Its apply_chat_template copies each conversation before it renders it.
+def _compiled(template: str) -> Render:
+    """Compile as transformers does, and render with less around it.
 
-    A row is rendered several times, and rows of JSON have nothing that a template must be kept from.
+    Its apply_chat_template copies each conversation first, and Jinja's own `render` gathers what every template may
+    call each time. A row is rendered several times, and rows of JSON have nothing that a template must be kept from.
     """
-    return _compile_jinja_template(_with_fixed_date(template))
+    compiled = _compile_jinja_template(_with_fixed_date(template))
+    environment, known = compiled.environment, dict(compiled.globals)
+
+    def render(**given: Any) -> str:
+        context = environment.context_class(environment, known | given, compiled.name, compiled.blocks)
+        return "".join(compiled.root_render_func(context))
+
+    return render
 
 
 def _with_fixed_date(template: str) -> str:
