@@ -51,7 +51,7 @@ def task(root: Path, method: MethodName) -> Task:
     return Task(method=method, precision="fp32", steps=2, repeats=2, root=str(root))
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "qlora"])
+@pytest.mark.parametrize("method", ["lora", "full", "qlora", "freeze"])
 def test_the_estimate_is_near_the_peak(root: Path, method: MethodName) -> None:
     with contenders(("ours",), task(root, method), os.cpu_count() or 1) as (contender,):
         turns = [contender.turn() for _ in range(2)]

@@ -120,9 +120,10 @@ def build(task: Task) -> Run:
 
 def _spec(task: Task) -> dict[str, Any]:
     lora = {"lora": {"rank": RANK, "alpha": ALPHA, "dropout": 0.0}}
+    settings = {"full": {}, "freeze": {"freeze": {"trainableLayers": 2}}}
     return {
         "model": {"uri": URI},
-        "method": {"type": task.method, **(lora if task.method != "full" else {})},
+        "method": {"type": task.method, **settings.get(task.method, lora)},
         "data": {"train": [{"uri": URI}], "maxLength": task.max_length},
         "training": {
             "maxSteps": task.steps * task.repeats,

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from finetune_trainer.train.scratch import Scratch
 
-MethodName = Literal["lora", "full", "qlora"]
+MethodName = Literal["lora", "full", "qlora", "freeze"]
 Precision = Literal["fp32", "bf16"]
 METHODS: tuple[MethodName, ...] = ("lora", "full", "qlora")
+"""Those that the peer has too."""
 
 MAX_LENGTH = 1024
 """Tokens of a packed sequence; TRL's default."""
@@ -18,7 +19,7 @@ ROWS_PER_STEP = 8
 """TRL's default batch of rows. Rows are 246 tokens long on average, so that eight of them fill two sequences."""
 SEED = 42
 RANK, ALPHA = 16, 32
-LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
+LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5, "freeze": 2e-5}
 MAX_GRAD_NORM = 1.0
 
 

@@ -27,6 +27,12 @@ _HIDDEN_TENSORS = 12
 """Tensors of the hidden size that a layer keeps per token: norms, queries, keys, values, attention, residuals."""
 _INTERMEDIATE_TENSORS = 4
 """Tensors of the intermediate size: gate, up, activation, product."""
+_HOLES = {"cpu": 0.1, "gpu": 0.0}
+"""Of activations: what the holes between them in a process's heap take, measured. For those of a GPU's memory there
+is what the planner does not use of it.
+"""
+_UNPACKED_HOLES = {"cpu": 0.4, "gpu": 0.0}
+"""Of quantised weights in full: holes that matrices leave which are unpacked for one product each, measured."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def estimate(shape: ModelShape, layout: Layout) -> Estimate:
         weights=share((shape.total_parameters - shape.quantized_parameters) * width, 3) + _quantized(shape, layout),
         gradients=share(trained * width, 2) + buckets,
         optimizer=share(trained * layout.optimizer_bytes, 1),
-        activations=_activations(shape, layout, width),
+        activations=_activations(shape, layout, width) + _unpacked(shape, layout, width),
         runtime=_RUNTIME_BYTES[layout.device],
     )
 
@@ -91,6 +97,10 @@ def _quantized(shape: ModelShape, layout: Layout) -> int:
     return int(shape.quantized_parameters * bits / 8)
 
 
+def _unpacked(shape: ModelShape, layout: Layout, width: int) -> int:
+    return int(shape.quantized_parameters * width * _UNPACKED_HOLES[layout.device])
+
+
 def number_bytes(precision: str) -> int:
     """Return the bytes of one number."""
     return 2 if precision == "bf16" else _FP32_BYTES
@@ -99,11 +109,12 @@ def number_bytes(precision: str) -> int:
 def _activations(shape: ModelShape, layout: Layout, width: int) -> int:
     tokens = layout.micro_batch_tokens
     per_layer = (_HIDDEN_TENSORS * shape.hidden_size + _INTERMEDIATE_TENSORS * shape.intermediate_size) * width
-    recomputed = -(-shape.layers // layout.activation_checkpointing_every) if layout.activation_checkpointing else 0
+    layers = shape.layers if shape.layers_kept is None else shape.layers_kept
+    recomputed = -(-layers // layout.activation_checkpointing_every) if layout.activation_checkpointing else 0
     # Of layers that are recomputed their input, and one of them in full; of the others all.
-    in_full = shape.layers - recomputed + (recomputed > 0)
+    in_full = layers - recomputed + (recomputed > 0)
     kept = tokens * (recomputed * shape.hidden_size * width + in_full * per_layer)
     # Logits, their gradient and the softmax of one chunk.
     outputs = shape.outputs or shape.vocabulary
     head = min(tokens, _HEAD_CHUNK_TOKENS) * outputs * (width + 2 * _FP32_BYTES)
-    return kept + head
+    return int(kept * (1 + _HOLES[layout.device])) + head

@@ -16,6 +16,7 @@ from finetune_api.reasons import Reason
 from finetune_api.spec import Method
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods import method_of
+from finetune_trainer.methods.freeze import decoder_layers
 from finetune_trainer.methods.given import Given
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.task import head_of
@@ -42,6 +43,8 @@ class ModelShape:
     """Parameters of the base that are held in 4 or 8 bits."""
     outputs: int | None = None
     """Width of the head; None: the vocabulary."""
+    layers_kept: int | None = None
+    """Last layers through which gradients go back, so that they keep their activations; None: all."""
 
 
 def read_config(directory: Path, uri: str) -> Any:
@@ -81,6 +84,7 @@ def measure(
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocabulary=text.vocab_size,
         outputs=len(kind.labels) or None,
+        layers_kept=_layers_kept(model) if method.type == "freeze" else None,
         max_positions=_room(getattr(text, "max_position_embeddings", None), method),
     )
 
@@ -98,6 +102,15 @@ def _room(positions: int | None, method: Method) -> int | None:
             " all, and the rows need some; lower it",
         )
     return positions - virtual
+
+
+def _layers_kept(model: Any) -> int:
+    """Return how many layers there are from the first one that is trained, or all if something before them is."""
+    layers = decoder_layers(model)
+    place = {id(parameter): at for at, layer in enumerate(layers) for parameter in layer.parameters()}
+    place |= {id(parameter): 0 for parameter in model.get_input_embeddings().parameters()}
+    trained = (id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    return len(layers) - min((place.get(one, len(layers)) for one in trained), default=len(layers))
 
 
 def _linear_weights(model: Any) -> int:

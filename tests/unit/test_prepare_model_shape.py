@@ -1,0 +1,31 @@
+"""What a model's shape says beside plain counts."""
+
+import pytest
+from transformers import LlamaConfig
+
+from finetune_api.spec import Method
+from finetune_trainer.prepare.model_shape import measure
+
+
+@pytest.mark.parametrize(
+    ("freeze", "tied", "kept"),
+    [
+        ({"trainableLayers": 1}, True, 1),
+        ({"trainableLayers": 4}, True, 4),
+        ({"trainableLayers": 0, "trainableModules": ["layers.1.mlp"]}, True, 3),
+        ({"trainableLayers": 0, "trainableModules": ["lm_head"]}, False, 0),
+        ({"trainableLayers": 0, "trainableModules": ["lm_head"]}, True, 4),  # they are the embeddings too
+        ({"trainableLayers": 1, "trainableModules": ["embed_tokens"]}, False, 4),
+    ],
+)
+def test_layers_keep_activations_from_the_first_trained_one_on(freeze, tied, kept):
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        tie_word_embeddings=tied,
+    )
+    shape = measure(config, Method.model_validate({"type": "freeze", "freeze": freeze}), "s3://m/")
+    assert shape.layers_kept == kept
