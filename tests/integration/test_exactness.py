@@ -22,6 +22,10 @@ MOVED = [((0, 1), (2, 2)), ((2, 2), (0, 1)), ((3, 2), (2, 1))]
 """From a ZeRO stage and world size to another."""
 MOVED_BF16 = [("full", (0, 1), (2, 2)), ("lora", (2, 2), (0, 1))]
 METHODS = ["full"]
+ROUNDED = {"full": 2e-5, "lora": 5e-5}
+"""By how much weights of 16 bits may differ in the mean. Under ZeRO stage 3 an adapter is added in another order, so
+that its gradients are rounded otherwise. A run that had lost its weights of 32 bits would differ by about 8e-5.
+"""
 if IS_WHOLE:
     CELLS = list(product((1, 2, 4), (1, 2, 4), (0, 1, 2, 3), (True, False)))
     INTERRUPTED = list(product(("full", "lora"), (0, 1, 2, 3), (1, 2), (1, 2, 3)))
@@ -128,7 +132,7 @@ def test_a_run_goes_on_with_other_processes_and_another_stage(told, plain, root,
             for name, part in ((case.name, "resumed"), (case.resume_from, "steps"))
         )
         assert losses == pytest.approx(wanted[2:], abs=1e-3)
-        assert all(gap.mean() < 2e-5 for gap in gaps.values())
+        assert max(gap.mean() for gap in gaps.values()) < ROUNDED[case.method]
 
 
 def test_the_largest_gap_is_told(told, capsys):

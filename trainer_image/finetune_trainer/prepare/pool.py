@@ -87,6 +87,7 @@ def _begin(rules: Rules, parent: int, log_fields: dict[str, Any]) -> None:
     """Set up a process; it loads the tokenizer with its first block, so that a failure is told as that block's."""
     global _rules  # noqa: PLW0603
     die_with(parent)
+    gc.disable()  # rows are very many objects; their few cycles are looked for once per block
     gc.freeze()  # what is shared is not garbage, and looking through it would copy its pages
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that of the stage is told by the parent
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core
@@ -100,7 +101,10 @@ def _encode(block: Block) -> EncodedBlock:
     if _encoder is None:
         assert _rules is not None  # noqa: S101
         _encoder = BlockEncoder(_rules)
-    return _encoder.encode(block)
+        gc.freeze()
+    made = _encoder.encode(block)
+    gc.collect()
+    return made
 
 
 def _result(future: "Future[EncodedBlock]") -> EncodedBlock:
