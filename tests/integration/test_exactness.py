@@ -24,7 +24,7 @@ MOVED_BF16 = [("full", (0, 1), (2, 2)), ("lora", (2, 2), (0, 1))]
 METHODS = ["full"]
 ROUNDED = {"full": 2e-5, "lora": 5e-5}
 """By how much weights of 16 bits may differ in the mean. Under ZeRO stage 3 an adapter is added in another order, so
-that its gradients are rounded otherwise. A run that had lost its weights of 32 bits would differ by about 8e-5.
+that its gradients are rounded otherwise. To lose the weights of 32 bits would be about 8e-5, by arithmetic.
 """
 if IS_WHOLE:
     CELLS = list(product((1, 2, 4), (1, 2, 4), (0, 1, 2, 3), (True, False)))
