@@ -14,6 +14,7 @@ from finetune_trainer.methods.lora_forward import add_in_one_pass
 from finetune_trainer.model import attention
 from finetune_trainer.model.compile import compile_layers, require_compiler, uncompiled
 from finetune_trainer.model.load import recompute
+from finetune_trainer.model.norm import fuse_norms
 from finetune_trainer.objectives.sft import SupervisedLoss
 from finetune_trainer.train.inputs import inputs_of
 
@@ -31,7 +32,9 @@ def batches(tmp_path_factory):
 
 def load(tiny_model):
     attention.register()
-    return AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation=attention.IMPLEMENTATION)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation=attention.IMPLEMENTATION)
+    fuse_norms(model)
+    return model
 
 
 def adapted(tiny_model):

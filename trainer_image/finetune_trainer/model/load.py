@@ -17,6 +17,7 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods.freeze import decoder_layers
 from finetune_trainer.model import attention
 from finetune_trainer.model.kind import ModelKind
+from finetune_trainer.model.norm import fuse_norms
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -53,6 +54,7 @@ def load_base(
         raise StageFailure(
             ExitCode.INVALID, Reason.INVALID_MODEL, f"{uri} cannot be loaded as a {kind}: {error}"
         ) from error
+    fuse_norms(model)
     if plan.activation_checkpointing:
         recompute(model, every=plan.activation_checkpointing_every)
     return model
