@@ -8,17 +8,22 @@ from finetune_trainer.prepare.model_shape import measure
 
 
 @pytest.mark.parametrize(
-    ("freeze", "tied", "kept"),
+    ("method", "settings", "tied", "kept"),
     [
-        ({"trainableLayers": 1}, True, 1),
-        ({"trainableLayers": 4}, True, 4),
-        ({"trainableLayers": 0, "trainableModules": ["layers.1.mlp"]}, True, 3),
-        ({"trainableLayers": 0, "trainableModules": ["lm_head"]}, False, 0),
-        ({"trainableLayers": 0, "trainableModules": ["lm_head"]}, True, 4),  # they are the embeddings too
-        ({"trainableLayers": 1, "trainableModules": ["embed_tokens"]}, False, 4),
+        ("freeze", {"trainableLayers": 1}, True, 1),
+        ("freeze", {"trainableLayers": 4}, True, 4),
+        ("freeze", {"trainableLayers": 0, "trainableModules": ["layers.1.mlp"]}, True, 3),
+        ("freeze", {"trainableLayers": 0, "trainableModules": ["lm_head"]}, False, 0),
+        ("freeze", {"trainableLayers": 0, "trainableModules": ["lm_head"]}, True, 4),  # they are the embeddings too
+        ("freeze", {"trainableLayers": 1, "trainableModules": ["embed_tokens"]}, False, 4),
+        ("lora", {"targetModules": ["all-linear"]}, True, 4),
+        ("lora", {"targetModules": ["layers.3.mlp.down_proj", "layers.2.mlp.down_proj"]}, True, 2),
+        ("lora", {"targetModules": ["layers.3.mlp.down_proj"], "modulesToSave": ["embed_tokens"]}, False, 4),
+        ("prompt", {"numVirtualTokens": 4}, True, None),
+        ("full", None, True, 4),
     ],
 )
-def test_layers_keep_activations_from_the_first_trained_one_on(freeze, tied, kept):
+def test_layers_keep_activations_from_the_first_trained_one_on(method, settings, tied, kept):
     config = LlamaConfig(
         vocab_size=32,
         hidden_size=16,
@@ -27,5 +32,5 @@ def test_layers_keep_activations_from_the_first_trained_one_on(freeze, tied, kep
         num_attention_heads=2,
         tie_word_embeddings=tied,
     )
-    shape = measure(config, Method.model_validate({"type": "freeze", "freeze": freeze}), "s3://m/")
+    shape = measure(config, Method.model_validate({"type": method, method: settings} if settings else {"type": method}), "s3://m/")
     assert shape.layers_kept == kept

@@ -84,7 +84,8 @@ def measure(
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocabulary=text.vocab_size,
         outputs=len(kind.labels) or None,
-        layers_kept=_layers_kept(model) if method.type == "freeze" else None,
+        # Virtual tokens are parameters that stand before every layer.
+        layers_kept=None if method.virtual_tokens else _layers_kept(model),
         max_positions=_room(getattr(text, "max_position_embeddings", None), method),
     )
 
