@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
+from finetune_api.status import Plan
 from finetune_trainer.data.cache import SPLITS, CacheWriter, TokenCache
 from finetune_trainer.data.packing import plan
 from finetune_trainer.train.devices import peak_flops
@@ -79,12 +80,15 @@ def _write_tokenizer(directory: Path) -> None:
 def run_ours(task: Task) -> dict[str, Any]:
     """Train with the product's engine and loop; return the seconds of a step and the plan."""
     from finetune_trainer.model import attention
+    from finetune_trainer.model.load import set_up_layers
     from finetune_trainer.train import start
     from trainer_bench.ours import LoopReporter, build, train
 
-    def random_base(directory: Path, *_: Any, **__: Any) -> Any:
+    def random_base(directory: Path, plan: Plan, **_: Any) -> Any:
         attention.register()
-        return _random_model(task, directory, attention.IMPLEMENTATION)
+        model = _random_model(task, directory, attention.IMPLEMENTATION)
+        set_up_layers(model, plan)
+        return model
 
     class Marks(LoopReporter):
         def step(self, done: int, *, loss: float, **values: Any) -> None:

@@ -54,10 +54,15 @@ def load_base(
         raise StageFailure(
             ExitCode.INVALID, Reason.INVALID_MODEL, f"{uri} cannot be loaded as a {kind}: {error}"
         ) from error
+    set_up_layers(model, plan)
+    return model
+
+
+def set_up_layers(model: PreTrainedModel, plan: Plan) -> None:
+    """Have the layers compute what they do in few passes, and keep the activations that the plan has room for."""
     fuse_norms(model)
     if plan.activation_checkpointing:
         recompute(model, every=plan.activation_checkpointing_every)
-    return model
 
 
 def recompute(model: PreTrainedModel, *, every: int) -> None:
