@@ -23,8 +23,10 @@ _BUCKET_PARAMETERS = 500_000_000
 """Largest communication bucket of DeepSpeed, in parameters."""
 _HEAD_CHUNK_TOKENS = 1024
 """Supervised tokens whose logits exist at one time."""
-_HIDDEN_TENSORS = 12
-"""Tensors of the hidden size that a layer keeps per token: norms, queries, keys, values, attention, residuals."""
+_HIDDEN_TENSORS = 10
+"""Tensors of the hidden size that a layer keeps per token: what goes into norms and products, queries, keys, values,
+attention, residuals.
+"""
 _INTERMEDIATE_TENSORS = 4
 """Tensors of the intermediate size: gate, up, activation, product."""
 _HOLES = {"cpu": 0.1, "gpu": 0.0}
