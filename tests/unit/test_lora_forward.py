@@ -39,7 +39,9 @@ def outcome(model):
     return logits.detach(), {name: one.grad for name, one in model.named_parameters() if one.requires_grad}
 
 
-@pytest.mark.parametrize("options", [{}, {"lora_dropout": 0.3}, {"bias": "all"}, {"use_rslora": True}, {"use_dora": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"lora_dropout": 0.3}, {"bias": "all"}, {"use_rslora": True}, {"use_dora": True}]
+)
 def test_numbers_are_those_of_peft(options):
     theirs = adapted(**options)
     ours = copy.deepcopy(theirs)

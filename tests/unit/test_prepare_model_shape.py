@@ -32,5 +32,6 @@ def test_layers_keep_activations_from_the_first_trained_one_on(method, settings,
         num_attention_heads=2,
         tie_word_embeddings=tied,
     )
-    shape = measure(config, Method.model_validate({"type": method, method: settings} if settings else {"type": method}), "s3://m/")
+    spec = {"type": method, method: settings} if settings else {"type": method}
+    shape = measure(config, Method.model_validate(spec), "s3://m/")
     assert shape.layers_kept == kept
