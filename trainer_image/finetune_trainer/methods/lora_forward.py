@@ -77,7 +77,9 @@ class _Added(torch.autograd.Function):
 
 def _is_frozen(base: nn.Module) -> bool:
     """Whether it is a plain linear layer of which nothing is trained."""
-    return type(base) is nn.Linear and not any(parameter.requires_grad for parameter in base.parameters())
+    if type(base) is not nn.Linear:
+        return False
+    return not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
 
 
 def _drops(dropout: nn.Module) -> bool:
