@@ -1,5 +1,7 @@
 """The plan and its memory estimate: what auto becomes, and the sentence for a model that is too large."""
 
+from dataclasses import replace
+
 import pytest
 
 from finetune_api.exitcodes import ExitCode
@@ -181,6 +183,39 @@ def test_each_stage_shards_what_its_paper_says():
     assert [stage.optimizer for stage in stages] == [12 * parameters] + [12 * parameters // 8] * 3
     assert stages[1].gradients - stages[2].gradients == 2 * parameters - 2 * parameters // 8
     assert stages[2].gradients == stages[3].gradients
+
+
+def test_an_update_copies_the_gradients_of_16_bits_in_fp32():
+    shape, few = SHAPES["8b", "full"], {"micro_batch_tokens": 1}
+    whole, shared = estimate(shape, layout(**few)), estimate(shape, layout(zero_stage=2, **few))
+    assert (whole.update, shared.update) == (4 * shape.total_parameters, 4 * shape.total_parameters // 8)
+    assert whole.total - whole.state == whole.update > whole.activations
+    parts = estimate(shape, layout(zero_stage=3, world_size=2, **few))
+    assert parts.update == 4_000_000_000  # of the four billions that this process updates, one at a time
+    many = estimate(shape, layout(micro_batch_tokens=65536))
+    assert many.total - many.state == many.activations > many.update
+    assert "update" in str(whole)
+    assert "update" not in str(many)
+
+
+def test_fp32_has_a_master_copy_at_stages_1_and_2_alone():
+    shape = SHAPES["8b", "full"]
+    whole, _, shared, in_place = (estimate(shape, layout(precision="fp32", zero_stage=stage)) for stage in range(4))
+    assert (whole.optimizer, whole.update) == (8 * shape.total_parameters, 0)
+    assert (shared.optimizer, shared.update) == (12 * shape.total_parameters // 8, 4 * shape.total_parameters // 8)
+    assert in_place.optimizer == 8 * shape.total_parameters // 8
+
+
+def test_a_trained_head_sums_its_gradient_in_fp32():
+    shape = SHAPES["8b", "full"]
+    of_head = LLAMA_8B["vocabulary"] * LLAMA_8B["hidden_size"]
+    frozen, trained = estimate(shape, layout()), estimate(replace(shape, trained_head=of_head), layout())
+    assert trained.activations - frozen.activations == 4 * of_head
+    few = {"micro_batch_tokens": 1}
+    frozen, trained = (
+        estimate(sizes, layout(**few)).activations for sizes in (shape, replace(shape, trained_head=of_head))
+    )
+    assert trained - frozen == pytest.approx((4 + 2) * of_head, rel=0.01)  # the sum, and its cast for the way back
 
 
 def test_checkpointing_saves_activations_and_fp32_doubles_weights():

@@ -19,7 +19,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Plan
 from finetune_trainer.data.schedule import Schedule
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.prepare.memory import GIB, OPTIMIZER_BYTES, Estimate, Layout, estimate
+from finetune_trainer.prepare.memory import GIB, MOMENT_BYTES, Estimate, Layout, estimate
 from finetune_trainer.prepare.model_shape import ModelShape
 
 ASSUMED_GPU_BYTES = 80 * GIB
@@ -104,7 +104,7 @@ def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
                     micro_batch_tokens=micro * facts.sequence_tokens,
                     activation_checkpointing=every > 0,
                     activation_checkpointing_every=max(1, every),
-                    optimizer_bytes=OPTIMIZER_BYTES[spec.training.optimizer.type],
+                    moment_bytes=MOMENT_BYTES[spec.training.optimizer.type],
                     quantized_bits=quantized_bits,
                 )
                 yield _Choice(layout, micro, estimate(facts.shape, layout))
