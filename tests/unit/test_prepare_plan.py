@@ -163,6 +163,38 @@ def test_advice_names_what_the_spec_holds_back():
         assert advice in caught.value.message
 
 
+def test_a_gpu_job_whose_state_no_gpu_holds_is_refused_with_numbers_and_advice():
+    large = replace(SHAPES["8b", "full"], total_parameters=70_600_000_000, trainable_parameters=70_600_000_000)
+    given = replace(facts("8b", "full"), shape=large)
+    with pytest.raises(StageFailure) as caught:
+        resolve(spec(method="full"), given)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.OUT_OF_DEVICE_MEMORY)
+    message = caught.value.message
+    assert message.startswith("training needs about ")
+    assert "of each GPU (weights 131.5 GiB, " in message
+    assert "but the largest there is has 268.2 GiB; set spec.method.type: lora" in message
+    assert message.endswith(" or raise spec.distributed.processesPerNode or numNodes")
+    assert "podTemplate" not in message
+    assert resolve(spec(method="full", nodes=4, processes=8), given).zero_stage == 3
+
+
+def test_a_gpu_job_that_some_gpu_may_hold_is_tried_and_refused_on_a_smaller_one():
+    given = facts("8b", "full")
+    assert resolve(spec(method="full"), given).estimated_bytes_per_device > 80 * GIB
+    with pytest.raises(
+        StageFailure, match=r"but the smallest of the run has 80\.0 GiB; set spec\.method\.type: lora"
+    ):
+        resolve(spec(method="full"), replace(given, device_bytes=80 * GIB))
+
+
+def test_where_nothing_can_be_given_up_a_smaller_model_is_advised():
+    given = facts("8b", "lora")
+    large = replace(given, shape=replace(given.shape, total_parameters=700_000_000_000))
+    fixed = {"activationCheckpointing": "on", "optimizer": {"type": "muon"}}
+    with pytest.raises(StageFailure, match=r"take a smaller model$"):
+        resolve(spec(method="freeze", training=fixed), large)
+
+
 def layout(**changes):
     values = {
         "device": "gpu",
