@@ -173,7 +173,7 @@ def test_a_gpu_job_whose_state_no_gpu_holds_is_refused_with_numbers_and_advice()
     assert message.startswith("training needs about ")
     assert "of each GPU (weights 131.5 GiB, " in message
     assert "but the largest there is has 268.2 GiB; set spec.method.type: lora" in message
-    assert message.endswith(" or raise spec.distributed.processesPerNode or numNodes")
+    assert message.endswith("method.type: lora or raise spec.distributed.processesPerNode or numNodes")
     assert "podTemplate" not in message
     assert resolve(spec(method="full", nodes=4, processes=8), given).zero_stage == 3
 

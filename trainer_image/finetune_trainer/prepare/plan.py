@@ -67,7 +67,7 @@ def resolve(spec: FineTuneJobSpec, facts: Facts) -> Plan:
     fitting = (choice for choice in choices if budget is None or choice.estimate.total <= budget)
     chosen = next(fitting, None)
     if chosen is None:
-        chosen = min(choices, key=lambda choice: choice.estimate.total)
+        chosen = min(choices, key=lambda choice: (choice.estimate.total, choice.estimate.activations))
         _require_room(spec, facts, chosen)
     return _plan(spec, facts, chosen)
 
