@@ -46,6 +46,9 @@ class Plan(Record):
     activation_checkpointing_every: int = Field(
         default=1, description="Those of every so many-th layer, where activations are recomputed."
     )
+    offload_optimizer: bool = Field(
+        default=False, description="Whether the optimizer's state is kept in the host's memory."
+    )
     attention: str = Field(max_length=32, description="Attention backend.")
     precision: str = Field(max_length=32, description="Number format of the computation.")
     total_steps: int = Field(description="Optimizer steps of the whole run.")

@@ -63,6 +63,7 @@ DORA = {"useDora": True}
 EARLIER = {"uri": "s3://models/earlier/adapter/"}
 BOTH = {"reductionFactor": 8, "bottleneckSize": 64}
 MUON = {"type": "muon"}
+ON_HOST = {"offloadOptimizer": "on"}
 SAMPLED = {"samplePrompts": ["How are you?"]}
 ASKED = {"rows": 3}
 NEVER = {"everySteps": 0, "earlyStopping": {"patience": 2}}
@@ -108,6 +109,11 @@ CASES = [
     Case("asks the model for text", "spec", minimal_job(objective="classification", evaluation=SAMPLED)),
     Case("compiled into one", "spec", minimal_job(training={"compile": True}, distributed={"zeroStage": 3})),
     Case("makes whole matrices", "spec", minimal_job(training={"optimizer": MUON}, distributed={"zeroStage": 2})),
+    Case("where the weights are", "spec", minimal_job(distributed={"zeroStage": 0, "offloadOptimizer": "on"})),
+    *(
+        Case("are a GPU's", "spec", minimal_job(training={"optimizer": {"type": kind}}, distributed=ON_HOST))
+        for kind in ("adamw8bit", "pagedAdamw8bit", "pagedAdamw32bit", "muon")
+    ),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"seed": 1}})),
     Case("set split.validation: 0", "spec.data", minimal_job(data={"validation": LISTED, "split": {"test": 0}})),
     Case("set split.test: 0", "spec.data", minimal_job(data={"test": LISTED, "split": {"validation": 0}})),
@@ -253,6 +259,8 @@ ACCEPTED = {
         )
     ),
     "digit first": minimal_job("8b-model"),
+    "optimizer on the host": minimal_job(distributed={**ON_HOST, "zeroStage": 1}),
+    "no stage 0 for one on the device": minimal_job(distributed={"zeroStage": 0, "offloadOptimizer": "off"}),
     "no names": minimal_job(
         **pods(serviceAccountName="", schedulerName="", priorityClassName="", runtimeClassName="")
     ),

@@ -38,6 +38,7 @@ class Case:
     world_size: int = 1
     micro_batch_size: int = 2
     precision: str = "fp32"
+    offload: bool = False
     packing: bool = True
     checkpointing: bool = False
     checkpointing_every: int = 1
@@ -47,6 +48,8 @@ class Case:
     """Classes that the rows have, for objective classification."""
     resume_from: str = ""
     """Another case, whose checkpoint of that step is resumed; empty: the case's own."""
+    reshard: bool = True
+    """Whether that case has another number of processes or another ZeRO stage."""
     spec: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,7 +85,12 @@ def spec_of(case: Case) -> dict[str, Any]:
             "precision": case.precision,
             "optimizer": {"maxGradNorm": 0.5, "weightDecay": 0.01},
         },
-        "distributed": {"device": "cpu", "processesPerNode": case.world_size, "zeroStage": case.zero_stage},
+        "distributed": {
+            "device": "cpu",
+            "processesPerNode": case.world_size,
+            "zeroStage": case.zero_stage,
+            "offloadOptimizer": "on" if case.offload else "auto",
+        },
         "evaluation": {"everySteps": 0, "baseline": False},
         "checkpoint": {"uri": "s3://bucket/runs/", "everySteps": case.resume_at, "everyMinutes": 0},
         "output": {"uri": "s3://bucket/output/"},
@@ -101,6 +109,7 @@ def plan_of(case: Case) -> dict[str, Any]:
         "gradientAccumulationSteps": 1,
         "activationCheckpointing": case.checkpointing,
         "activationCheckpointingEvery": case.checkpointing_every,
+        "offloadOptimizer": case.offload,
         "attention": "sdpa",
         "precision": case.precision,
         "totalSteps": case.steps,
@@ -142,6 +151,7 @@ def wire(case: Case, work: Path, folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "resumeAt": case.resume_at,
         "resumeFrom": case.resume_from,
+        "reshard": case.reshard,
     }
 
 

@@ -117,14 +117,17 @@ def train(
 def whole_and_resumed(case: dict[str, Any], process: Process) -> dict[str, Any]:
     """Run a case to its end, and again from the checkpoint of a step, if it names one."""
     folder = Path(case["folder"])
-    whole = train(build(case, process), case, folder / "whole", None)
+    run = build(case, process)
+    whole = train(run, case, folder / "whole", None)
     told = {
+        "offloads": _offloads(run),
         "steps": whole.steps,
         "evaluations": whole.evaluations,
         "samples": whole.samples,
         "stoppedEarly": whole.early,
         "failure": whole.failure,
     }
+    del run
     gc.collect()
     if case["resumeAt"]:
         source = folder / "whole" / f"{case['resumeAt']:08d}"
@@ -133,14 +136,19 @@ def whole_and_resumed(case: dict[str, Any], process: Process) -> dict[str, Any]:
     return told
 
 
+def _offloads(run: Run) -> bool:
+    """Return whether DeepSpeed has the optimizer on the host, by what its stages call that."""
+    return any(getattr(run.engine.optimizer, name, False) for name in ("cpu_offload", "offload_optimizer"))
+
+
 def resharded(case: dict[str, Any], process: Process) -> dict[str, Any]:
-    """Go on from a checkpoint of another case, that other processes or another stage wrote."""
+    """Go on from a checkpoint of another case, that other processes or another stage may have written."""
     folder = Path(case["folder"])
     source = folder / "from" / f"{case['resumeAt']:08d}"
     if process.rank == 0:
         copytree(folder.parent / case["resumeFrom"] / "whole" / source.name, source)
     dist.barrier()
-    return {"resumed": train(build(case, process), case, folder / "resumed", source, resharded=True).steps}
+    return {"resumed": train(build(case, process), case, folder / "resumed", source, resharded=case["reshard"]).steps}
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ SHAPES = {
 }
 
 
-def spec(*, method="lora", nodes=1, processes=1, device="gpu", batch=64, training=None, zero="auto"):
+def spec(*, method="lora", nodes=1, processes=1, device="gpu", batch=64, training=None, zero="auto", offload="auto"):
     return FineTuneJobSpec.model_validate(
         {
             "model": {"uri": "s3://models/base/"},
@@ -48,6 +48,7 @@ def spec(*, method="lora", nodes=1, processes=1, device="gpu", batch=64, trainin
                 "processesPerNode": processes,
                 "device": device,
                 "zeroStage": zero,
+                "offloadOptimizer": offload,
             },
             "checkpoint": {"uri": "s3://runs/x/"},
             "output": {"uri": "s3://models/x/"},
@@ -167,24 +168,67 @@ def test_a_gpu_job_whose_state_no_gpu_holds_is_refused_with_numbers_and_advice()
     large = replace(SHAPES["8b", "full"], total_parameters=70_600_000_000, trainable_parameters=70_600_000_000)
     given = replace(facts("8b", "full"), shape=large)
     with pytest.raises(StageFailure) as caught:
-        resolve(spec(method="full"), given)
+        resolve(spec(method="full", offload="off"), given)
     assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.OUT_OF_DEVICE_MEMORY)
     message = caught.value.message
     assert message.startswith("training needs about ")
     assert "of each GPU (weights 131.5 GiB, " in message
     assert "but the largest there is has 268.2 GiB; set spec.method.type: lora" in message
-    assert message.endswith("method.type: lora or raise spec.distributed.processesPerNode or numNodes")
+    assert message.endswith("offloadOptimizer: auto or raise spec.distributed.processesPerNode or numNodes")
     assert "podTemplate" not in message
     assert resolve(spec(method="full", nodes=4, processes=8), given).zero_stage == 3
 
 
 def test_a_gpu_job_that_some_gpu_may_hold_is_tried_and_refused_on_a_smaller_one():
-    given = facts("8b", "full")
-    assert resolve(spec(method="full"), given).estimated_bytes_per_device > 80 * GIB
+    given, job = facts("8b", "full"), spec(method="full", offload="off")
+    assert resolve(job, given).estimated_bytes_per_device > 80 * GIB
     with pytest.raises(
         StageFailure, match=r"but the smallest of the run has 80\.0 GiB; set spec\.method\.type: lora"
     ):
-        resolve(spec(method="full"), replace(given, device_bytes=80 * GIB))
+        resolve(job, replace(given, device_bytes=80 * GIB))
+
+
+def test_the_optimizer_goes_to_the_host_where_nothing_else_fits():
+    plan = resolve(spec(method="full"), facts("8b", "full"))
+    assert (plan.offload_optimizer, plan.zero_stage) == (True, 2)
+    assert plan.estimated_bytes_per_device <= 72 * GIB
+    assert not resolve(spec(method="full", nodes=2, processes=8), facts("8b", "full")).offload_optimizer
+    assert not resolve(spec(), facts("8b", "lora")).offload_optimizer
+    for held_back in ({"offload": "off"}, {"zero": 0}, {"training": {"optimizer": {"type": "adamw8bit"}}}):
+        assert not resolve(spec(method="full", **held_back), facts("8b", "full")).offload_optimizer
+
+
+def test_the_optimizer_goes_to_a_host_that_has_room():
+    """Where the pod has no memory limit, that is a share of a machine with eight GPUs."""
+    assert resolve(spec(method="full"), facts("8b", "full", limit=256 * GIB)).offload_optimizer
+    assert not resolve(spec(method="full"), facts("8b", "full", limit=128 * GIB)).offload_optimizer
+    large = ModelShape(
+        total_parameters=70_600_000_000, trainable_parameters=70_600_000_000, max_positions=8192, **LLAMA_8B
+    )
+    with pytest.raises(StageFailure, match=r"or raise spec\.distributed\.processesPerNode or numNodes$"):
+        resolve(spec(method="full"), replace(facts("8b", "full"), shape=large))
+
+
+def test_an_optimizer_that_shall_be_on_the_host_is_refused_where_the_pod_has_no_room():
+    job = spec(method="full", processes=2, offload="on")
+    assert resolve(job, facts("8b", "full")).offload_optimizer
+    with pytest.raises(StageFailure) as caught:
+        resolve(job, facts("8b", "full", limit=128 * GIB))
+    assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.OUT_OF_MEMORY)
+    assert "GiB of the host's memory in each pod, but its memory limit is 128.0 GiB; raise" in caught.value.message
+
+
+@pytest.mark.parametrize(("nodes", "zero", "stage"), [(1, "auto", 2), (2, "auto", 2), (1, 1, 1), (2, 3, 3)])
+def test_an_optimizer_on_the_host_has_a_stage_that_can(nodes, zero, stage):
+    plan = resolve(spec(nodes=nodes, zero=zero, offload="on"), facts("8b", "lora"))
+    assert (plan.offload_optimizer, plan.zero_stage) == (True, stage)
+
+
+def test_on_cpus_an_optimizer_is_offloaded_only_where_the_spec_says_so():
+    assert not resolve(spec(method="full", device="cpu"), facts("smol", "full", limit=64 * GIB)).offload_optimizer
+    with pytest.raises(StageFailure, match="but its memory limit is"):
+        resolve(spec(method="full", device="cpu"), facts("8b", "full", limit=64 * GIB))
+    assert resolve(spec(device="cpu", offload="on"), facts("smol", "lora")).offload_optimizer
 
 
 def test_where_nothing_can_be_given_up_a_smaller_model_is_advised():
@@ -248,6 +292,19 @@ def test_a_trained_head_sums_its_gradient_in_fp32():
         estimate(sizes, layout(**few)).activations for sizes in (shape, replace(shape, trained_head=of_head))
     )
     assert trained - frozen == pytest.approx((4 + 2) * of_head, rel=0.01)  # the sum, and its cast for the way back
+
+
+def test_an_offloaded_optimizer_is_on_the_host_and_not_on_the_device():
+    shape = SHAPES["8b", "full"]
+    parameters = shape.total_parameters
+    for stage in (1, 2, 3):
+        here, there = (estimate(shape, layout(zero_stage=stage, offload_optimizer=on)) for on in (False, True))
+        assert here.total - there.total >= here.optimizer
+        assert (there.weights, there.gradients, there.optimizer, there.update) == (here.weights, here.gradients, 0, 0)
+        assert 16 * parameters / 8 < there.host < 30 * parameters / 8
+        assert here.host == 0
+    on_cpu = estimate(shape, layout(zero_stage=2, device="cpu", offload_optimizer=True))
+    assert (on_cpu.optimizer, on_cpu.host) == (20 * parameters // 8, 0)
 
 
 def test_checkpointing_saves_activations_and_fp32_doubles_weights():

@@ -1,5 +1,7 @@
 """The plan of an attempt: the prepared one while it holds, else another, and less after each lack of memory."""
 
+from dataclasses import replace
+
 import pytest
 
 from finetune_api.exitcodes import ExitCode
@@ -71,6 +73,7 @@ def test_the_prepared_plan_holds_and_nothing_is_measured():
         ({"training": {"microBatchSize": 2}}, {"micro_batch_size": 2, "gradient_accumulation_steps": 32}),
         ({"training": {"activationCheckpointing": "on"}}, {"activation_checkpointing": True}),
         ({"training": {"activationCheckpointing": "selective"}}, {"activation_checkpointing_every": 2}),
+        ({"offloadOptimizer": "on"}, {"offload_optimizer": True, "zero_stage": 2}),
     ],
 )
 def test_an_edited_spec_gets_another_plan(edited, expected):
@@ -87,6 +90,22 @@ def test_a_smaller_gpu_than_was_assumed_gets_a_smaller_plan():
     assert found.total_steps == assumed.total_steps
 
 
+def test_an_optimizer_is_not_left_on_the_host_of_a_gpu_that_turns_out_larger():
+    full = replace(SHAPE, total_parameters=8_030_000_000, trainable_parameters=8_030_000_000)
+
+    def planned(device_bytes, **distributed):
+        about = job(**distributed)
+        assumed = resolve(about.spec, Facts(full, SCHEDULE, TOKENS, None))
+        assert assumed.offload_optimizer
+        found = Facts(full, SCHEDULE, TOKENS, None, device_bytes)
+        return plan_of_attempt(about, assumed, SCHEDULE, device_bytes=device_bytes, facts=lambda: found)
+
+    assert planned(80 * GIB).offload_optimizer
+    assert planned(141 * GIB).offload_optimizer
+    assert not planned(192 * GIB).offload_optimizer
+    assert planned(192 * GIB, offloadOptimizer="on").offload_optimizer
+
+
 def test_each_lack_of_memory_leads_to_less_until_nothing_is_left():
     plans = []
 
@@ -101,6 +120,8 @@ def test_each_lack_of_memory_leads_to_less_until_nothing_is_left():
     sizes = [(plan.activation_checkpointing, plan.micro_batch_size) for plan in plans]
     assert needs == sorted(set(needs), reverse=True)
     assert sizes[1] == (False, sizes[0][1] // 2)
+    assert [plan.offload_optimizer for plan in plans] == sorted(plan.offload_optimizer for plan in plans)
+    assert plans[-1].offload_optimizer
     assert sizes[-1] == (True, 1)
     assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.OUT_OF_DEVICE_MEMORY)
     assert f"{len(plans)} attempts ran out of memory, and no plan is left" in caught.value.message
@@ -111,11 +132,11 @@ def test_each_lack_of_memory_leads_to_less_until_nothing_is_left():
 
 def test_micro_batches_are_halved_though_their_size_is_set_and_what_else_is_set_is_kept():
     training = {"microBatchSize": 4, "activationCheckpointing": "off"}
-    found = [plan_of(job(out_of_memory=times, training=training)) for times in range(3)]
+    found = [plan_of(job(out_of_memory=times, training=training, offloadOptimizer="off")) for times in range(3)]
     assert [plan.micro_batch_size for plan in found] == [4, 2, 1]
     assert not any(plan.activation_checkpointing for plan in found)
     with pytest.raises(StageFailure):
-        plan_of(job(out_of_memory=3, training=training))
+        plan_of(job(out_of_memory=3, training=training, offloadOptimizer="off"))
 
 
 def test_on_cpus_a_lower_limit_is_met_or_refused():

@@ -74,11 +74,8 @@ def test_attempt_after_the_result_only_tells_it():
     assert word.message == "trained 30 steps; the weights of step 20 are exported"
 
 
-@pytest.mark.parametrize(
-    ("zero_stage", "precision", "clipping"), [(0, "fp32", 0.0), (0, "bf16", 1.0), (2, "fp32", 1.0), (3, "bf16", 1.0)]
-)
-def test_deepspeed_configuration(zero_stage, precision, clipping):
-    plan = Plan(
+def plan_of(zero_stage, precision="bf16", **choices):
+    return Plan(
         zero_stage=zero_stage,
         world_size=2,
         micro_batch_size=4,
@@ -90,7 +87,15 @@ def test_deepspeed_configuration(zero_stage, precision, clipping):
         total_parameters=1000,
         trainable_parameters=500,
         estimated_bytes_per_device=0,
+        **choices,
     )
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "precision", "clipping"), [(0, "fp32", 0.0), (0, "bf16", 1.0), (2, "fp32", 1.0), (3, "bf16", 1.0)]
+)
+def test_deepspeed_configuration(zero_stage, precision, clipping):
+    plan = plan_of(zero_stage, precision)
     config = deepspeed_config(plan, Training(epochs=1), device="cpu", hidden_size=64)
     assert config["zero_optimization"]["stage"] == zero_stage
     assert config["zero_optimization"]["reduce_bucket_size"] == 500
@@ -98,3 +103,11 @@ def test_deepspeed_configuration(zero_stage, precision, clipping):
     assert config["bf16"]["enabled"] is (precision == "bf16")
     assert config["gradient_clipping"] == clipping
     assert ("stage3_param_persistence_threshold" in config["zero_optimization"]) is (zero_stage == 3)
+    assert "offload_optimizer" not in config["zero_optimization"]
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("gpu", True), ("cpu", False)])
+def test_an_offloaded_optimizer_is_torchs_own_on_the_host(device, pinned):
+    config = deepspeed_config(plan_of(2, offload_optimizer=True), Training(epochs=1), device=device, hidden_size=64)
+    assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": pinned}
+    assert config["zero_force_ds_cpu_optimizer"] is False

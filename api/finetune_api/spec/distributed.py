@@ -21,3 +21,9 @@ class Distributed(Record):
     zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
         default="auto", description="DeepSpeed ZeRO stage (https://arxiv.org/abs/1910.02054), or auto."
     )
+    offload_optimizer: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Keep the optimizer's state and the fp32 weights in the host's memory, and update the weights"
+        " there (https://arxiv.org/abs/2101.06840): slower, and room on the GPU for 12 bytes per trained parameter."
+        " auto does so on GPUs where nothing else fits.",
+    )

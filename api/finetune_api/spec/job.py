@@ -71,6 +71,16 @@ class FineTuneJobSpec(Record):
             " orthogonal, and the other stages divide their gradients and its state",
         ),
         Rule(
+            "self.distributed.offloadOptimizer != 'on' || self.distributed.zeroStage != 0",
+            "spec.distributed.offloadOptimizer: on needs spec.distributed.zeroStage 1, 2, 3 or auto: stage 0 has the"
+            " optimizer's state where the weights are",
+        ),
+        Rule(
+            "self.distributed.offloadOptimizer != 'on' || self.training.optimizer.type == 'adamw'",
+            "spec.distributed.offloadOptimizer: on needs spec.training.optimizer.type: adamw: 8-bit and paged states"
+            " are a GPU's, and muon works on whole matrices",
+        ),
+        Rule(
             "self.distributed.device != 'cpu'"
             " || ((!has(self.podTemplate.resources.requests)"
             " || !self.podTemplate.resources.requests.exists(k, k.startsWith('nvidia.com/')))"

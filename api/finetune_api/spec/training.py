@@ -39,6 +39,11 @@ class Optimizer(Record):
         return self.type == "adamw"
 
     @property
+    def can_offload(self) -> bool:
+        """Whether its state can be kept in the host's memory: others are for a GPU, or see whole matrices."""
+        return self.type == "adamw"
+
+    @property
     def can_shard(self) -> bool:
         """Whether ZeRO can divide its state: Muon has to see whole matrices."""
         return self.type != "muon"

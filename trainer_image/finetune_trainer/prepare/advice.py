@@ -28,7 +28,24 @@ def _changes(spec: FineTuneJobSpec, least: Plan) -> Iterator[str]:
         yield "set spec.training.activationCheckpointing: on"
     if least.micro_batch_size > 1:
         yield "set spec.training.microBatchSize: 1"
+    if on_gpu and _gains_by_offloading(spec, least):
+        yield from _ways_to_offload(spec)
     if on_gpu and can_shard and spec.distributed.zero_stage != 0:
         yield "raise spec.distributed.processesPerNode or numNodes"
     elif not on_gpu and least.world_size == spec.distributed.processes_per_node and least.zero_stage > 0:
         yield "raise spec.distributed.numNodes"
+
+
+def _gains_by_offloading(spec: FineTuneJobSpec, least: Plan) -> bool:
+    """Whether so much is trained that the optimizer's state matters, and it is not on the host yet."""
+    is_large = spec.method.type in ("full", "freeze")
+    return is_large and spec.training.optimizer.can_offload and not least.offload_optimizer
+
+
+def _ways_to_offload(spec: FineTuneJobSpec) -> Iterator[str]:
+    if spec.distributed.offload_optimizer == "off":
+        yield "set spec.distributed.offloadOptimizer: auto"
+    elif spec.distributed.zero_stage == 0:
+        yield "set spec.distributed.zeroStage: auto"
+    else:
+        yield "say by spec.podTemplate.resources.limits.memory that the host has room for the optimizer"

@@ -7,9 +7,12 @@ tensors that a decoder layer with fused attention keeps for its backward pass
 A step has two peaks, and the higher one counts. At the head all activations are there, and what the head makes. In
 the update no activation is left, but a copy of the gradients in fp32, beside those of 16 bits they were made of: at
 ZeRO stage 0 of all of them, at stages 1 and 2 of this process's share, at stage 3 of a part of it at a time.
+
+An optimizer that is offloaded (https://arxiv.org/abs/2101.06840) has its state, the master weights and those
+gradients on the host, whatever the step is at.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_trainer.objectives.head import TILE_BYTES
 from finetune_trainer.prepare.model_shape import ModelShape
@@ -40,6 +43,8 @@ _HOLES = {"cpu": 0.1, "gpu": 0.0}
 """Of activations: what the holes between them in a process's heap take, measured. For those of a GPU's memory there
 is what the planner does not use of it.
 """
+_PINNED_SHARE = 1.5
+"""Of tensors on the host that a GPU copies from and to: torch makes room for them in powers of two."""
 _UNPACKED_HOLES = {"cpu": 0.4, "gpu": 0.0}
 """Of quantised weights in full: holes that matrices leave which are unpacked for one product each, measured."""
 
@@ -61,6 +66,8 @@ class Layout:
     """Bytes of the optimizer's moments per trained parameter."""
     quantized_bits: int = 4
     """Bits of the base's numbers where it is quantised."""
+    offload_optimizer: bool = False
+    """Whether the optimizer's state is on the host."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,8 @@ class Estimate:
     update: int
     """Gradients in fp32, which are there when activations are not."""
     runtime: int
+    host: int = 0
+    """Memory of the host, beside that of the device."""
 
     @property
     def state(self) -> int:
@@ -101,8 +110,9 @@ def estimate(shape: ModelShape, layout: Layout) -> Estimate:
 
     # In fp32, stage 0 leaves model and optimizer as they are, and stage 3 updates its shares of the weights in place.
     master = 0 if width == _FP32_BYTES and layout.zero_stage in (0, 3) else _FP32_BYTES
-    buckets = 2 * min(trained, _BUCKET_PARAMETERS) * width if layout.world_size > 1 else 0
-    return Estimate(
+    is_divided = layout.world_size > 1 or layout.zero_stage > 0
+    buckets = 2 * min(trained, _BUCKET_PARAMETERS) * width if is_divided else 0
+    made = Estimate(
         weights=share((shape.total_parameters - shape.quantized_parameters) * width, 3) + _quantized(shape, layout),
         gradients=share(trained * width, 2) + buckets,
         optimizer=share(trained * (master + layout.moment_bytes), 1),
@@ -110,6 +120,20 @@ def estimate(shape: ModelShape, layout: Layout) -> Estimate:
         update=_update(share(trained, 1), layout, width),
         runtime=_RUNTIME_BYTES[layout.device],
     )
+    return _offloaded(made, share(trained, 1), layout, width) if layout.offload_optimizer else made
+
+
+def _offloaded(made: Estimate, share: int, layout: Layout, width: int) -> Estimate:
+    """Return the estimate with the optimizer on the host, given the parameters that this process updates.
+
+    There are the moments, and what a GPU copies from and to: master weights and gradients in fp32, gradients that are
+    summed up over micro-batches, and but at stage 3 the new weights. On the device, gradients are counted as before.
+    """
+    copied = share * (2 * _FP32_BYTES + (1 if layout.zero_stage == 3 else 2) * width)
+    moments = share * layout.moment_bytes
+    if layout.device == "cpu":
+        return replace(made, optimizer=moments + copied, update=0)
+    return replace(made, optimizer=0, update=0, host=int(moments + _PINNED_SHARE * copied) + _RUNTIME_BYTES["cpu"])
 
 
 def _update(share: int, layout: Layout, width: int) -> int:

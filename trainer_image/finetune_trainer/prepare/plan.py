@@ -6,15 +6,19 @@
                            else selective, and on where that does not fit
     microBatchSize         the largest divisor of a process's share of a step that fits, up to the number of tokens
                            beyond which a larger forward pass is not faster
+    offloadOptimizer       off; on GPUs on where nothing else fits, since it adds a copy over PCIe and an update on
+                           the host's cores to each step, and the host has room. On CPUs it would gain nothing
 
-What does not fit is given up in this order: large micro-batches, kept activations, whole weights.
+What does not fit is given up in this order: large micro-batches, kept activations, whole weights, the optimizer on
+the device.
 
 A CPU job that does not fit its memory limit is refused. What a GPU holds is known only once a process runs on it, so
 a GPU job is refused before that only if its state alone, whatever the micro-batches, is more than any GPU holds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
@@ -28,6 +32,8 @@ from finetune_trainer.prepare.model_shape import ModelShape
 
 ASSUMED_GPU_BYTES = 80 * GIB
 """A GPU's memory is not known before a pod runs on it: until then that of an A100 or H100 is assumed."""
+ASSUMED_HOST_BYTES = 256 * GIB
+"""Of a GPU's share of its host where the pod has no memory limit: machines with eight such GPUs have 2 TiB."""
 LARGEST_GPU_BYTES = 288_000_000_000
 """The most that a GPU has: that of a B300 (https://www.nvidia.com/en-us/data-center/dgx-b300/)."""
 _USABLE = 0.9
@@ -64,6 +70,7 @@ def resolve(spec: FineTuneJobSpec, facts: Facts) -> Plan:
     """
     budget = budget_of(spec, memory_limit_bytes=facts.memory_limit_bytes, device_bytes=facts.device_bytes)
     choices = list(_choices(spec, facts))
+    _require_host(spec, facts, choices)
     fitting = (choice for choice in choices if budget is None or choice.estimate.total <= budget)
     chosen = next(fitting, None)
     if chosen is None:
@@ -100,31 +107,56 @@ def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
     world = spec.distributed.num_nodes * spec.distributed.processes_per_node
     quantization = spec.method.spelled_out().quantization
     quantized_bits = quantization.bits if quantization else 4
-    for zero_stage in _zero_stages(spec, world):
-        for every in checkpointing(spec):
-            for micro in _micro_batch_sizes(spec, facts, world):
-                layout = Layout(
-                    device=spec.distributed.device,
-                    precision=spec.training.precision,
-                    zero_stage=zero_stage,
-                    world_size=world,
-                    micro_batch_tokens=micro * facts.sequence_tokens,
-                    activation_checkpointing=every > 0,
-                    activation_checkpointing_every=max(1, every),
-                    moment_bytes=MOMENT_BYTES[spec.training.optimizer.type],
-                    quantized_bits=quantized_bits,
-                )
-                yield _Choice(layout, micro, estimate(facts.shape, layout))
+    for offload, zero_stage, every in _ways(spec, world):
+        for micro in _micro_batch_sizes(spec, facts, world):
+            layout = Layout(
+                device=spec.distributed.device,
+                precision=spec.training.precision,
+                zero_stage=zero_stage,
+                world_size=world,
+                micro_batch_tokens=micro * facts.sequence_tokens,
+                activation_checkpointing=every > 0,
+                activation_checkpointing_every=max(1, every),
+                moment_bytes=MOMENT_BYTES[spec.training.optimizer.type],
+                quantized_bits=quantized_bits,
+                offload_optimizer=offload,
+            )
+            choice = _Choice(layout, micro, estimate(facts.shape, layout))
+            # Where it is the user's wish, a host without a known limit is as large as it takes.
+            if spec.distributed.offload_optimizer == "on" or choice.estimate.host <= _host_share(spec, facts):
+                yield choice
 
 
-def _zero_stages(spec: FineTuneJobSpec, world: int) -> list[int]:
+def _ways(spec: FineTuneJobSpec, world: int) -> Iterator[tuple[bool, int, int]]:
+    """Yield whether the optimizer is offloaded, the ZeRO stage, and every how many-th layer is recomputed."""
+    for offload in offloading(spec):
+        yield from product([offload], _zero_stages(spec, world, offload=offload), checkpointing(spec))
+
+
+def _zero_stages(spec: FineTuneJobSpec, world: int, *, offload: bool) -> list[int]:
     wanted = spec.distributed.zero_stage
     if wanted != "auto":
         return [wanted]
     if world == 1 or not spec.training.optimizer.can_shard:
-        return [0]
+        return [2] if offload else [0]
     can_shard_weights = spec.can_shard_weights and not spec.training.compile
     return [2, 3] if can_shard_weights else [2]
+
+
+def offloading(spec: FineTuneJobSpec) -> list[bool]:
+    """Return what the spec allows, from the fastest on: whether the optimizer's state is kept on the host."""
+    wanted = spec.distributed.offload_optimizer
+    if wanted != "auto":
+        return [wanted == "on"]
+    is_possible = spec.training.optimizer.can_offload and spec.distributed.zero_stage != 0
+    return [False, True] if is_possible and spec.distributed.device == "gpu" else [False]
+
+
+def _host_share(spec: FineTuneJobSpec, facts: Facts) -> int:
+    """Return the bytes of the host's memory that one process may use."""
+    if facts.memory_limit_bytes is None:
+        return ASSUMED_HOST_BYTES
+    return facts.memory_limit_bytes // spec.distributed.processes_per_node
 
 
 def checkpointing(spec: FineTuneJobSpec) -> list[int]:
@@ -158,6 +190,7 @@ def _plan(spec: FineTuneJobSpec, facts: Facts, choice: _Choice) -> Plan:
         gradient_accumulation_steps=-(-per_process(facts.schedule, world) // choice.micro_batch_size),
         activation_checkpointing=choice.layout.activation_checkpointing,
         activation_checkpointing_every=choice.layout.activation_checkpointing_every,
+        offload_optimizer=choice.layout.offload_optimizer,
         attention="varlen" if varlen else "sdpa",
         precision=spec.training.precision,
         total_steps=facts.schedule.total_steps,
@@ -173,6 +206,21 @@ def _require_room(spec: FineTuneJobSpec, facts: Facts, least: _Choice) -> None:
         raise _too_large_for_pod(spec, facts, least)
     if least.estimate.state > (facts.device_bytes or LARGEST_GPU_BYTES):
         raise _too_large_for_gpu(spec, facts, least)
+
+
+def _require_host(spec: FineTuneJobSpec, facts: Facts, choices: Sequence[_Choice]) -> None:
+    """Raise StageFailure where an optimizer that shall be offloaded is more than the pod's memory limit."""
+    least = min(choices, key=lambda choice: choice.estimate.host)
+    if facts.memory_limit_bytes is None or least.estimate.host <= _host_share(spec, facts):
+        return
+    need = least.estimate.host * spec.distributed.processes_per_node / GIB
+    raise StageFailure(
+        ExitCode.INVALID,
+        Reason.OUT_OF_MEMORY,
+        f"the optimizer's state takes about {need:.1f} GiB of the host's memory in each pod, but its memory limit is"
+        f" {facts.memory_limit_bytes / GIB:.1f} GiB; raise spec.podTemplate.resources.limits.memory, raise"
+        " spec.distributed.numNodes or set spec.distributed.offloadOptimizer: auto",
+    )
 
 
 def _too_large_for_pod(spec: FineTuneJobSpec, facts: Facts, least: _Choice) -> StageFailure:

@@ -2,8 +2,8 @@
 
 The plan that was prepared holds for as long as it fits: a run whose attempts compute alike repeats itself bit by bit.
 Another one is made where the spec now asks for other processes or another way to compute a step, where the GPUs turn
-out to be smaller than was assumed, and after attempts that ran out of memory: each is followed by the fastest plan
-that needs less.
+out to be smaller than was assumed, or larger while the optimizer is on the host, and after attempts that ran out of
+memory: each is followed by the fastest plan that needs less.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,16 @@ from finetune_trainer.data.schedule import Schedule
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.advice import advice
 from finetune_trainer.prepare.memory import GIB
-from finetune_trainer.prepare.plan import Facts, budget_of, checkpointing, more_frugal, per_process, resolve
+from finetune_trainer.prepare.plan import (
+    ASSUMED_GPU_BYTES,
+    Facts,
+    budget_of,
+    checkpointing,
+    more_frugal,
+    offloading,
+    per_process,
+    resolve,
+)
 
 
 def plan_of_attempt(
@@ -29,7 +38,7 @@ def plan_of_attempt(
     `device_bytes` is the memory of the run's smallest GPU. `facts` are asked for only where another plan is made.
     """
     budget = budget_of(job.spec, memory_limit_bytes=job.memory_limit_bytes, device_bytes=device_bytes)
-    holds = _holds(job.spec, prepared, schedule, budget)
+    holds = _holds(job.spec, prepared, schedule, budget) and not _gives_up_speed(job.spec, prepared, device_bytes)
     if holds and not job.out_of_memory:
         return prepared
     known = facts()
@@ -54,10 +63,17 @@ def _holds(spec: FineTuneJobSpec, plan: Plan, schedule: Schedule, budget: int | 
         plan.world_size == world
         and distributed.zero_stage in ("auto", plan.zero_stage)
         and recomputed in checkpointing(spec)
+        and plan.offload_optimizer in offloading(spec)
         and not (training.compile and plan.zero_stage == 3)
         and plan.micro_batch_size == micro
         and (budget is None or plan.estimated_bytes_per_device <= budget)
     )
+
+
+def _gives_up_speed(spec: FineTuneJobSpec, plan: Plan, device_bytes: int | None) -> bool:
+    """Whether the optimizer went to the host for want of memory that the GPUs may turn out to have."""
+    is_larger = device_bytes is not None and device_bytes > ASSUMED_GPU_BYTES
+    return is_larger and plan.offload_optimizer and spec.distributed.offload_optimizer == "auto"
 
 
 def _nothing_left(job: StageInput, plan: Plan) -> StageFailure:
@@ -67,7 +83,8 @@ def _nothing_left(job: StageInput, plan: Plan) -> StageFailure:
         Reason.OUT_OF_DEVICE_MEMORY if on_gpu else Reason.OUT_OF_MEMORY,
         f"{job.out_of_memory} attempts ran out of memory, and no plan is left that needs less than the last one"
         f" (micro-batches of {plan.micro_batch_size}, ZeRO stage {plan.zero_stage}, activations"
-        f" {'recomputed' if plan.activation_checkpointing else 'kept'}: about"
+        f" {'recomputed' if plan.activation_checkpointing else 'kept'}, optimizer on the"
+        f" {'host' if plan.offload_optimizer else 'device'}: about"
         f" {plan.estimated_bytes_per_device / GIB:.1f} GiB for each process); lower spec.data.maxLength,"
         f" {advice(job.spec, plan)}",
     )

@@ -59,6 +59,8 @@ def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size
     if plan.zero_stage == 3:
         # Norms and biases stay whole on every process: gathering them costs more than it saves.
         zero |= {"stage3_param_persistence_threshold": 10 * hidden_size, "stage3_prefetch_bucket_size": bucket}
+    if plan.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device == "gpu"}
     return {
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
@@ -68,6 +70,8 @@ def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size
         "zero_optimization": zero,
         # DeepSpeed knows torch's optimizers by name; those of bitsandbytes are tried by our own tests.
         "zero_allow_untested_optimizer": True,
+        # torch's AdamW updates weights on the host too; DeepSpeed's own is compiled when it is first used.
+        "zero_force_ds_cpu_optimizer": False,
         "wall_clock_breakdown": False,
     }
 
