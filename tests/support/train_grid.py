@@ -19,6 +19,7 @@ from finetune_api.run import Prepared
 from finetune_api.stage import StageInput
 from finetune_api.status import Validation
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.objectives import head
 from finetune_trainer.train import start
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import Process, join
@@ -144,6 +145,8 @@ def resharded(case: dict[str, Any], process: Process) -> dict[str, Any]:
 
 
 def main() -> None:
+    # Tiles of 16 tokens: as in a large model, a micro-batch has several, and one process more than another.
+    head.TILE_BYTES = 4 * 512 * 16
     cases = json.loads(Path(sys.argv[1]).read_text())
     hide("mlflow")
     process = join("cpu", timedelta(minutes=10))
