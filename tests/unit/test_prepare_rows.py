@@ -78,7 +78,7 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
 def test_any_objects_survive_jsonl(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("jsonl") / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [columns for _, columns in read(read_jsonl, path)] == rows
+    assert [row.columns for row in read_jsonl(path, "f")] == rows
 
 
 @given(st.binary(max_size=200))
