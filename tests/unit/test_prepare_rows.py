@@ -113,7 +113,7 @@ def test_csv_holds_messages_as_json(tmp_path):
         (b"a,b\n1,2,3\n", "|has 3 fields, the header has 2; quote fields that hold commas"),
         (b"a,b\n1\n", "|has 1 fields, the header has 2; quote fields that hold commas"),
         (b'a,b\n1,"2\n', "|not valid CSV: unexpected end of data"),
-        (b"a,b\n1,\xe8\n", "|not valid CSV: 'utf-8' codec can't decode byte 0xe8"),
+        (b"a,b\n1,\xe8\n", "|not UTF-8 text (byte 1 of column 'b')"),
     ],
 )
 def test_csv_lines_that_are_no_rows(tmp_path, content, problem):

@@ -1,16 +1,17 @@
 """Readers: rows of a JSON-lines, CSV or Parquet file, one after the other, each with the place it stands at.
 
-Memory is bounded: one line, or one batch of a Parquet file. A line that cannot be read is yielded as a `RowError`
-and reading goes on, so that one run names all that is wrong; a file that cannot be read at all ends with it.
+Memory is bounded: one line, or one batch of a Parquet file. A row that cannot be read is yielded as a `RowError` and
+reading goes on, so that one run names all that is wrong; a file that cannot be read on ends with a `FileError`.
 """
 
 import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,29 +73,71 @@ def _kind(value: Any) -> str:
 def read_csv(path: Path, name: str) -> Iterator[Row]:
     """Yield the rows below the header line of a comma-separated file; quoted fields may span lines."""
     csv.field_size_limit(min(sys.maxsize, LONGEST_LINE))
-    with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+    # A wrong byte becomes half of a surrogate pair, which no byte of UTF-8 does: so it spoils its own row alone.
+    with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         header: list[str] | None = None
-        while True:
-            place = Place(name, reader.line_num + 1)
-            try:
-                fields = next(reader, None)
-            except (csv.Error, UnicodeDecodeError) as error:
-                # What follows a broken quote or a wrong byte cannot be told apart into rows any more.
-                yield Row(place, FileError("", f"not valid CSV: {error}"))
-                return
-            if fields is None:
-                return
-            if header is None:
-                header = fields
-            elif fields:
+        for place, fields in _csv_lines(file, name):
+            if isinstance(fields, FileError):
+                yield Row(place, fields)
+            elif header is not None:
                 yield Row(place, _record(header, fields))
+            elif error := _wrong_header(fields):
+                yield Row(place, error)
+                return
+            else:
+                header = fields
+
+
+def _csv_lines(file: TextIO, name: str) -> Iterator[tuple[Place, list[str] | FileError]]:
+    """Yield the fields of each record that has any, and in the end what is wrong with what cannot be read."""
+    reader = csv.reader(file, strict=True)
+    while True:
+        place = Place(name, reader.line_num + 1)
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            # What follows a broken quote cannot be told apart into rows any more.
+            yield place, FileError("", f"not valid CSV: {error}")
+            return
+        if fields is None:
+            return
+        if fields:
+            yield place, fields
+
+
+def _wrong_header(header: list[str]) -> FileError | None:
+    """Return what is wrong with a header."""
+    for number, column in enumerate(header, start=1):
+        if byte := _wrong_byte(column):
+            return FileError("", f"the name of column {number} is not UTF-8 text (byte {byte})")
+    return _repeated(header)
+
+
+def _repeated(names: Sequence[str]) -> FileError | None:
+    """Return what is wrong with the names of columns, of which the last one would stand for all that are called so.
+
+    Columns without a name are what a spreadsheet leaves behind its last one.
+    """
+    twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
+    return FileError("", f"has several columns called {twice!r}; give each a name of its own") if twice else None
 
 
 def _record(header: list[str], fields: list[str]) -> dict[str, Any] | RowError:
     if len(fields) != len(header):
         return RowError("", f"has {len(fields)} fields, the header has {len(header)}; quote fields that hold commas")
+    for column, text in zip(header, fields, strict=True):
+        if byte := _wrong_byte(text):
+            return RowError("", f"not UTF-8 text (byte {byte} of column {column!r})")
     return dict(zip(header, fields, strict=True))
+
+
+def _wrong_byte(text: str) -> int | None:
+    """Return the number, from 1, of the first byte of a text that is no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return len(text[: error.start].encode()) + 1
+    return None
 
 
 def read_parquet(path: Path, name: str) -> Iterator[Row]:
