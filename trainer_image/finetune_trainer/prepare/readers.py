@@ -1,7 +1,8 @@
 """Readers: rows of a JSON-lines, CSV or Parquet file, one after the other, each with the place it stands at.
 
-Memory is bounded: one line, or one batch of a Parquet file. A row that cannot be read is yielded as a `RowError` and
-reading goes on, so that one run names all that is wrong; a file that cannot be read on ends with a `FileError`.
+Memory is bounded: one line, or one batch of a Parquet file and the page of each column that it stands on. A row that
+cannot be read is yielded as a `RowError` and reading goes on, so that one run names all that is wrong; a file that
+cannot be read on ends with a `FileError`.
 """
 
 import csv
@@ -22,6 +23,8 @@ from finetune_trainer.prepare.problems import FileError, Place, RowError
 LONGEST_LINE = 64 * 1024 * 1024
 """Bytes; a longer line is no row but a file of another kind."""
 _PARQUET_ROWS = 256
+_PARQUET_BYTES = 1024 * 1024
+"""Bytes of a column that are read at once; rows that are taken together have about as many."""
 
 
 class Row(NamedTuple):
@@ -141,16 +144,66 @@ def _wrong_byte(text: str) -> int | None:
 
 
 def read_parquet(path: Path, name: str) -> Iterator[Row]:
-    """Yield the rows of a Parquet file."""
+    """Yield the rows of a Parquet file; times are cut to microseconds."""
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for columns in batch.to_pylist():
+        # As it is by itself, Arrow would read all of a row group before its first row: most files have one alone.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_PARQUET_BYTES) as file:
+            if error := _repeated(file.schema_arrow.names):
+                yield Row(Place(name, 1, unit="row "), error)
+                return
+            for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
+                for columns in _values(_in_microseconds(batch)):
                     number += 1
                     yield Row(Place(name, number, unit="row "), columns)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         yield Row(Place(name, number + 1, unit="row "), FileError("", f"not a readable Parquet file: {error}"))
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    """Return how many rows are taken together: fewer where they are long."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    size: int = sum(group.total_byte_size for group in groups)
+    rows: int = metadata.num_rows
+    return max(1, min(_PARQUET_ROWS, _PARQUET_BYTES * rows // max(1, size)))
+
+
+def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch [R] without nanoseconds, which Python has no type for."""
+    columns = [column.cast(_coarser(column.type), safe=False) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _coarser(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", tz=kind.tz)
+    if pa.types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_coarser(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_coarser(field.type)) for field in kind])
+    return pa.time64("us") if pa.types.is_time64(kind) else kind
+
+
+def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | RowError]:
+    """Return the rows of a batch [R], in the place of one with a value that Python cannot hold what is wrong."""
+    try:
+        rows: list[dict[str, Any] | RowError] = batch.to_pylist()
+    except (ValueError, OverflowError):  # no UTF-8; a year beyond 9999
+        rows = [_value(batch.slice(number, 1)) for number in range(batch.num_rows)]
+    return rows
+
+
+def _value(row: pa.RecordBatch) -> dict[str, Any] | RowError:
+    """Return the row of a batch [1]."""
+    columns = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            columns[name] = column[0].as_py()
+        except (ValueError, OverflowError) as error:
+            return RowError("", f"column {name!r} has a value that cannot be read: {error}")
+    return columns
 
 
 _OF_TEXT: dict[str, Reader] = {".jsonl": read_jsonl, ".json": read_jsonl, ".csv": read_csv}
