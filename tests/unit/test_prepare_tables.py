@@ -7,9 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune_trainer.prepare import readers
+from finetune_trainer.prepare import blocks, readers
+from finetune_trainer.prepare.blocks import cut
 from finetune_trainer.prepare.problems import FileError, RowError
 from finetune_trainer.prepare.readers import read_file
+from finetune_trainer.prepare.sources import Source
+
+SOURCE = Source(0, "train", "s3://d/f")
 
 
 def found(path):
@@ -140,3 +144,18 @@ def test_long_rows_are_taken_together_in_small_numbers(tmp_path, monkeypatch):
     texts = [os.urandom(2000).hex() for _ in range(100)]
     assert [columns["text"] for _, columns in found(parquet_of(tmp_path, pa.table({"text": texts})))] == texts
     assert set(sizes) == {2}
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_a_block_of_a_table_ends_with_its_bytes(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    texts = ["x" * 100] * 50 + ["x" * 900] * 10 + ["x"] * 600
+    path = tmp_path / name
+    if name == "rows.csv":
+        path.write_text("\n".join(["text", *texts]))
+    else:
+        pq.write_table(pa.table({"messages": [[{"content": text}] for text in texts]}), path)
+    found = list(cut(path, "f", SOURCE))
+    assert [len(block.content) for block in found] == [10] * 5 + [2] * 5 + [512, 88]
+    rows = [row for block in found for row in block.rows()]
+    assert rows == list(read_file(path, "f"))
