@@ -24,9 +24,9 @@ from finetune_trainer.prepare.sources import SourceFile
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.digest import sha256_of_file
 
-ENCODING = 1
+ENCODING = 2
 """To be raised whenever the same rows become other tokens, or other rows are chosen."""
-_LIBRARIES = ("transformers", "tokenizers", "datasketch")
+_LIBRARIES = ("transformers", "tokenizers", "datasketch", "phonenumbers", "python-stdnum")
 _WITHOUT_EFFECT = {"packing"}
 """Fields of spec.data that decide over nothing that is stored."""
 
