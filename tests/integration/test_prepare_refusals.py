@@ -64,7 +64,7 @@ def test_bad_rows_end_the_stage_with_a_sentence(s3_job, content, message):
 def test_all_invalid_rows_are_counted_and_the_first_are_logged(s3_job, capsys):
     s3_job.put("rows/train.jsonl", GOOD + NO_ANSWER * 30 + GOOD)
     with pytest.raises(
-        StageFailure, match=r"30 of 32 rows are invalid: .*; the log lists the first 20 and counts the kinds$"
+        StageFailure, match=r"30 of 32 rows are invalid: .*; the log lists 20 of them and counts the kinds$"
     ):
         run(s3_job.stage_input(), s3_job.store)
     assert capsys.readouterr().out.count('"event": "invalid-row"') == 20

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from prepare_rows import NO_SPLIT, another, base_data, fails, fetched, row, rows, texts
+from tiny_model import CHATML
 from train_cases import write_adapter
 from transformers import AutoTokenizer
 
@@ -171,6 +172,30 @@ def test_the_jobs_chat_template_replaces_the_models(s3_job, tmp_path):
         "<|im_start|>u:How do I reset password 0?<|im_end|><|im_start|>a:Open page 0.<|im_end|>"
     )
     assert AutoTokenizer.from_pretrained(prepared.tokenizer).chat_template == template
+
+
+def test_a_template_for_tools_goes_all_the_way(s3_job, tmp_path, capsys):
+    place, calling = "model/additional_chat_templates/tool_use.jinja", "{{ tools[0]['function']['name'] }}: " + CHATML
+    s3_job.put(place, calling.encode())
+    tools = [{"type": "function", "function": {"name": "reset", "parameters": {"type": "object"}}}]
+    s3_job.put_rows("rows/train.jsonl", [row(0), row(1, tools=tools)])
+    job = s3_job.stage_input(data={**base_data(s3_job), "split": NO_SPLIT})
+    run(job, s3_job.store)
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    plain, with_tools = texts(prepared, "train")
+    assert with_tools == f"reset: {plain}".replace("0", "1")
+    assert AutoTokenizer.from_pretrained(prepared.tokenizer).chat_template == {"default": CHATML, "tool_use": calling}
+    model = fetch_model(s3_job.store, job.spec.model.uri, prepared.record, tmp_path / "model")
+    assert (model / place.removeprefix("model/")).read_text() == calling
+    again = another(job, "second")
+    run(again, s3_job.store)
+    assert "prepared-rows-reused" in capsys.readouterr().out
+    copied = fetched(s3_job, again, tmp_path / "copied")
+    assert (copied.tokenizer / "additional_chat_templates/tool_use.jinja").read_text() == calling
+    s3_job.put(place, f"now {calling}".encode())
+    changed = another(job, "third")
+    run(changed, s3_job.store)
+    assert texts(fetched(s3_job, changed, tmp_path / "changed"), "train") == [plain, f"now {with_tools}"]
 
 
 def test_nothing_stays_behind_at_the_place_of_the_result(s3_job):
