@@ -90,7 +90,7 @@ def start_engine(loss: LossModule, plan: Plan, optimizer: torch.optim.Optimizer,
 
 
 def _join_head(loss: LossModule) -> None:
-    """Let a head that has an adapter be put together at once, and not part by part: it is called once for all tiles."""
+    """Let a head that has an adapter be put together at once and not part by part: it is called once for all."""
     from deepspeed.utils.z3_leaf_module import set_z3_leaf_module
 
     head = loss.transformer.get_output_embeddings()
