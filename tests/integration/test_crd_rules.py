@@ -65,7 +65,8 @@ BOTH = {"reductionFactor": 8, "bottleneckSize": 64}
 MUON = {"type": "muon"}
 SAMPLED = {"samplePrompts": ["How are you?"]}
 ASKED = {"rows": 3}
-NEVER = {"everySteps": 0, "earlyStopping": {"patience": 2}}
+PATIENT = {"earlyStopping": {"patience": 2}}
+NEVER = {"everySteps": 0, **PATIENT}
 LISTED = [{"uri": "s3://datasets/other.jsonl"}]
 UNKNOWN = {"name": "data", "mountPath": "/data"}
 CLOSED = [
@@ -102,6 +103,10 @@ CASES = [
     Case("single rows of", "spec", minimal_job(model={"newTokens": ["<tool>"]}, distributed={"zeroStage": 3})),
     Case("language models alone", "spec", minimal_job(method={"type": "prompt"}, objective="classification")),
     Case("not on 8", "spec.method", minimal_job(method={"type": "qlora", "quantization": {"bits": 8}, "lora": DORA})),
+    *(
+        Case("needs validation rows", "spec", minimal_job(data=data, evaluation=PATIENT))
+        for data in ({"split": {"validation": 0}}, {"split": {"validation": 0}, "validation": []})
+    ),
     Case("needs evaluations to look at", "spec.evaluation", minimal_job(evaluation=NEVER)),
     Case("is not sharded", "spec", minimal_job(method={"type": "qlora"}, distributed={"zeroStage": 3})),
     Case("reads whole weights", "spec", minimal_job(method={"lora": DORA}, distributed={"zeroStage": 3})),
@@ -181,6 +186,12 @@ CASES = [
 ACCEPTED = {
     "validation list without split": minimal_job(data={"validation": LISTED}),
     "validation list with the share set to 0": minimal_job(data={"validation": LISTED, "split": {"validation": 0}}),
+    "early stopping by the split": minimal_job(evaluation=PATIENT),
+    "early stopping by a part of the split": minimal_job(data={"split": {"test": 0}}, evaluation=PATIENT),
+    "early stopping by a list": minimal_job(
+        data={"validation": LISTED, "split": {"validation": 0}}, evaluation=PATIENT
+    ),
+    "no validation rows": minimal_job(data={"split": {"validation": 0}}),
     "running text": minimal_job(objective="pretrain", data={"format": "text"}),
     "running text by its first row": minimal_job(objective="pretrain"),
     "labels": minimal_job(

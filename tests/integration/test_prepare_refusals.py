@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from prepare_rows import GIB, NO_SPLIT, base_data, fails, row, rows
+from prepare_rows import GIB, NO_SPLIT, another, base_data, fails, row, rows
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
@@ -68,6 +68,38 @@ def test_all_invalid_rows_are_counted_and_the_first_are_logged(s3_job, capsys):
     ):
         run(s3_job.stage_input(), s3_job.store)
     assert capsys.readouterr().out.count('"event": "invalid-row"') == 20
+
+
+PATIENT = {"earlyStopping": {"patience": 2}}
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        pytest.param({"split": NO_SPLIT}, "spec.data.split.validation 0.0 yields none", id="no-share"),
+        pytest.param({"split": {"validation": 0.001}}, "spec.data.split.validation 0.001 yields none", id="few-rows"),
+        pytest.param({"validation": "listed"}, "spec.data.validation holds none that is kept", id="list"),
+    ],
+)
+def test_early_stopping_without_validation_rows(s3_job, data, cause):
+    """Not known before the rows are split and duplicates left out; and told again of rows that are there already."""
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    if "validation" in data:
+        s3_job.put_rows("rows/more.jsonl", [row(0)])
+        listed = [{"uri": s3_job.uri("rows/more.jsonl")}]
+        data = {"validation": listed, "test": listed, "split": NO_SPLIT, "deduplicate": "exact"}
+    spec = {"data": {**base_data(s3_job), **data}}
+    failure = fails(s3_job, s3_job.stage_input(**spec, evaluation=PATIENT))
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_SPEC)
+    assert failure.message == (
+        f"spec.evaluation.earlyStopping needs validation rows, and {cause}; name other files in spec.data.validation,"
+        " raise spec.data.split.validation, or remove earlyStopping"
+    )
+    assert s3_job.keys("runs/") == []
+    assert run(s3_job.stage_input(**spec), s3_job.store).data.validation.rows == 0
+    edited = s3_job.stage_input(**spec, evaluation=PATIENT)
+    for prepared in (edited, another(edited, f"{s3_job.uid}-b")):
+        assert fails(s3_job, prepared).message == failure.message
 
 
 def test_sources_that_are_missing_or_of_another_kind(s3_job):

@@ -8,7 +8,7 @@ import gc
 import json
 import os
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import copytree, move
 from typing import Any
@@ -17,7 +17,8 @@ import torch.distributed as dist
 
 from finetune_api.run import Prepared
 from finetune_api.stage import StageInput
-from finetune_api.status import Validation
+from finetune_api.status import CheckpointRef, Validation
+from finetune_trainer.checkpoint import CommitMeta, Committed
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.objectives import head
 from finetune_trainer.train import start
@@ -43,15 +44,21 @@ class LocalWriter:
 
     def __init__(self, kept: Path) -> None:
         self._kept = kept
+        self._news: list[Committed] = []
 
-    def submit(self, step: int, directory: Path, meta: Any) -> bool:
+    def submit(self, step: int, directory: Path, meta: CommitMeta) -> bool:
         kept = self._kept / f"{step:08d}"
         kept.mkdir(parents=True, exist_ok=True)
         move(directory, kept / directory.name)
+        ref = CheckpointRef(
+            uri=f"file://{kept}", step=step, time=datetime.now(UTC), size_bytes=0, **meta.validation.scores
+        )
+        self._news.append(Committed(step, ref))
         return True
 
-    def poll(self) -> list[Any]:
-        return []
+    def poll(self) -> list[Committed]:
+        news, self._news = self._news, []
+        return news
 
     def drain(self, timeout: float) -> bool:
         return True

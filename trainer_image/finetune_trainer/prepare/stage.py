@@ -33,6 +33,7 @@ from finetune_trainer.prepare.probe import probe
 from finetune_trainer.prepare.rows import RowsInput, prepare_rows
 from finetune_trainer.prepare.space import require_scratch
 from finetune_trainer.prepare.tokenizer import ensure_padding, load_tokenizer
+from finetune_trainer.prepare.validation_rows import require_validation_rows
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import Store
 
@@ -48,6 +49,7 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
         prepared = _prepare(job, store, layout)
     else:
         log.info("already-prepared", writer=prepared.writer)
+        require_validation_rows(job.spec, prepared.data.validation.rows)
     return TerminationMessage(reason=Reason.SUCCEEDED, plan=prepared.plan, data=prepared.data)
 
 
