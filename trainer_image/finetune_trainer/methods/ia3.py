@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from peft import IA3Config, PeftConfig
+from peft.tuners.ia3 import IA3Layer
+from torch import nn
 from transformers import PreTrainedModel
 
 from finetune_api.spec import Ia3
@@ -39,3 +41,12 @@ class Factors(Adapter):
             target_modules=[*targets, *scaled_before],
             feedforward_modules=scaled_before,
         )
+
+
+def factors_of(model: nn.Module) -> set[nn.Parameter]:
+    """Return the factors that are trained: vectors, though peft gives each one row or one column.
+
+    The shape does not tell them from the matrices of LoRA of rank 1.
+    """
+    layers = (module for module in model.modules() if isinstance(module, IA3Layer))
+    return {factor for layer in layers for factor in layer.ia3_l.parameters()}
