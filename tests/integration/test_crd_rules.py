@@ -85,6 +85,10 @@ CASES = [
     Case("set spec.method.type: qlora", "spec.method", minimal_job(method={"type": "lora", "quantization": {}})),
     Case("set spec.method.type: freeze", "spec.method", minimal_job(method={"type": "full", "freeze": {}})),
     Case("set spec.method.type: ia3", "spec.method", minimal_job(method={"type": "lora", "ia3": {}})),
+    *(
+        Case("must stand in targetModules", "spec.method.ia3", minimal_job(method={"type": "ia3", "ia3": scaled}))
+        for scaled in ({"feedforwardModules": ["fc2"]}, {"targetModules": ["fc1"], "feedforwardModules": ["fc2"]})
+    ),
     Case("set spec.method.type: prompt", "spec.method", minimal_job(method={"type": "lora", "prompt": {}})),
     Case("set spec.method.type: prefix", "spec.method", minimal_job(method={"type": "prompt", "prefix": {}})),
     *(
@@ -201,6 +205,10 @@ ACCEPTED = {
         evaluation={"predictions": ASKED, "bestMetric": "f1"},
     ),
     "lora block": minimal_job(method={"lora": {"rank": 8}}),
+    "ia3 block": minimal_job(
+        method={"type": "ia3", "ia3": {"targetModules": ["fc1", "fc2"], "feedforwardModules": ["fc2"]}}
+    ),
+    "ia3 block without names": minimal_job(method={"type": "ia3", "ia3": {}}),
     "steps instead of epochs": minimal_job(training={"epochs": None, "maxSteps": 10}),
     "part of an epoch": minimal_job(training={"epochs": 0.5}),
     "whole learning rate": minimal_job(training={"learningRate": 1}),

@@ -171,7 +171,19 @@ def test_adapter_targets_that_the_model_lacks(s3_job):
     s3_job.put_rows("rows/train.jsonl", rows(5))
     failure = fails(s3_job, s3_job.stage_input(method={"type": "lora", "lora": {"targetModules": ["nope"]}}))
     assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_SPEC)
-    assert failure.message.startswith("spec.method.lora does not fit the model: Target modules")
+    assert failure.message == (
+        "spec.method.lora does not fit the model: targetModules: no module with weights is called nope; module names"
+        ' of a model are in its model.safetensors.index.json, and targetModules: ["all-linear"] fits every model'
+    )
+
+
+def test_a_merge_that_would_be_wrong(s3_job):
+    """The tiny model's head is its embeddings."""
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    method = {"type": "lora", "lora": {"targetModules": ["q_proj", "lm_head"]}}
+    failure = fails(s3_job, s3_job.stage_input(method=method, output={"merge": True}))
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_SPEC)
+    assert "embeddings and head of the model are one matrix" in failure.message
 
 
 def test_a_model_larger_than_the_memory_limit(s3_job):

@@ -9,12 +9,16 @@ from peft import LoraConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from torch import nn
+from transformers import PreTrainedModel
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.spec import Lora
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods.embeddings import tied_to
+from finetune_trainer.methods.names import all_paths_of, paths_in_peft
 from finetune_trainer.model.sharded import fill, whole_shape
+from finetune_trainer.model.task import HEAD, task_type
 
 _KEPT = frozenset(
     {
@@ -34,7 +38,7 @@ _FREE = frozenset(
 """What is known by other means, or says how it once began."""
 
 
-def initial_config(directory: Path, settings: Lora | None, *, task_type: str) -> LoraConfig:
+def initial_config(directory: Path, settings: Lora | None, model: PreTrainedModel) -> LoraConfig:
     """Return peft's settings of the adapter; `settings` are the spec's, None when it leaves them to the adapter.
 
     Raises StageFailure when they contradict one another, or when such an adapter cannot be trained further.
@@ -42,9 +46,9 @@ def initial_config(directory: Path, settings: Lora | None, *, task_type: str) ->
     found: dict[str, Any] = json.loads((directory / CONFIG_NAME).read_text())
     if problem := next(_unfit(found), None):
         raise _refused(f"it {problem}")
-    config = LoraConfig(**{name: value for name, value in found.items() if name in _KEPT}, task_type=task_type)
+    config = LoraConfig(**{name: value for name, value in found.items() if name in _KEPT}, task_type=task_type(model))
     if settings is not None:
-        if differing := list(_differing(config, settings)):
+        if differing := list(_differing(config, settings, model)):
             raise _refused(
                 f"it has {', '.join(differing)}; write so, or remove spec.method.lora: the adapter decides"
             )
@@ -73,14 +77,14 @@ def _unfit(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"has a setting that is not supported here ({name})"
 
 
-def _differing(config: LoraConfig, settings: Lora) -> Iterator[str]:
+def _differing(config: LoraConfig, settings: Lora, model: PreTrainedModel) -> Iterator[str]:
     """Yield the settings of the adapter that the spec has otherwise, as they stand in a spec."""
     theirs = {
         "rank": (config.r, settings.rank),
         "alpha": (config.lora_alpha, settings.alpha),
         "useRslora": (config.use_rslora, settings.use_rslora),
         "useDora": (config.use_dora, settings.use_dora),
-        "modulesToSave": (sorted(config.modules_to_save or []), sorted(settings.modules_to_save)),
+        "modulesToSave": _saved(config, settings, model),
     }
     if settings.target_modules != ["all-linear"]:  # the default, which the API server writes into every block
         targets = config.target_modules
@@ -89,6 +93,17 @@ def _differing(config: LoraConfig, settings: Lora) -> Iterator[str]:
     for name, (has, wanted) in theirs.items():
         if has != wanted:
             yield f"{name}: {json.dumps(has)}"
+
+
+def _saved(config: LoraConfig, settings: Lora, model: PreTrainedModel) -> tuple[list[str], list[str]]:
+    """Return where the modules stand that the adapter trains whole, and those that the spec names.
+
+    Names are no measure: peft adds that of a classifier's head, which is always trained, and writes one of the two
+    of a tied matrix.
+    """
+    both = paths_in_peft(model, config.modules_to_save or []), all_paths_of(model, settings.modules_to_save)
+    has, wanted = ({*found, *tied_to(model, found)} - {HEAD} for found in both)
+    return sorted(has), sorted(wanted)
 
 
 def fill_from(directory: Path, model: nn.Module, keys: Mapping[str, str], *, copies: Collection[str]) -> None:

@@ -18,8 +18,8 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.freeze import decoder_layers
 from finetune_trainer.methods.given import Given
+from finetune_trainer.methods.qlora import quantized_layers
 from finetune_trainer.model.kind import ModelKind
-from finetune_trainer.model.task import head_of
 from finetune_trainer.prepare.model_files import invalid_model
 
 _LEAST_ROW = 2
@@ -116,8 +116,7 @@ def _layers_kept(model: Any) -> int:
 
 def _linear_weights(model: Any) -> int:
     """Return the parameters that bitsandbytes quantises: the weights of linear layers, the head left out."""
-    head = model.get_output_embeddings() or head_of(model)
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    linear: list[Any] = list(quantized_layers(model))
     return sum(module.weight.numel() for module in linear)
 
 
