@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 from finetune_api.spec import FineTuneJobSpec, Method
 from finetune_api.status import Plan
 from finetune_trainer.data.schedule import schedule
+from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.memory import GIB
 from finetune_trainer.prepare.model_shape import ModelShape, measure
 from finetune_trainer.prepare.plan import Facts, budget_of, resolve
@@ -83,7 +84,10 @@ def smallest_plan(shape: ModelShape, method: dict[str, Any]) -> Plan | None:
     steps = schedule(TRAINED_TOKENS // TOKENS, epochs=1, max_steps=None, global_batch_size=BATCH)
     for world in WORLDS:
         spec = spec_of(method, world)
-        plan = resolve(spec, Facts(shape, steps, TOKENS, None))
+        try:
+            plan = resolve(spec, Facts(shape, steps, TOKENS, None))
+        except StageFailure:  # more than any GPU holds
+            continue
         if plan.estimated_bytes_per_device <= (budget_of(spec, memory_limit_bytes=None, device_bytes=None) or 0):
             return plan
     return None

@@ -35,3 +35,28 @@ def test_layers_keep_activations_from_the_first_trained_one_on(method, settings,
     spec = {"type": method, method: settings} if settings else {"type": method}
     shape = measure(config, Method.model_validate(spec), "s3://m/")
     assert shape.layers_kept == kept
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "tied", "trained"),
+    [
+        ("full", None, False, True),
+        ("full", None, True, True),
+        ("lora", {}, True, False),
+        ("lora", {"modulesToSave": ["lm_head"]}, False, True),
+        ("freeze", {"trainableLayers": 1}, False, False),
+        ("freeze", {"trainableLayers": 0, "trainableModules": ["embed_tokens"]}, True, True),
+    ],
+)
+def test_a_head_that_is_trained_is_told(method, settings, tied, trained):
+    spec = {"type": method, method: settings} if settings else {"type": method}
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        tie_word_embeddings=tied,
+    )
+    shape = measure(config, Method.model_validate(spec), "s3://m/")
+    assert shape.trained_head == (32 * 16 if trained else 0)

@@ -1,5 +1,7 @@
 """The plan and its memory estimate: what auto becomes, and the sentence for a model that is too large."""
 
+from dataclasses import replace
+
 import pytest
 
 from finetune_api.exitcodes import ExitCode
@@ -161,6 +163,38 @@ def test_advice_names_what_the_spec_holds_back():
         assert advice in caught.value.message
 
 
+def test_a_gpu_job_whose_state_no_gpu_holds_is_refused_with_numbers_and_advice():
+    large = replace(SHAPES["8b", "full"], total_parameters=70_600_000_000, trainable_parameters=70_600_000_000)
+    given = replace(facts("8b", "full"), shape=large)
+    with pytest.raises(StageFailure) as caught:
+        resolve(spec(method="full"), given)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.OUT_OF_DEVICE_MEMORY)
+    message = caught.value.message
+    assert message.startswith("training needs about ")
+    assert "of each GPU (weights 131.5 GiB, " in message
+    assert "but the largest there is has 268.2 GiB; set spec.method.type: lora" in message
+    assert message.endswith(" or raise spec.distributed.processesPerNode or numNodes")
+    assert "podTemplate" not in message
+    assert resolve(spec(method="full", nodes=4, processes=8), given).zero_stage == 3
+
+
+def test_a_gpu_job_that_some_gpu_may_hold_is_tried_and_refused_on_a_smaller_one():
+    given = facts("8b", "full")
+    assert resolve(spec(method="full"), given).estimated_bytes_per_device > 80 * GIB
+    with pytest.raises(
+        StageFailure, match=r"but the smallest of the run has 80\.0 GiB; set spec\.method\.type: lora"
+    ):
+        resolve(spec(method="full"), replace(given, device_bytes=80 * GIB))
+
+
+def test_where_nothing_can_be_given_up_a_smaller_model_is_advised():
+    given = facts("8b", "lora")
+    large = replace(given, shape=replace(given.shape, total_parameters=700_000_000_000))
+    fixed = {"activationCheckpointing": "on", "optimizer": {"type": "muon"}}
+    with pytest.raises(StageFailure, match=r"take a smaller model$"):
+        resolve(spec(method="freeze", training=fixed), large)
+
+
 def layout(**changes):
     values = {
         "device": "gpu",
@@ -181,6 +215,39 @@ def test_each_stage_shards_what_its_paper_says():
     assert [stage.optimizer for stage in stages] == [12 * parameters] + [12 * parameters // 8] * 3
     assert stages[1].gradients - stages[2].gradients == 2 * parameters - 2 * parameters // 8
     assert stages[2].gradients == stages[3].gradients
+
+
+def test_an_update_copies_the_gradients_of_16_bits_in_fp32():
+    shape, few = SHAPES["8b", "full"], {"micro_batch_tokens": 1}
+    whole, shared = estimate(shape, layout(**few)), estimate(shape, layout(zero_stage=2, **few))
+    assert (whole.update, shared.update) == (4 * shape.total_parameters, 4 * shape.total_parameters // 8)
+    assert whole.total - whole.state == whole.update > whole.activations
+    parts = estimate(shape, layout(zero_stage=3, world_size=2, **few))
+    assert parts.update == 4_000_000_000  # of the four billions that this process updates, one at a time
+    many = estimate(shape, layout(micro_batch_tokens=65536))
+    assert many.total - many.state == many.activations > many.update
+    assert "update" in str(whole)
+    assert "update" not in str(many)
+
+
+def test_fp32_has_a_master_copy_at_stages_1_and_2_alone():
+    shape = SHAPES["8b", "full"]
+    whole, _, shared, in_place = (estimate(shape, layout(precision="fp32", zero_stage=stage)) for stage in range(4))
+    assert (whole.optimizer, whole.update) == (8 * shape.total_parameters, 0)
+    assert (shared.optimizer, shared.update) == (12 * shape.total_parameters // 8, 4 * shape.total_parameters // 8)
+    assert in_place.optimizer == 8 * shape.total_parameters // 8
+
+
+def test_a_trained_head_sums_its_gradient_in_fp32():
+    shape = SHAPES["8b", "full"]
+    of_head = LLAMA_8B["vocabulary"] * LLAMA_8B["hidden_size"]
+    frozen, trained = estimate(shape, layout()), estimate(replace(shape, trained_head=of_head), layout())
+    assert trained.activations - frozen.activations == 4 * of_head
+    few = {"micro_batch_tokens": 1}
+    frozen, trained = (
+        estimate(sizes, layout(**few)).activations for sizes in (shape, replace(shape, trained_head=of_head))
+    )
+    assert trained - frozen == pytest.approx((4 + 2) * of_head, rel=0.01)  # the sum, and its cast for the way back
 
 
 def test_checkpointing_saves_activations_and_fp32_doubles_weights():

@@ -104,6 +104,9 @@ def test_each_lack_of_memory_leads_to_less_until_nothing_is_left():
     assert sizes[-1] == (True, 1)
     assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.OUT_OF_DEVICE_MEMORY)
     assert f"{len(plans)} attempts ran out of memory, and no plan is left" in caught.value.message
+    assert (
+        "; lower spec.data.maxLength, set spec.method.type: qlora or raise spec.distributed" in caught.value.message
+    )
 
 
 def test_micro_batches_are_halved_though_their_size_is_set_and_what_else_is_set_is_kept():

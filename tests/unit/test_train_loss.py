@@ -125,6 +125,18 @@ def test_gradients_made_on_the_way_forward_are_those_of_autograd(
     assert got.correct == (head(hidden).argmax(-1) == labels).sum()
 
 
+def test_the_gradient_of_the_head_is_scaled_where_it_stands_and_once_only():
+    head, hidden = torch.nn.Linear(8, 16), torch.randn(6, 8, requires_grad=True)
+    loss = heads.score(head, hidden, torch.arange(6), heads.Scoring()).loss
+    kept = [tensor.data_ptr() for tensor in loss.grad_fn.saved_tensors]
+    loss.backward(torch.tensor(0.5))
+    assert [tensor.grad.data_ptr() for tensor in (hidden, head.weight, head.bias)] == kept
+    loss = heads.score(head, hidden, torch.arange(6), heads.Scoring()).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_tiles_change_neither_loss_nor_gradients(tiny_model, monkeypatch):
     results = []
     for tokens in (1000, 5):

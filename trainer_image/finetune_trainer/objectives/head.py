@@ -153,12 +153,14 @@ class _TiledCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # In place, since the sum over the vocabulary is among the largest tensors of a step. Going back through a
+        # graph that was retained is refused by autograd, which sees that saved tensors were changed.
         hidden, weight, bias = ctx.saved_tensors
         scale, dtypes = outputs[0], ctx.dtypes
         return (
-            None if hidden is None else hidden * scale.to(hidden.dtype),
-            None if weight is None else (weight * scale).to(dtypes[0]),
-            None if bias is None else (bias * scale).to(dtypes[1]),
+            None if hidden is None else hidden.mul_(scale.to(hidden.dtype)),
+            None if weight is None else weight.mul_(scale).to(dtypes[0]),
+            None if bias is None else bias.mul_(scale).to(dtypes[1]),
             None,
             None,
             None,

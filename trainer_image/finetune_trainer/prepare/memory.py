@@ -3,26 +3,33 @@
 Sources of the terms: ZeRO (https://arxiv.org/abs/1910.02054) for what each stage shards; for activations the
 tensors that a decoder layer with fused attention keeps for its backward pass
 (https://arxiv.org/abs/2205.05198, section 4, without the attention matrix).
+
+A step has two peaks, and the higher one counts. At the head all activations are there, and what the head makes. In
+the update no activation is left, but a copy of the gradients in fp32, beside those of 16 bits they were made of: at
+ZeRO stage 0 of all of them, at stages 1 and 2 of this process's share, at stage 3 of a part of it at a time.
 """
 
 from dataclasses import dataclass
 
+from finetune_trainer.objectives.head import TILE_BYTES
 from finetune_trainer.prepare.model_shape import ModelShape
 
 GIB = 1024**3
-OPTIMIZER_BYTES = {"adamw": 12, "pagedAdamw32bit": 12, "adamw8bit": 6, "pagedAdamw8bit": 6, "muon": 12}
-"""Per trained parameter: fp32 master copy and two moments. Paged ones are counted as if they stayed; muon as if all
-learned as the embeddings do, though hidden matrices have one moment.
+MOMENT_BYTES = {"adamw": 8, "pagedAdamw32bit": 8, "adamw8bit": 2, "pagedAdamw8bit": 2, "muon": 8}
+"""Of the two moments of a trained parameter. Paged ones are counted as if they stayed; muon as if all learned as the
+embeddings do, though hidden matrices have one moment.
 """
 _FP32_BYTES = 4
 _SCALE_BITS = 0.5
 """Per weight of 4 bits, without double quantisation."""
-_RUNTIME_BYTES = {"cpu": int(0.8 * GIB), "gpu": int(1.5 * GIB)}
-"""A process before the model is there: interpreter, torch, DeepSpeed; on a GPU the CUDA context and NCCL."""
+_RUNTIME_BYTES = {"cpu": int(1.1 * GIB), "gpu": int(1.5 * GIB)}
+"""A process without the model: interpreter, torch, DeepSpeed, measured with the pages of their files; on a GPU the
+CUDA context and NCCL.
+"""
 _BUCKET_PARAMETERS = 500_000_000
 """Largest communication bucket of DeepSpeed, in parameters."""
-_HEAD_CHUNK_TOKENS = 1024
-"""Supervised tokens whose logits exist at one time."""
+_SUB_GROUP_PARAMETERS = 1_000_000_000
+"""Of a process's share, how many parameters DeepSpeed updates at a time at stage 3."""
 _HIDDEN_TENSORS = 10
 """Tensors of the hidden size that a layer keeps per token: what goes into norms and products, queries, keys, values,
 attention, residuals.
@@ -50,8 +57,8 @@ class Layout:
     activation_checkpointing: bool
     activation_checkpointing_every: int = 1
     """Activations of every so many-th layer are recomputed."""
-    optimizer_bytes: int = OPTIMIZER_BYTES["adamw"]
-    """Bytes of the optimizer per trained parameter."""
+    moment_bytes: int = MOMENT_BYTES["adamw"]
+    """Bytes of the optimizer's moments per trained parameter."""
     quantized_bits: int = 4
     """Bits of the base's numbers where it is quantised."""
 
@@ -64,15 +71,24 @@ class Estimate:
     gradients: int
     optimizer: int
     activations: int
+    """With what the head makes."""
+    update: int
+    """Gradients in fp32, which are there when activations are not."""
     runtime: int
 
     @property
+    def state(self) -> int:
+        """What is there all the time, however small the micro-batches: no choice of theirs needs less."""
+        return self.weights + self.gradients + self.optimizer + self.runtime
+
+    @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.runtime
+        """The peak."""
+        return self.state + max(self.activations, self.update)
 
     def __str__(self) -> str:
-        parts = ("weights", "optimizer", "gradients", "activations", "runtime")
+        peak = "activations" if self.activations >= self.update else "update"
+        parts = ("weights", "optimizer", "gradients", peak, "runtime")
         return ", ".join(f"{part} {getattr(self, part) / GIB:.1f} GiB" for part in parts)
 
 
@@ -83,14 +99,24 @@ def estimate(shape: ModelShape, layout: Layout) -> Estimate:
     def share(size: int, from_stage: int) -> int:
         return -(-size // layout.world_size) if layout.zero_stage >= from_stage else size
 
+    # In fp32, stage 0 leaves model and optimizer as they are, and stage 3 updates its shares of the weights in place.
+    master = 0 if width == _FP32_BYTES and layout.zero_stage in (0, 3) else _FP32_BYTES
     buckets = 2 * min(trained, _BUCKET_PARAMETERS) * width if layout.world_size > 1 else 0
     return Estimate(
         weights=share((shape.total_parameters - shape.quantized_parameters) * width, 3) + _quantized(shape, layout),
         gradients=share(trained * width, 2) + buckets,
-        optimizer=share(trained * layout.optimizer_bytes, 1),
-        activations=_activations(shape, layout, width) + _unpacked(shape, layout, width),
+        optimizer=share(trained * (master + layout.moment_bytes), 1),
+        activations=_kept(shape, layout, width) + _head(shape, layout, width) + _unpacked(shape, layout, width),
+        update=_update(share(trained, 1), layout, width),
         runtime=_RUNTIME_BYTES[layout.device],
     )
+
+
+def _update(share: int, layout: Layout, width: int) -> int:
+    """Return the bytes of the gradients' copies, given the parameters that this process updates."""
+    if layout.zero_stage == 0 and width == _FP32_BYTES:
+        return 0
+    return (min(share, _SUB_GROUP_PARAMETERS) if layout.zero_stage == 3 else share) * _FP32_BYTES
 
 
 def _quantized(shape: ModelShape, layout: Layout) -> int:
@@ -108,7 +134,8 @@ def number_bytes(precision: str) -> int:
     return 2 if precision == "bf16" else _FP32_BYTES
 
 
-def _activations(shape: ModelShape, layout: Layout, width: int) -> int:
+def _kept(shape: ModelShape, layout: Layout, width: int) -> int:
+    """Return the bytes of the activations that the layers keep for the backward pass."""
     tokens = layout.micro_batch_tokens
     per_layer = (_HIDDEN_TENSORS * shape.hidden_size + _INTERMEDIATE_TENSORS * shape.intermediate_size) * width
     layers = shape.layers if shape.layers_kept is None else shape.layers_kept
@@ -116,7 +143,17 @@ def _activations(shape: ModelShape, layout: Layout, width: int) -> int:
     # Of layers that are recomputed their input, and one of them in full; of the others all.
     in_full = layers - recomputed + (recomputed > 0)
     kept = tokens * (recomputed * shape.hidden_size * width + in_full * per_layer)
-    # Logits, their gradient and the softmax of one chunk.
+    return int(kept * (1 + _HOLES[layout.device]))
+
+
+def _head(shape: ModelShape, layout: Layout, width: int) -> int:
+    """Return the most that the head needs beside the layers' activations, in bytes.
+
+    Going forward that is one tile's logits and an intermediate of their size, both fp32, beside the fp32 sum of the
+    gradients of a head that is trained; going back that sum beside its cast. All tokens count as supervised.
+    """
     outputs = shape.outputs or shape.vocabulary
-    head = min(tokens, _HEAD_CHUNK_TOKENS) * outputs * (width + 2 * _FP32_BYTES)
-    return int(kept * (1 + _HOLES[layout.device])) + head
+    logits = min(layout.micro_batch_tokens * outputs, TILE_BYTES // _FP32_BYTES)
+    gradient = shape.trained_head * _FP32_BYTES
+    cast = shape.trained_head * width if width < _FP32_BYTES else 0
+    return gradient + max(2 * logits * _FP32_BYTES, cast)

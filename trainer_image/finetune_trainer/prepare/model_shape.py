@@ -45,6 +45,8 @@ class ModelShape:
     """Width of the head; None: the vocabulary."""
     layers_kept: int | None = None
     """Last layers through which gradients go back, so that they keep their activations; None: all."""
+    trained_head: int = 0
+    """Parameters of the head over the vocabulary where it is trained whole."""
 
 
 def read_config(directory: Path, uri: str) -> Any:
@@ -86,6 +88,7 @@ def measure(
         outputs=len(kind.labels) or None,
         # Virtual tokens are parameters that stand before every layer.
         layers_kept=None if method.virtual_tokens else _layers_kept(model),
+        trained_head=_trained_head(model),
         max_positions=_room(getattr(text, "max_position_embeddings", None), method),
     )
 
@@ -112,6 +115,13 @@ def _layers_kept(model: Any) -> int:
     place |= {id(parameter): 0 for parameter in model.get_input_embeddings().parameters()}
     trained = (id(parameter) for parameter in model.parameters() if parameter.requires_grad)
     return len(layers) - min((place.get(one, len(layers)) for one in trained), default=len(layers))
+
+
+def _trained_head(model: Any) -> int:
+    """Return the trained parameters of the head over the vocabulary; a model without one is a classifier."""
+    head = model.get_output_embeddings()
+    parameters = [] if head is None else head.parameters()
+    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
 
 
 def _linear_weights(model: Any) -> int:

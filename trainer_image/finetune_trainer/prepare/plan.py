@@ -8,6 +8,9 @@
                            beyond which a larger forward pass is not faster
 
 What does not fit is given up in this order: large micro-batches, kept activations, whole weights.
+
+A CPU job that does not fit its memory limit is refused. What a GPU holds is known only once a process runs on it, so
+a GPU job is refused before that only if its state alone, whatever the micro-batches, is more than any GPU holds.
 """
 
 from collections.abc import Iterator
@@ -19,11 +22,14 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Plan
 from finetune_trainer.data.schedule import Schedule
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.prepare.memory import GIB, OPTIMIZER_BYTES, Estimate, Layout, estimate
+from finetune_trainer.prepare.advice import advice
+from finetune_trainer.prepare.memory import GIB, MOMENT_BYTES, Estimate, Layout, estimate
 from finetune_trainer.prepare.model_shape import ModelShape
 
 ASSUMED_GPU_BYTES = 80 * GIB
 """A GPU's memory is not known before a pod runs on it: until then that of an A100 or H100 is assumed."""
+LARGEST_GPU_BYTES = 288_000_000_000
+"""The most that a GPU has: that of a B300 (https://www.nvidia.com/en-us/data-center/dgx-b300/)."""
 _USABLE = 0.9
 """Share of a GPU's memory that is planned for; the allocator's fragments take the rest."""
 _TARGET_TOKENS = {"cpu": 1024, "gpu": 16384}
@@ -52,16 +58,17 @@ class _Choice:
 
 
 def resolve(spec: FineTuneJobSpec, facts: Facts) -> Plan:
-    """Return the plan of a job. Raises StageFailure (OutOfMemory) when no allowed choice fits the pod."""
+    """Return the plan of a job.
+
+    Raises StageFailure when no allowed choice fits the pod (OutOfMemory) or any GPU (OutOfDeviceMemory).
+    """
     budget = budget_of(spec, memory_limit_bytes=facts.memory_limit_bytes, device_bytes=facts.device_bytes)
     choices = list(_choices(spec, facts))
     fitting = (choice for choice in choices if budget is None or choice.estimate.total <= budget)
     chosen = next(fitting, None)
     if chosen is None:
-        # What uses least. A GPU is told from an estimate that it cannot hold a model only by trying.
         chosen = min(choices, key=lambda choice: choice.estimate.total)
-        if spec.distributed.device == "cpu":
-            raise _too_large(spec, facts, chosen)
+        _require_room(spec, facts, chosen)
     return _plan(spec, facts, chosen)
 
 
@@ -104,7 +111,7 @@ def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
                     micro_batch_tokens=micro * facts.sequence_tokens,
                     activation_checkpointing=every > 0,
                     activation_checkpointing_every=max(1, every),
-                    optimizer_bytes=OPTIMIZER_BYTES[spec.training.optimizer.type],
+                    moment_bytes=MOMENT_BYTES[spec.training.optimizer.type],
                     quantized_bits=quantized_bits,
                 )
                 yield _Choice(layout, micro, estimate(facts.shape, layout))
@@ -160,7 +167,15 @@ def _plan(spec: FineTuneJobSpec, facts: Facts, choice: _Choice) -> Plan:
     )
 
 
-def _too_large(spec: FineTuneJobSpec, facts: Facts, least: _Choice) -> StageFailure:
+def _require_room(spec: FineTuneJobSpec, facts: Facts, least: _Choice) -> None:
+    """Raise StageFailure where what needs least cannot fit; on a GPU activations are only estimated, and tried."""
+    if spec.distributed.device == "cpu":
+        raise _too_large_for_pod(spec, facts, least)
+    if least.estimate.state > (facts.device_bytes or LARGEST_GPU_BYTES):
+        raise _too_large_for_gpu(spec, facts, least)
+
+
+def _too_large_for_pod(spec: FineTuneJobSpec, facts: Facts, least: _Choice) -> StageFailure:
     processes = spec.distributed.processes_per_node
     limit = (facts.memory_limit_bytes or 0) / GIB
     need = least.estimate.total * processes / GIB
@@ -169,24 +184,16 @@ def _too_large(spec: FineTuneJobSpec, facts: Facts, least: _Choice) -> StageFail
         Reason.OUT_OF_MEMORY,
         f"training needs about {need:.1f} GiB in each pod ({processes} process{'es' if processes > 1 else ''} of"
         f" {least.estimate.total / GIB:.1f} GiB: {least.estimate}), but its memory limit is {limit:.1f} GiB;"
-        f" {_advice(spec, least)}",
+        f" {advice(spec, _plan(spec, facts, least))}",
     )
 
 
-def _advice(spec: FineTuneJobSpec, least: _Choice) -> str:
-    layout = least.layout
-    advice = ["raise spec.podTemplate.resources.limits.memory"]
-    if spec.method.type == "full":
-        advice.append("set spec.method.type: lora")
-    if spec.method.type == "lora":
-        advice.append("set spec.method.type: qlora")
-    can_shard = spec.can_shard_weights and spec.training.optimizer.can_shard and not spec.training.compile
-    if layout.world_size > 1 and layout.zero_stage < 3 and can_shard:
-        advice.append("set spec.distributed.zeroStage: 3")
-    if not layout.activation_checkpointing or layout.activation_checkpointing_every > 1:
-        advice.append("set spec.training.activationCheckpointing: on")
-    if least.micro_batch_size > 1:
-        advice.append("set spec.training.microBatchSize: 1")
-    if layout.world_size == spec.distributed.processes_per_node and layout.zero_stage > 0:
-        advice.append("raise spec.distributed.numNodes")
-    return f"{', '.join(advice[:-1])} or {advice[-1]}" if len(advice) > 1 else advice[0]
+def _too_large_for_gpu(spec: FineTuneJobSpec, facts: Facts, least: _Choice) -> StageFailure:
+    largest, known = (facts.device_bytes or LARGEST_GPU_BYTES) / GIB, facts.device_bytes is not None
+    return StageFailure(
+        ExitCode.INVALID,
+        Reason.OUT_OF_DEVICE_MEMORY,
+        f"training needs about {least.estimate.total / GIB:.1f} GiB of each GPU ({least.estimate}), but"
+        f" {'the smallest of the run' if known else 'the largest there is'} has {largest:.1f} GiB;"
+        f" {advice(spec, _plan(spec, facts, least))}",
+    )

@@ -16,6 +16,7 @@ from finetune_api.status import Plan
 from finetune_trainer import log
 from finetune_trainer.data.schedule import Schedule
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.prepare.advice import advice
 from finetune_trainer.prepare.memory import GIB
 from finetune_trainer.prepare.plan import Facts, budget_of, checkpointing, more_frugal, per_process, resolve
 
@@ -67,5 +68,6 @@ def _nothing_left(job: StageInput, plan: Plan) -> StageFailure:
         f"{job.out_of_memory} attempts ran out of memory, and no plan is left that needs less than the last one"
         f" (micro-batches of {plan.micro_batch_size}, ZeRO stage {plan.zero_stage}, activations"
         f" {'recomputed' if plan.activation_checkpointing else 'kept'}: about"
-        f" {plan.estimated_bytes_per_device / GIB:.1f} GiB for each process)",
+        f" {plan.estimated_bytes_per_device / GIB:.1f} GiB for each process); lower spec.data.maxLength,"
+        f" {advice(job.spec, plan)}",
     )
