@@ -125,7 +125,7 @@ class _Export:
         elif self._job.spec.method.type == "freeze":
             assemble.assemble_partial(parts.base, parts.weights, kind=kind, tokenizer=tokenizer, target=merged)
         else:
-            assemble.assemble_model(parts.weights, tokenizer=tokenizer, target=merged)
+            assemble.assemble_model(parts.weights, kind=kind, tokenizer=tokenizer, target=merged)
         if self._asks_for_answers:
             assemble.write_generation_config(merged, parts.base, stop_tokens=parts.stop_tokens)
 

@@ -47,12 +47,14 @@ class Adapter:
         try:
             return get_peft_model(model, self.config(model), autocast_adapter_dtype=False)
         except ValueError as error:
-            raise StageFailure(
-                ExitCode.INVALID,
-                Reason.INVALID_SPEC,
-                f"{self.block} does not fit the model: {' '.join(str(error).split())[:300]}; module names of a model"
-                f" are in its model.safetensors.index.json{self.advice}",
-            ) from error
+            raise StageFailure(ExitCode.INVALID, Reason.INVALID_SPEC, self.misfit(str(error))) from error
+
+    def misfit(self, problem: str) -> str:
+        """Return what a user is told when peft refuses the settings."""
+        return (
+            f"{self.block} does not fit the model: {' '.join(problem.split())[:300]}; module names of a model are in"
+            f" its model.safetensors.index.json{self.advice}"
+        )
 
     def file_keys(self, model: nn.Module) -> dict[str, str]:
         """Return the adapter's tensors under the keys that peft reads."""

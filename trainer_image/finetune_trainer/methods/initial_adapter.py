@@ -19,6 +19,7 @@ from finetune_trainer.model.sharded import fill, whole_shape
 _KEPT = frozenset(
     {
         *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "use_rslora", "use_dora"),
+        "target_parameters",
         *("modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"),
         *("fan_in_fan_out", "ensure_weight_tying"),
     }

@@ -1,6 +1,7 @@
 """Method `lora`: low-rank adapters beside frozen weights (https://arxiv.org/abs/2106.09685), made by peft."""
 
 from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.lora.layer import ParamWrapper
 from transformers import PreTrainedModel
 
 from finetune_api.spec import Lora
@@ -39,6 +40,16 @@ class LowRank(Adapter):
             use_dora=settings.use_dora,
             modules_to_save=[*settings.modules_to_save] or None,  # a list of its own: peft may add to it
             **settings_of_embeddings(model, settings.modules_to_save, self._given.new_tokens),
+        )
+
+    def misfit(self, problem: str) -> str:
+        """Return what a user is told when peft refuses the settings."""
+        if ParamWrapper.__name__ not in problem:
+            return super().misfit(problem)
+        return (
+            f"{self.block} does not fit the model: its experts are adapted in one tensor for all, which takes neither"
+            " dropout nor DoRA; set dropout: 0 and useDora: false, or leave the experts out with targetModules:"
+            " [q_proj, k_proj, v_proj, o_proj]"
         )
 
     def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:

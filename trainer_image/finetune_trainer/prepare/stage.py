@@ -66,6 +66,7 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     if job.spec.model.new_tokens:
         extend_config(scratch / "model", _given(job, scratch).new_tokens)
         shape = _measure(job, scratch, _provisional_kind(job.spec))
+    _tell_of_experts(shape)
     rows = prepare_rows(RowsInput(job.spec, store, tokenizer, shape, result))
     classes = rows.classes
     if classes is not None:
@@ -102,6 +103,16 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
 def _measure(job: StageInput, scratch: Path, kind: ModelKind) -> ModelShape:
     method, uri = job.spec.method, job.spec.model.uri
     return measure(read_config(scratch / "model", uri), method, uri, kind, _given(job, scratch))
+
+
+def _tell_of_experts(shape: ModelShape) -> None:
+    if shape.experts_left_out:
+        log.warning(
+            "experts-not-adapted",
+            parameters=shape.experts_left_out,
+            hint="in models of this kind targetModules: [all-linear] does not reach the experts: attention and what"
+            " else is a linear layer is adapted; the methods full and freeze train experts",
+        )
 
 
 def _given(job: StageInput, scratch: Path) -> Given:
