@@ -81,7 +81,10 @@ def assemble_model(weights: Path, *, kind: ModelKind, tokenizer: Path, target: P
 
 
 def write_config(base: Path, kind: ModelKind, *, target: Path) -> None:
-    """Write the base's configuration with the labels beside an adapter, which alone does not say them."""
+    """Write the base's own configuration with the labels beside an adapter, which alone does not say them.
+
+    With it a reader loads the base from its files, which have no rows for new tokens: the next line adds these.
+    """
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     kind.configure(config).save_pretrained(target)
 
