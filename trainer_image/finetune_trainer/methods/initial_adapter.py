@@ -1,7 +1,7 @@
 """`spec.method.initialAdapter`: a LoRA adapter of peft that is trained further; its own file says what it is."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.spec import Lora
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods import initial_head
 from finetune_trainer.model.sharded import fill, whole_shape
 
 _KEPT = frozenset(
@@ -81,7 +82,7 @@ def _differing(config: LoraConfig, settings: Lora) -> Iterator[str]:
         "alpha": (config.lora_alpha, settings.alpha),
         "useRslora": (config.use_rslora, settings.use_rslora),
         "useDora": (config.use_dora, settings.use_dora),
-        "modulesToSave": (sorted(config.modules_to_save or []), sorted(settings.modules_to_save)),
+        "modulesToSave": (_saved(config), sorted(settings.modules_to_save)),
     }
     if settings.target_modules != ["all-linear"]:  # the default, which the API server writes into every block
         targets = config.target_modules
@@ -92,13 +93,30 @@ def _differing(config: LoraConfig, settings: Lora) -> Iterator[str]:
             yield f"{name}: {json.dumps(has)}"
 
 
-def fill_from(directory: Path, model: nn.Module, keys: Mapping[str, str], *, copies: Collection[str]) -> None:
+def _saved(config: LoraConfig) -> list[str]:
+    """Return the modules that an adapter saves, without the names of heads that peft adds for every classifier."""
+    of_peft = {"classifier", "score"} if config.task_type == "SEQ_CLS" else set()
+    return sorted(set(config.modules_to_save or []) - of_peft)
+
+
+def fill_from(
+    directory: Path,
+    model: nn.Module,
+    keys: Mapping[str, str],
+    *,
+    copies: Collection[str],
+    labels: Sequence[str],
+) -> None:
     """Give the trained parameters the adapter's values; `keys` are those of its file by the parameters' names.
 
-    `copies` are keys of parameters that have another key, too.
+    `copies` are keys of parameters that have another key, too. `labels` are the model's by class id, none if it is no
+    classifier: each gets the row of the adapter's head that has its name.
 
     Without values (on the meta device) it only compares. Raises StageFailure when the file has other tensors.
     """
+    if problem := initial_head.problem(directory, labels):
+        raise _refused(problem)
+    order = initial_head.order(directory, labels)
     places = {key: model.get_parameter(name) for name, key in keys.items()}
     with safe_open(directory / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
         stored = set(file.keys()) - set(copies)
@@ -112,7 +130,8 @@ def fill_from(directory: Path, model: nn.Module, keys: Mapping[str, str], *, cop
             if shape != expected:
                 raise _refused(f"{key} has shape {shape}, the model {expected}; set spec.model.uri to its own base")
             if not place.is_meta:
-                fill(place, file.get_tensor(key))
+                values = file.get_tensor(key)
+                fill(place, values[order] if initial_head.is_of_head(key) else values)
 
 
 def _refused(problem: str) -> StageFailure:

@@ -11,7 +11,7 @@ from finetune_trainer.methods.given import Given
 from finetune_trainer.methods.initial_adapter import fill_from, initial_config
 from finetune_trainer.methods.lora_forward import add_in_one_pass
 from finetune_trainer.methods.token_rows import replace_outputs
-from finetune_trainer.model.task import task_type
+from finetune_trainer.model.task import labels_of, task_type
 
 
 class LowRank(Adapter):
@@ -56,7 +56,8 @@ class LowRank(Adapter):
         """Freeze the model and add adapters in its own number format."""
         adapted = super().adapt(model)
         if self._given.adapter is not None:
-            fill_from(self._given.adapter, adapted, self.file_keys(adapted), copies=self.copies(adapted))
+            keys, copies = self.file_keys(adapted), self.copies(adapted)
+            fill_from(self._given.adapter, adapted, keys, copies=copies, labels=labels_of(model))
         add_in_one_pass(adapted)
         replace_outputs(adapted)
         return adapted

@@ -24,7 +24,7 @@ from finetune_trainer.methods.given import Given
 from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.vocabulary import extend_config
-from finetune_trainer.prepare.adapter_files import fetch_initial_adapter
+from finetune_trainer.prepare.adapter_files import fetch_initial_adapter, labels_of_adapter
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
 from finetune_trainer.prepare.plan import Facts, resolve
@@ -60,12 +60,13 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model.check()
     small_files = model.fetch_small(scratch / "model")
     adapter_files = fetch_initial_adapter(store, job.spec.method, scratch / "adapter")
-    shape = _measure(job, scratch, _provisional_kind(job.spec))
+    kind = _provisional_kind(job.spec, scratch / "adapter")
+    shape = _measure(job, scratch, kind)
     tokenizer = _tokenizer(job.spec, scratch / "model", shape)
     tokenizer.save_pretrained(result / "tokenizer")
     if job.spec.model.new_tokens:
         extend_config(scratch / "model", _given(job, scratch).new_tokens)
-        shape = _measure(job, scratch, _provisional_kind(job.spec))
+        shape = _measure(job, scratch, kind)
     _tell_of_experts(shape)
     rows = prepare_rows(RowsInput(job.spec, store, tokenizer, shape, result))
     classes = rows.classes
@@ -119,9 +120,11 @@ def _given(job: StageInput, scratch: Path) -> Given:
     return Given.of(job.spec, tokenizer=scratch / "prepared" / "tokenizer", adapter=scratch / "adapter")
 
 
-def _provisional_kind(spec: FineTuneJobSpec) -> ModelKind:
+def _provisional_kind(spec: FineTuneJobSpec, adapter: Path) -> ModelKind:
     """Return the kind of model before its labels are known, so that one that cannot be it is told at once."""
-    return ModelKind(labels=("0", "1")) if spec.objective == "classification" else ModelKind()
+    if spec.objective != "classification":
+        return ModelKind()
+    return ModelKind(labels=labels_of_adapter(spec, adapter) or ("0", "1"))
 
 
 def _tokenizer(spec: FineTuneJobSpec, model: Path, shape: ModelShape) -> Any:
