@@ -1,7 +1,10 @@
 """What training leaves for the export stage, and what a user finds after it."""
 
+import re
+from contextlib import chdir
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,6 +74,16 @@ def download(s3_job, tmp_path: Path, beside: frozenset[str] | set[str] = frozens
         f"{s3_job.uid}/{key}" for key in set(s3_job.keys("output/")) - beside if key != "output/manifest.json"
     )
     return target
+
+
+def load_as_card_says(published: Path, base: Path) -> Any:
+    """Run the lines of a published model card beside a folder `base`; return the model they make."""
+    lines = re.search("```python\n(.*?)```", (published / "README.md").read_text(), re.DOTALL)
+    (published / "base").symlink_to(base)
+    made: dict[str, Any] = {}
+    with chdir(published):
+        exec(lines.group(1), made)  # noqa: S102 - our own
+    return made["model"]
 
 
 def logits(model, ids: list[int]) -> torch.Tensor:

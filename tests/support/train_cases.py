@@ -379,6 +379,22 @@ def _label_loss(model: Any, cache: TokenCache, rows: list[int], classes: Classes
     return torch.stack(losses).sum() / sum(weights)
 
 
+def base_loss(tiny_model: Path, cache_dir: Path) -> float:
+    """Return the mean loss of the test rows by the base model, as transformers computes it."""
+    import torch
+
+    cache = TokenCache.open(cache_dir, "test")
+    with torch.no_grad():
+        loss: float = _token_loss(_base(tiny_model), cache, list(range(len(cache)))).item()
+    return loss
+
+
+def _base(tiny_model: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager")
+
+
 def _token_loss(model: Any, cache: TokenCache, rows: list[int]) -> Any:
     import torch
 

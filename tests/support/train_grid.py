@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from finetune_api.run import Prepared
 from finetune_api.stage import StageInput
-from finetune_api.status import CheckpointRef, Validation
+from finetune_api.status import CheckpointRef, Scores, Validation
 from finetune_trainer.checkpoint import CommitMeta, Committed
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.objectives import head
@@ -29,7 +29,7 @@ from finetune_trainer.train.sampler import Sampler
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.start import reshard
-from finetune_trainer.train.state import RunState, join_shards, load_state
+from finetune_trainer.train.state import join_shards, load_state
 from finetune_trainer.train.stopping import StopSignal
 from finetune_trainer.train.watchdog import Watchdog
 from finetune_trainer.unused import hide
@@ -67,7 +67,8 @@ class LocalWriter:
 class Recorder:
     """Stands in for the reporter."""
 
-    def __init__(self) -> None:
+    def __init__(self, baseline: Scores | None) -> None:
+        self.baseline = baseline.to_wire() if baseline else None
         self.steps: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
@@ -104,8 +105,9 @@ def train(
 ) -> Recorder:
     work = Path(case["work"])
     saver = Saver(LocalWriter(folder), run.engine, run.method, run.process, work / "staged" / folder.name)
-    state = RunState()
-    if resume_from is not None:
+    if resume_from is None:
+        state = start.score_base(run)
+    else:
         if run.process.local_rank == 0:
             join_shards(resume_from)
             if resharded:
@@ -113,7 +115,7 @@ def train(
         dist.barrier()
         state = load_state(run, resume_from, resharded=resharded)
         saver.resume(int(resume_from.name), [], run.layout)
-    recorder = Recorder()
+    recorder = Recorder(state.baseline)
     sampler = Sampler.of(run, work / "prepared" / "tokenizer", "messages")
     try:
         Loop(run, saver, recorder, state, sampler).train()
@@ -127,6 +129,7 @@ def whole_and_resumed(case: dict[str, Any], process: Process) -> dict[str, Any]:
     folder = Path(case["folder"])
     whole = train(build(case, process), case, folder / "whole", None)
     told = {
+        "baseline": whole.baseline,
         "steps": whole.steps,
         "evaluations": whole.evaluations,
         "samples": whole.samples,

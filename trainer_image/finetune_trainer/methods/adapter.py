@@ -61,16 +61,16 @@ class Adapter:
                 check_mergeable(model)
             return adapted
         except Misfit as error:
-            raise self._refused(str(error)) from error
+            raise _refused(f"{self.block} does not fit the model: {error}") from error
         except (ValueError, TypeError) as error:  # peft raises the second for a kind of module that it cannot wrap
-            raise self._refused(
-                f"{' '.join(str(error).split())[:300]}; module names of a model are in its"
-                f" model.safetensors.index.json{self.advice}"
-            ) from error
+            raise _refused(self.misfit(str(error))) from error
 
-    def _refused(self, problem: str) -> StageFailure:
-        message = f"{self.block} does not fit the model: {problem}"
-        return StageFailure(ExitCode.INVALID, Reason.INVALID_SPEC, message)
+    def misfit(self, problem: str) -> str:
+        """Return what a user is told when peft refuses the settings."""
+        return (
+            f"{self.block} does not fit the model: {' '.join(problem.split())[:300]}; module names of a model are in"
+            f" its model.safetensors.index.json{self.advice}"
+        )
 
     def file_keys(self, model: nn.Module) -> dict[str, str]:
         """Return the adapter's tensors under the keys that peft reads."""
@@ -117,3 +117,7 @@ def _check(model: nn.Module, field: str, names: Sequence[str]) -> None:
             paths_of(model, name)
     except ValueError as error:
         raise ValueError(f"{field}: {error}") from error
+
+
+def _refused(problem: str) -> StageFailure:
+    return StageFailure(ExitCode.INVALID, Reason.INVALID_SPEC, problem)

@@ -1,7 +1,7 @@
 """`spec.method.initialAdapter`: a LoRA adapter of peft that is trained further; its own file says what it is."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.spec import Lora
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods import initial_head
 from finetune_trainer.methods.embeddings import tied_to
 from finetune_trainer.methods.names import all_paths_of, paths_in_peft
 from finetune_trainer.model.sharded import fill, whole_shape
@@ -23,6 +24,7 @@ from finetune_trainer.model.task import HEAD, task_type
 _KEPT = frozenset(
     {
         *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "use_rslora", "use_dora"),
+        "target_parameters",
         *("modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"),
         *("fan_in_fan_out", "ensure_weight_tying"),
     }
@@ -106,13 +108,24 @@ def _saved(config: LoraConfig, settings: Lora, model: PreTrainedModel) -> tuple[
     return sorted(has), sorted(wanted)
 
 
-def fill_from(directory: Path, model: nn.Module, keys: Mapping[str, str], *, copies: Collection[str]) -> None:
+def fill_from(
+    directory: Path,
+    model: nn.Module,
+    keys: Mapping[str, str],
+    *,
+    copies: Collection[str],
+    labels: Sequence[str],
+) -> None:
     """Give the trained parameters the adapter's values; `keys` are those of its file by the parameters' names.
 
-    `copies` are keys of parameters that have another key, too.
+    `copies` are keys of parameters that have another key, too. `labels` are the model's by class id, none if it is no
+    classifier: each gets the row of the adapter's head that has its name.
 
     Without values (on the meta device) it only compares. Raises StageFailure when the file has other tensors.
     """
+    if problem := initial_head.problem(directory, labels):
+        raise _refused(problem)
+    order = initial_head.order(directory, labels)
     places = {key: model.get_parameter(name) for name, key in keys.items()}
     with safe_open(directory / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
         stored = set(file.keys()) - set(copies)
@@ -126,7 +139,8 @@ def fill_from(directory: Path, model: nn.Module, keys: Mapping[str, str], *, cop
             if shape != expected:
                 raise _refused(f"{key} has shape {shape}, the model {expected}; set spec.model.uri to its own base")
             if not place.is_meta:
-                fill(place, file.get_tensor(key))
+                values = file.get_tensor(key)
+                fill(place, values[order] if initial_head.is_of_head(key) else values)
 
 
 def _refused(problem: str) -> StageFailure:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.lora.layer import ParamWrapper
 from transformers import PreTrainedModel
 
 from finetune_api.spec import Lora
@@ -13,7 +14,7 @@ from finetune_trainer.methods.initial_adapter import fill_from, initial_config
 from finetune_trainer.methods.lora_forward import add_in_one_pass
 from finetune_trainer.methods.names import names_for_peft
 from finetune_trainer.methods.token_rows import replace_outputs
-from finetune_trainer.model.task import task_type
+from finetune_trainer.model.task import labels_of, task_type
 
 _EVERY = ["all-linear"]
 """Every linear layer but the head, as the spec and peft say it."""
@@ -56,11 +57,22 @@ class LowRank(Adapter):
             **settings_of_embeddings(model, settings, self._given.new_tokens),
         )
 
+    def misfit(self, problem: str) -> str:
+        """Return what a user is told when peft refuses the settings."""
+        if ParamWrapper.__name__ not in problem:
+            return super().misfit(problem)
+        return (
+            f"{self.block} does not fit the model: its experts are adapted in one tensor for all, which takes neither"
+            " dropout nor DoRA; set dropout: 0 and useDora: false, or leave the experts out with targetModules:"
+            " [q_proj, k_proj, v_proj, o_proj]"
+        )
+
     def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
         """Freeze the model and add adapters in its own number format."""
         adapted = super().adapt(model)
         if self._given.adapter is not None:
-            fill_from(self._given.adapter, adapted, self.file_keys(adapted), copies=self.copies(adapted))
+            keys, copies = self.file_keys(adapted), self.copies(adapted)
+            fill_from(self._given.adapter, adapted, keys, copies=copies, labels=labels_of(model))
         add_in_one_pass(adapted)
         replace_outputs(adapted)
         return adapted

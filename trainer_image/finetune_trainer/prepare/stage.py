@@ -24,7 +24,7 @@ from finetune_trainer.methods.given import Given
 from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.vocabulary import extend_config
-from finetune_trainer.prepare.adapter_files import fetch_initial_adapter
+from finetune_trainer.prepare.adapter_files import fetch_initial_adapter, labels_of_adapter
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
 from finetune_trainer.prepare.plan import Facts, resolve
@@ -62,12 +62,14 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model.check()
     small_files = model.fetch_small(scratch / "model")
     adapter_files = fetch_initial_adapter(store, job.spec.method, scratch / "adapter")
-    shape = _measure(job, scratch, _provisional_kind(job.spec))
+    kind = _provisional_kind(job.spec, scratch / "adapter")
+    shape = _measure(job, scratch, kind)
     tokenizer = _tokenizer(job.spec, scratch / "model", shape)
     tokenizer.save_pretrained(result / "tokenizer")
     if job.spec.model.new_tokens:
         extend_config(scratch / "model", _given(job, scratch).new_tokens)
-        shape = _measure(job, scratch, _provisional_kind(job.spec))
+        shape = _measure(job, scratch, kind)
+    _tell_of_experts(shape)
     rows = prepare_rows(RowsInput(job.spec, store, tokenizer, shape, result))
     classes = rows.classes
     if classes is not None:
@@ -106,13 +108,25 @@ def _measure(job: StageInput, scratch: Path, kind: ModelKind) -> ModelShape:
     return measure(read_config(scratch / "model", uri), method, uri, kind, _given(job, scratch))
 
 
+def _tell_of_experts(shape: ModelShape) -> None:
+    if shape.experts_left_out:
+        log.warning(
+            "experts-not-adapted",
+            parameters=shape.experts_left_out,
+            hint="in models of this kind targetModules: [all-linear] does not reach the experts: attention and what"
+            " else is a linear layer is adapted; the methods full and freeze train experts",
+        )
+
+
 def _given(job: StageInput, scratch: Path) -> Given:
     return Given.of(job.spec, tokenizer=scratch / "prepared" / "tokenizer", adapter=scratch / "adapter")
 
 
-def _provisional_kind(spec: FineTuneJobSpec) -> ModelKind:
+def _provisional_kind(spec: FineTuneJobSpec, adapter: Path) -> ModelKind:
     """Return the kind of model before its labels are known, so that one that cannot be it is told at once."""
-    return ModelKind(labels=("0", "1")) if spec.objective == "classification" else ModelKind()
+    if spec.objective != "classification":
+        return ModelKind()
+    return ModelKind(labels=labels_of_adapter(spec, adapter) or ("0", "1"))
 
 
 def _tokenizer(spec: FineTuneJobSpec, model: Path, shape: ModelShape) -> Any:

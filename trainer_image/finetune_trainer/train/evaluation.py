@@ -36,19 +36,22 @@ class Evaluation(NamedTuple):
         return Validation(eval_loss=scores.loss, eval_accuracy=scores.accuracy, eval_f1=scores.f1_macro)
 
 
-def evaluate(run: Run, cache: TokenCache, doing: str) -> Evaluation | None:
+def evaluate(run: Run, cache: TokenCache, doing: str, *, virtual_tokens: int | None = None) -> Evaluation | None:
     """Score all rows; None without anything to predict. Every process must call it.
+
+    Before each row stand so many virtual tokens: those of the method, or 0.
 
     Raises StopRequested, on all processes after the same batch, when one of them was asked to stop, and StageFailure
     when the loss is no number.
     """
     if not len(cache):
         return None
+    virtual_tokens = run.spec.method.virtual_tokens if virtual_tokens is None else virtual_tokens
     log.info("evaluating", rows=len(cache), doing=doing)
     run.engine.train(False)
     try:
         with torch.no_grad(), run.watchdog.during(doing), run.stop.deferred():
-            loss_sum, *counts = all_sum(_sums(run, cache))
+            loss_sum, *counts = all_sum(_sums(run, cache, virtual_tokens))
     finally:
         run.engine.train(True)
     _require_number(loss_sum)
@@ -56,7 +59,7 @@ def evaluate(run: Run, cache: TokenCache, doing: str) -> Evaluation | None:
     return None if scores is None else Evaluation(scores, run.objective.confusion(counts))
 
 
-def _sums(run: Run, cache: TokenCache) -> torch.Tensor:
+def _sums(run: Run, cache: TokenCache, virtual_tokens: int) -> torch.Tensor:
     """Return this process's sums of the losses and of what else the objective counts."""
     process, sync = run.process, StepSync(run.process.device)
     batches = row_batches(
@@ -64,7 +67,7 @@ def _sums(run: Run, cache: TokenCache) -> torch.Tensor:
         rank=process.rank,
         world_size=process.world_size,
         max_tokens=run.evaluation_tokens,
-        virtual_tokens=run.spec.method.virtual_tokens,
+        virtual_tokens=virtual_tokens,
     )
     # float64: millions of tokens would lose digits in fp32.
     sums = torch.zeros((), dtype=torch.float64, device=process.device)

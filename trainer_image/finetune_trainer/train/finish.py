@@ -45,12 +45,7 @@ def tuned_scores(
     if chosen.step != done:
         with run.watchdog.during("while it loads the best weights", slow=True):
             _load_weights(run, store, chosen, scratch)
-    return chosen, test_scores(run, "while it scores the tuned model")
-
-
-def test_scores(run: Run, doing: str) -> Evaluation | None:
-    """Score the test rows with the weights as they are; None without test rows."""
-    return evaluate(run, run.data.test, doing)
+    return chosen, evaluate(run, run.data.test, "while it scores the tuned model")
 
 
 def _load_weights(run: Run, store: Store, commit: Commit, directory: Path) -> None:

@@ -138,17 +138,7 @@ def _begin(run: Run, saver: Saver, reporter: Reporter | None, store: Store, scra
     if reporter is not None:
         eval_loss = state.eval_loss if state is not None else None
         reporter.begin(saver.saved, eval_loss, saver.last, saver.best)
-    return _baseline(run) if state is None else start.score_resumed(run, saver, reporter, store, state)
-
-
-def _baseline(run: Run) -> RunState:
-    """Score the base model if the job asks for it; adapters are still without effect."""
-    wanted = run.spec.evaluation.baseline and run.objective.scores_base
-    found = finish.test_scores(run, "while it scores the base model") if wanted else None
-    if found is None:
-        return RunState()
-    log.info("baseline", **found.scores.to_wire())
-    return RunState(baseline=found.scores)
+    return start.score_base(run) if state is None else start.score_resumed(run, saver, reporter, store, state)
 
 
 def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:
