@@ -13,6 +13,7 @@ from finetune_api.spec import FineTuneJobSpec, Model
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.export.assemble import assemble_model
+from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.prepare.conversation import Conversation
 from finetune_trainer.prepare.encode import Encoded, build_encoder
 from finetune_trainer.prepare.model_files import ModelFiles
@@ -100,7 +101,7 @@ def test_what_closes_one_template_is_not_cut_off_the_other():
     assert second.endswith("[assistant][[Open the settings 🙂.<|im_end|>]]")
 
 
-def test_templates_in_the_configuration_become_files_that_are_kept(tmp_path):
+def test_templates_in_the_configuration_become_files_that_are_kept(tmp_path, tiny_model):
     """As older versions of transformers wrote them."""
     folder = tmp_path / "model"
     make_tokenizer("chatml").save_pretrained(folder)
@@ -108,8 +109,7 @@ def test_templates_in_the_configuration_become_files_that_are_kept(tmp_path):
     config = folder / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": NAMED}))
     load_tokenizer(folder, MODEL).save_pretrained(tmp_path / "prepared")
-    (tmp_path / "weights").mkdir()
-    assemble_model(tmp_path / "weights", tokenizer=tmp_path / "prepared", target=tmp_path / "merged")
+    assemble_model(tiny_model, kind=ModelKind(), tokenizer=tmp_path / "prepared", target=tmp_path / "merged")
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == two_templates().chat_template
     assert key(tmp_path / "prepared")
 
