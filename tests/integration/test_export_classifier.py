@@ -5,7 +5,7 @@ from shutil import copytree
 
 import pytest
 import torch
-from export_jobs import SCORES, commit_weights, download, load_as_card_says, shift_trained
+from export_jobs import SCORES, commit_weights, download, load_as_card_says, losses_in_training, shift_trained
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -46,7 +46,7 @@ def trained(s3_job, tiny_model, tmp_path, method, given=Given(), **spec):  # noq
     torch.manual_seed(1)
     shift_trained(model, 0.1)
     weights.save(model, chosen, tmp_path / "weights", keep=True)
-    commit_weights(s3_job, job, tmp_path / "weights")
+    commit_weights(s3_job, job, tmp_path / "weights", losses_in_training(s3_job, job, model, tmp_path))
     layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
     result = TrainResult.model_validate_json(s3_job.store.read(layout.train_result))
     scored = {

@@ -148,6 +148,8 @@ class _Export:
             questions=predictions.rows,
             max_new_tokens=predictions.max_new_tokens,
             stop_tokens=parts.stop_tokens,
+            trained_losses=parts.result.compared_losses,
+            precision=(parts.result.plan or parts.prepared.record.plan).precision,
         )
         return examine(request, self._scratch / "examination")
 

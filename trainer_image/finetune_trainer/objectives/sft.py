@@ -53,6 +53,11 @@ class SupervisedLoss(LossModule):
         vocabulary = self.transformer.config.get_text_config().vocab_size
         return scored(head, hidden, labels, scoring, vocabulary=vocabulary)
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the vocabulary, [P, vocabulary]."""
+        logits: torch.Tensor = self.transformer.get_output_embeddings()(hidden)
+        return logits
+
     def targets_of(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return every token but the first, each to be predicted at the position before it."""
         return torch.arange(len(row) - 1, device=row.device), row[1:]

@@ -4,6 +4,7 @@ A large split takes longer than a pod has to stop, so that the processes vote on
 with every step.
 """
 
+from collections.abc import Sequence
 from math import isfinite
 from typing import NamedTuple
 
@@ -16,7 +17,11 @@ from finetune_api.status import Scores, Validation
 from finetune_trainer import log
 from finetune_trainer.data.batches import row_batches
 from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.compared import compared_rows
 from finetune_trainer.errors import StageFailure, StopRequested
+from finetune_trainer.model.attention import Backend
+from finetune_trainer.objectives import LossModule
+from finetune_trainer.objectives.whole_rows import whole_rows
 from finetune_trainer.train.inputs import inputs_of
 from finetune_trainer.train.processes import all_sum
 from finetune_trainer.train.run import Run
@@ -57,6 +62,33 @@ def evaluate(run: Run, cache: TokenCache, doing: str, *, virtual_tokens: int | N
     _require_number(loss_sum)
     scores = run.objective.scores(loss_sum, counts)
     return None if scores is None else Evaluation(scores, run.objective.confusion(counts))
+
+
+def compared_losses(run: Run) -> list[float]:
+    """Return the loss of all that can be predicted of the rows by which the export compares its result.
+
+    Every process must call it. Raises StageFailure when one is no number.
+    """
+    rows = [row.to(run.process.device) for row in compared_rows(run.data.test, run.data.train)]
+    virtual_tokens = run.spec.method.virtual_tokens
+    run.engine.train(False)
+    try:
+        with run.watchdog.during("while it scores the rows that the result is compared by"), run.stop.deferred():
+            return losses_of(run.engine.module, rows, run.backend, virtual_tokens=virtual_tokens)
+    finally:
+        run.engine.train(True)
+
+
+def losses_of(
+    module: LossModule, rows: Sequence[torch.Tensor], backend: Backend, *, virtual_tokens: int
+) -> list[float]:
+    """Return the loss of each target of rows, int64 [T] each. Raises StageFailure when one is no number."""
+    if not rows:
+        return []
+    with torch.no_grad():
+        losses = module.each_loss(whole_rows(module, rows, backend, virtual_tokens=virtual_tokens))
+    _require_number(losses.sum().item())
+    return [round(loss, 6) for loss in losses.tolist()]
 
 
 def _sums(run: Run, cache: TokenCache, virtual_tokens: int) -> torch.Tensor:

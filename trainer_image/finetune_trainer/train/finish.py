@@ -73,6 +73,7 @@ def result_of(
     progress: Progress,
     base: Scores | None,
     tuned: Evaluation | None,
+    compared_losses: list[float],
 ) -> TrainResult:
     """Return the record of a run that is done."""
     best = best_commit(commits, run.spec.evaluation.best_metric)
@@ -85,4 +86,5 @@ def result_of(
         best_checkpoint=checkpoint_ref(run.layout, best) if best else None,
         evaluation=EvaluationResult(base=base, tuned=tuned.scores if tuned else None),
         confusion=tuned.confusion if tuned else None,
+        compared_losses=compared_losses,
     )
