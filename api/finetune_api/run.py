@@ -132,6 +132,10 @@ class TrainResult(Record):
     best_checkpoint: CheckpointRef | None = Field(default=None, description="Best commit by evaluation.bestMetric.")
     evaluation: EvaluationResult = Field(description="Scores of the base and the tuned model on the test rows.")
     confusion: Confusion | None = Field(default=None, description="The tuned model's on the test rows.")
+    compared_losses: list[float] = Field(
+        default=[],
+        description="Losses of the exported weights, in nats, on the rows that the result is compared by.",
+    )
 
 
 class OutputManifest(Record):

@@ -66,7 +66,8 @@ MUON = {"type": "muon"}
 ON_HOST = {"offloadOptimizer": "on"}
 SAMPLED = {"samplePrompts": ["How are you?"]}
 ASKED = {"rows": 3}
-NEVER = {"everySteps": 0, "earlyStopping": {"patience": 2}}
+PATIENT = {"earlyStopping": {"patience": 2}}
+NEVER = {"everySteps": 0, **PATIENT}
 LISTED = [{"uri": "s3://datasets/other.jsonl"}]
 UNKNOWN = {"name": "data", "mountPath": "/data"}
 CLOSED = [
@@ -85,6 +86,10 @@ CASES = [
     Case("set spec.method.type: qlora", "spec.method", minimal_job(method={"type": "lora", "quantization": {}})),
     Case("set spec.method.type: freeze", "spec.method", minimal_job(method={"type": "full", "freeze": {}})),
     Case("set spec.method.type: ia3", "spec.method", minimal_job(method={"type": "lora", "ia3": {}})),
+    *(
+        Case("must stand in targetModules", "spec.method.ia3", minimal_job(method={"type": "ia3", "ia3": scaled}))
+        for scaled in ({"feedforwardModules": ["fc2"]}, {"targetModules": ["fc1"], "feedforwardModules": ["fc2"]})
+    ),
     Case("set spec.method.type: prompt", "spec.method", minimal_job(method={"type": "lora", "prompt": {}})),
     Case("set spec.method.type: prefix", "spec.method", minimal_job(method={"type": "prompt", "prefix": {}})),
     *(
@@ -103,6 +108,10 @@ CASES = [
     Case("single rows of", "spec", minimal_job(model={"newTokens": ["<tool>"]}, distributed={"zeroStage": 3})),
     Case("language models alone", "spec", minimal_job(method={"type": "prompt"}, objective="classification")),
     Case("not on 8", "spec.method", minimal_job(method={"type": "qlora", "quantization": {"bits": 8}, "lora": DORA})),
+    *(
+        Case("needs validation rows", "spec", minimal_job(data=data, evaluation=PATIENT))
+        for data in ({"split": {"validation": 0}}, {"split": {"validation": 0}, "validation": []})
+    ),
     Case("needs evaluations to look at", "spec.evaluation", minimal_job(evaluation=NEVER)),
     Case("is not sharded", "spec", minimal_job(method={"type": "qlora"}, distributed={"zeroStage": 3})),
     Case("reads whole weights", "spec", minimal_job(method={"lora": DORA}, distributed={"zeroStage": 3})),
@@ -187,6 +196,12 @@ CASES = [
 ACCEPTED = {
     "validation list without split": minimal_job(data={"validation": LISTED}),
     "validation list with the share set to 0": minimal_job(data={"validation": LISTED, "split": {"validation": 0}}),
+    "early stopping by the split": minimal_job(evaluation=PATIENT),
+    "early stopping by a part of the split": minimal_job(data={"split": {"test": 0}}, evaluation=PATIENT),
+    "early stopping by a list": minimal_job(
+        data={"validation": LISTED, "split": {"validation": 0}}, evaluation=PATIENT
+    ),
+    "no validation rows": minimal_job(data={"split": {"validation": 0}}),
     "running text": minimal_job(objective="pretrain", data={"format": "text"}),
     "running text by its first row": minimal_job(objective="pretrain"),
     "labels": minimal_job(
@@ -196,6 +211,10 @@ ACCEPTED = {
         evaluation={"predictions": ASKED, "bestMetric": "f1"},
     ),
     "lora block": minimal_job(method={"lora": {"rank": 8}}),
+    "ia3 block": minimal_job(
+        method={"type": "ia3", "ia3": {"targetModules": ["fc1", "fc2"], "feedforwardModules": ["fc2"]}}
+    ),
+    "ia3 block without names": minimal_job(method={"type": "ia3", "ia3": {}}),
     "steps instead of epochs": minimal_job(training={"epochs": None, "maxSteps": 10}),
     "part of an epoch": minimal_job(training={"epochs": 0.5}),
     "whole learning rate": minimal_job(training={"learningRate": 1}),

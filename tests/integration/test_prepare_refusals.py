@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from prepare_rows import GIB, NO_SPLIT, base_data, fails, row, rows
+from prepare_rows import GIB, NO_SPLIT, another, base_data, fails, row, rows
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
@@ -64,10 +64,42 @@ def test_bad_rows_end_the_stage_with_a_sentence(s3_job, content, message):
 def test_all_invalid_rows_are_counted_and_the_first_are_logged(s3_job, capsys):
     s3_job.put("rows/train.jsonl", GOOD + NO_ANSWER * 30 + GOOD)
     with pytest.raises(
-        StageFailure, match=r"30 of 32 rows are invalid: .*; the log lists the first 20 and counts the kinds$"
+        StageFailure, match=r"30 of 32 rows are invalid: .*; the log lists 20 of them and counts the kinds$"
     ):
         run(s3_job.stage_input(), s3_job.store)
     assert capsys.readouterr().out.count('"event": "invalid-row"') == 20
+
+
+PATIENT = {"earlyStopping": {"patience": 2}}
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        pytest.param({"split": NO_SPLIT}, "spec.data.split.validation 0.0 yields none", id="no-share"),
+        pytest.param({"split": {"validation": 0.001}}, "spec.data.split.validation 0.001 yields none", id="few-rows"),
+        pytest.param({"validation": "listed"}, "spec.data.validation holds none that is kept", id="list"),
+    ],
+)
+def test_early_stopping_without_validation_rows(s3_job, data, cause):
+    """Not known before the rows are split and duplicates left out; and told again of rows that are there already."""
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    if "validation" in data:
+        s3_job.put_rows("rows/more.jsonl", [row(0)])
+        listed = [{"uri": s3_job.uri("rows/more.jsonl")}]
+        data = {"validation": listed, "test": listed, "split": NO_SPLIT, "deduplicate": "exact"}
+    spec = {"data": {**base_data(s3_job), **data}}
+    failure = fails(s3_job, s3_job.stage_input(**spec, evaluation=PATIENT))
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_SPEC)
+    assert failure.message == (
+        f"spec.evaluation.earlyStopping needs validation rows, and {cause}; name other files in spec.data.validation,"
+        " raise spec.data.split.validation, or remove earlyStopping"
+    )
+    assert s3_job.keys("runs/") == []
+    assert run(s3_job.stage_input(**spec), s3_job.store).data.validation.rows == 0
+    edited = s3_job.stage_input(**spec, evaluation=PATIENT)
+    for prepared in (edited, another(edited, f"{s3_job.uid}-b")):
+        assert fails(s3_job, prepared).message == failure.message
 
 
 def test_sources_that_are_missing_or_of_another_kind(s3_job):
@@ -139,7 +171,19 @@ def test_adapter_targets_that_the_model_lacks(s3_job):
     s3_job.put_rows("rows/train.jsonl", rows(5))
     failure = fails(s3_job, s3_job.stage_input(method={"type": "lora", "lora": {"targetModules": ["nope"]}}))
     assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_SPEC)
-    assert failure.message.startswith("spec.method.lora does not fit the model: Target modules")
+    assert failure.message == (
+        "spec.method.lora does not fit the model: targetModules: no module with weights is called nope; module names"
+        ' of a model are in its model.safetensors.index.json, and targetModules: ["all-linear"] fits every model'
+    )
+
+
+def test_a_merge_that_would_be_wrong(s3_job):
+    """The tiny model's head is its embeddings."""
+    s3_job.put_rows("rows/train.jsonl", rows(5))
+    method = {"type": "lora", "lora": {"targetModules": ["q_proj", "lm_head"]}}
+    failure = fails(s3_job, s3_job.stage_input(method=method, output={"merge": True}))
+    assert (failure.code, failure.reason) == (ExitCode.INVALID, Reason.INVALID_SPEC)
+    assert "embeddings and head of the model are one matrix" in failure.message
 
 
 def test_a_model_larger_than_the_memory_limit(s3_job):

@@ -3,15 +3,18 @@
 import json
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from prepare_rows import NO_SPLIT, another, base_data, fails, fetched, row, rows, texts
+from tiny_model import CHATML
 from train_cases import write_adapter
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_api.reasons import Reason
 from finetune_api.uris import parse_s3
 from finetune_trainer.data.cache import SPLITS, TokenCache
 from finetune_trainer.data.prepared import fetch_adapter, fetch_model
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods.initial_head import known_labels
 from finetune_trainer.prepare.stage import run
 
 
@@ -173,6 +176,30 @@ def test_the_jobs_chat_template_replaces_the_models(s3_job, tmp_path):
     assert AutoTokenizer.from_pretrained(prepared.tokenizer).chat_template == template
 
 
+def test_a_template_for_tools_goes_all_the_way(s3_job, tmp_path, capsys):
+    place, calling = "model/additional_chat_templates/tool_use.jinja", "{{ tools[0]['function']['name'] }}: " + CHATML
+    s3_job.put(place, calling.encode())
+    tools = [{"type": "function", "function": {"name": "reset", "parameters": {"type": "object"}}}]
+    s3_job.put_rows("rows/train.jsonl", [row(0), row(1, tools=tools)])
+    job = s3_job.stage_input(data={**base_data(s3_job), "split": NO_SPLIT})
+    run(job, s3_job.store)
+    prepared = fetched(s3_job, job, tmp_path / "fetched")
+    plain, with_tools = texts(prepared, "train")
+    assert with_tools == f"reset: {plain}".replace("0", "1")
+    assert AutoTokenizer.from_pretrained(prepared.tokenizer).chat_template == {"default": CHATML, "tool_use": calling}
+    model = fetch_model(s3_job.store, job.spec.model.uri, prepared.record, tmp_path / "model")
+    assert (model / place.removeprefix("model/")).read_text() == calling
+    again = another(job, "second")
+    run(again, s3_job.store)
+    assert "prepared-rows-reused" in capsys.readouterr().out
+    copied = fetched(s3_job, again, tmp_path / "copied")
+    assert (copied.tokenizer / "additional_chat_templates/tool_use.jinja").read_text() == calling
+    s3_job.put(place, f"now {calling}".encode())
+    changed = another(job, "third")
+    run(changed, s3_job.store)
+    assert texts(fetched(s3_job, changed, tmp_path / "changed"), "train") == [plain, f"now {with_tools}"]
+
+
 def test_nothing_stays_behind_at_the_place_of_the_result(s3_job):
     s3_job.put_rows("rows/train.jsonl", rows(5))
     run(s3_job.stage_input(), s3_job.store)
@@ -194,3 +221,54 @@ def test_an_adapter_that_is_trained_further_is_taken_up_as_it_was_seen(s3_job, t
     fetch_adapter(s3_job.store, record, tmp_path / "adapter", spec=job.spec)
     name = "adapter_model.safetensors"
     assert (tmp_path / "adapter" / name).read_bytes() == (tmp_path / "earlier" / name).read_bytes()
+
+
+def test_a_classifiers_adapter_is_taken_up_with_its_labels(s3_job, tiny_model, tmp_path):
+    write_classifier(tiny_model, tmp_path / "earlier", ["praise", "bug", "bill"])
+    put_earlier(s3_job, tmp_path / "earlier")
+    s3_job.put_rows("rows/train.jsonl", labelled(["bill", "bug", "praise"]))
+    job = s3_job.stage_input(**further(s3_job))
+    assert run(job, s3_job.store).plan.trainable_parameters == 3 * 64 + 2 * 4 * (64 + 64)
+    record = fetched(s3_job, job, tmp_path / "fetched").record
+    assert record.classes.labels == ["bill", "bug", "praise"]
+    fetch_adapter(s3_job.store, record, tmp_path / "adapter", spec=job.spec)
+    assert known_labels(tmp_path / "adapter") == ("praise", "bug", "bill")
+    s3_job.put_rows("rows/train.jsonl", labelled(["bill", "bug", "thanks"]))
+    failure = fails(s3_job, another(job, "second"))
+    assert "its labels are 'praise', 'bug', 'bill', those of the job 'bill', 'bug', 'thanks'" in failure.message
+
+
+def test_a_classifiers_adapter_without_names_takes_those_of_the_spec(s3_job, tiny_model, tmp_path):
+    write_classifier(tiny_model, tmp_path / "earlier", ["praise", "bug", "bill"])
+    (tmp_path / "earlier/config.json").unlink()
+    put_earlier(s3_job, tmp_path / "earlier")
+    labels = ["bill", "bug", "praise"]
+    s3_job.put_rows("rows/train.jsonl", labelled(labels))
+    failure = fails(s3_job, s3_job.stage_input(**further(s3_job)))
+    assert "its labels are not known" in failure.message
+    assert "list them in spec.data.labels, in the order of the rows" in failure.message
+    listed = s3_job.stage_input(**further(s3_job), data={**base_data(s3_job), "labels": labels})
+    assert run(listed, s3_job.store).data.num_classes == 3
+
+
+def labelled(labels):
+    texts = [f"This is letter {number}." for number in range(60)]
+    return [{"text": text, "label": labels[number % len(labels)]} for number, text in enumerate(texts)]
+
+
+def further(s3_job):
+    return {"objective": "classification", "method": {"initialAdapter": {"uri": s3_job.uri("earlier/")}}}
+
+
+def put_earlier(s3_job, folder):
+    for path in folder.iterdir():
+        s3_job.put(f"earlier/{path.name}", path.read_bytes())
+
+
+def write_classifier(base, directory, labels):
+    """Write an adapter for a classifier and its configuration, as the export does."""
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels))
+    config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj"])
+    get_peft_model(model, config).save_pretrained(directory, save_embedding_layers=False)
+    model.config.id2label = dict(enumerate(labels))
+    model.config.save_pretrained(directory)

@@ -67,6 +67,7 @@ def test_job_is_trained_scored_and_exported(make_job):
     assert again.end() == ExitCode.DONE
     assert not again.steps()
     assert again.last_word() == word
+    assert len(result.compared_losses) > 100  # the export below compares with them
     exported = export(job)
     assert exported.reason is Reason.SUCCEEDED
     assert exported.output.step == best

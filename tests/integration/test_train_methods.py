@@ -6,7 +6,7 @@ Each runs at one ZeRO stage with all tests, and at others alone and in company w
 import pytest
 import torch
 from extent import IS_WHOLE
-from train_cases import Case, plain_model, reference, run_cases, weights_of, work_of
+from train_cases import Case, base_loss, plain_model, reference, run_cases, weights_of, work_of
 
 pytestmark = pytest.mark.timeout(1500)  # the first test waits for all runs
 
@@ -26,6 +26,8 @@ METHODS = {
 }
 NEW_TOKENS = {"dora": ["<|im_start|>", "<|im_end|>"]}
 """Tokens whose rows are trained: the first of the vocabulary, of which rows are full."""
+VIRTUAL = ("prompt", "prefix")
+"""Methods whose virtual tokens have an effect before they are trained."""
 STAGES = {"freeze": (0, 3), "dora": (1, 2), "ia3": (2, 3), "nf4": (2, 0), "int8": (2,)}
 STAGES |= {"prompt": (3,), "prefix": (2,), "adapter": (3,), "further": (3, 2)}
 STAGES |= {"classes-full": (3,), "classes-lora": (0, 3), "classes-nf4": (2,)}
@@ -40,6 +42,8 @@ def case(method, stage, world_size):
     classes = 3 if method.startswith("classes") else 0
     if classes:
         spec |= {"training": {"classWeights": "balanced"}, "evaluation": {"everySteps": 2}}
+    if method in VIRTUAL:
+        spec |= {"evaluation": {"baseline": True}}
     return Case(name, METHODS[method]["type"], stage, world_size, classes=classes, resume_at=2, spec=spec)
 
 
@@ -72,6 +76,15 @@ def test_losses_and_gradient_norms_are_those_of_the_libraries(told, plain, metho
     gap = 1e-3 if method == "int8" else 1e-5
     assert [step["loss"] for step in steps] == pytest.approx(series.losses, abs=gap)
     assert [step["grad_norm"] for step in steps] == pytest.approx(series.grad_norms, abs=gap)
+
+
+@pytest.mark.parametrize(("method", "stage", "world_size"), [place for place in PLACES if place[0] in VIRTUAL])
+def test_the_base_is_scored_without_virtual_tokens(told, tiny_model, root, method, stage, world_size):
+    one = case(method, stage, world_size)
+    found = told[one.name]["baseline"]["loss"]
+    assert found == pytest.approx(
+        base_loss(tiny_model, work_of(tiny_model, root, one) / "prepared" / "cache"), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize(("method", "stage", "world_size"), PLACES)

@@ -1,13 +1,23 @@
 """What training leaves for the export stage, and what a user finds after it."""
 
+import re
+from collections.abc import Sequence
+from contextlib import chdir
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from finetune_api.run import Commit, OutputManifest, RunLayout, TrainResult
 from finetune_api.status import CheckpointRef, EvaluationResult, Progress, Scores
 from finetune_api.uris import parse_s3
+from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.compared import compared_rows
+from finetune_trainer.data.prepared import fetch_prepared
+from finetune_trainer.model import attention
+from finetune_trainer.objectives import objective_of
+from finetune_trainer.train.evaluation import losses_of
 
 SCORES = Scores(loss=1.5, perplexity=4.48, token_accuracy=0.5, tokens=100)
 
@@ -33,7 +43,20 @@ def shift_trained(model, by: float) -> None:
                 parameter.add_(torch.randn_like(parameter) * by)
 
 
-def commit_weights(s3_job, job, weights: Path) -> None:
+def losses_in_training(s3_job, job, model, tmp_path: Path) -> list[float]:
+    """Return what training tells the export of a model: losses on the compared rows, in the path of training."""
+    prepared = fetch_prepared(s3_job.store, RunLayout(job.spec.checkpoint.uri, job.run_id), tmp_path / "told")
+    rows = compared_rows(*(TokenCache.open(prepared.cache, split) for split in ("test", "train")))
+    attention.register()
+    loss = objective_of(job.spec, prepared.record.classes).loss_of(model, job.spec.training).eval()
+    before = loss.transformer.config._attn_implementation
+    loss.transformer.set_attn_implementation(attention.IMPLEMENTATION)
+    found = losses_of(loss, rows, "sdpa", virtual_tokens=job.spec.method.virtual_tokens)
+    loss.transformer.set_attn_implementation(before)
+    return found
+
+
+def commit_weights(s3_job, job, weights: Path, compared_losses: Sequence[float] = ()) -> None:
     """Leave in S3 what the training stage leaves."""
     layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
     prefix = layout.shards(step=7, writer="a1-abcdefgh")
@@ -57,6 +80,7 @@ def commit_weights(s3_job, job, weights: Path) -> None:
         progress=Progress(step=7, total_steps=7),
         last_checkpoint=CheckpointRef(uri=layout.commit(7).uri, step=7, time=now, size_bytes=commit.size_bytes),
         evaluation=EvaluationResult(base=SCORES, tuned=SCORES),
+        compared_losses=list(compared_losses),
     )
     s3_job.store.put(layout.train_result, result.model_dump_json(by_alias=True).encode())
 
@@ -71,6 +95,16 @@ def download(s3_job, tmp_path: Path, beside: frozenset[str] | set[str] = frozens
         f"{s3_job.uid}/{key}" for key in set(s3_job.keys("output/")) - beside if key != "output/manifest.json"
     )
     return target
+
+
+def load_as_card_says(published: Path, base: Path) -> Any:
+    """Run the lines of a published model card beside a folder `base`; return the model they make."""
+    lines = re.search("```python\n(.*?)```", (published / "README.md").read_text(), re.DOTALL)
+    (published / "base").symlink_to(base)
+    made: dict[str, Any] = {}
+    with chdir(published):
+        exec(lines.group(1), made)  # noqa: S102 - our own
+    return made["model"]
 
 
 def logits(model, ids: list[int]) -> torch.Tensor:

@@ -236,9 +236,10 @@ def reference(tiny_model: Path, cache_dir: Path, case: Case) -> Series:
     classes = classes_of(case, cache_dir)
     method, new_tokens = spec_of(case)["method"], spec.model.new_tokens
     model = plain_model(tiny_model, method, classes, seed=spec.training.seed, new_tokens=new_tokens)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decay = [parameter for parameter in trained if parameter.ndim > 1]
-    rest = [parameter for parameter in trained if parameter.ndim <= 1]
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = [parameter for _, parameter in named]
+    decay = [parameter for name, parameter in named if parameter.ndim > 1 and ".ia3_l." not in name]
+    rest = [parameter for name, parameter in named if parameter.ndim <= 1 or ".ia3_l." in name]
     groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.0)
     cache = TokenCache.open(cache_dir, "train")
@@ -386,6 +387,22 @@ def _label_loss(model: Any, cache: TokenCache, rows: list[int], classes: Classes
         weights.append(total / (len(classes.rows) * classes.rows[label]))
         losses.append(weights[-1] * model(input_ids=ids, labels=torch.tensor([label])).loss)
     return torch.stack(losses).sum() / sum(weights)
+
+
+def base_loss(tiny_model: Path, cache_dir: Path) -> float:
+    """Return the mean loss of the test rows by the base model, as transformers computes it."""
+    import torch
+
+    cache = TokenCache.open(cache_dir, "test")
+    with torch.no_grad():
+        loss: float = _token_loss(_base(tiny_model), cache, list(range(len(cache)))).item()
+    return loss
+
+
+def _base(tiny_model: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager")
 
 
 def _token_loss(model: Any, cache: TokenCache, rows: list[int]) -> Any:

@@ -8,7 +8,7 @@ import gc
 import json
 import os
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import copytree, move
 from typing import Any
@@ -17,8 +17,10 @@ import torch.distributed as dist
 
 from finetune_api.run import Prepared
 from finetune_api.stage import StageInput
-from finetune_api.status import Validation
+from finetune_api.status import CheckpointRef, Scores, Validation
+from finetune_trainer.checkpoint import CommitMeta, Committed
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.objectives import head
 from finetune_trainer.train import start
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import Process, join
@@ -27,7 +29,7 @@ from finetune_trainer.train.sampler import Sampler
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.scratch import Scratch
 from finetune_trainer.train.start import reshard
-from finetune_trainer.train.state import RunState, join_shards, load_state
+from finetune_trainer.train.state import join_shards, load_state
 from finetune_trainer.train.stopping import StopSignal
 from finetune_trainer.train.watchdog import Watchdog
 from finetune_trainer.unused import hide
@@ -42,15 +44,21 @@ class LocalWriter:
 
     def __init__(self, kept: Path) -> None:
         self._kept = kept
+        self._news: list[Committed] = []
 
-    def submit(self, step: int, directory: Path, meta: Any) -> bool:
+    def submit(self, step: int, directory: Path, meta: CommitMeta) -> bool:
         kept = self._kept / f"{step:08d}"
         kept.mkdir(parents=True, exist_ok=True)
         move(directory, kept / directory.name)
+        ref = CheckpointRef(
+            uri=f"file://{kept}", step=step, time=datetime.now(UTC), size_bytes=0, **meta.validation.scores
+        )
+        self._news.append(Committed(step, ref))
         return True
 
-    def poll(self) -> list[Any]:
-        return []
+    def poll(self) -> list[Committed]:
+        news, self._news = self._news, []
+        return news
 
     def drain(self, timeout: float) -> bool:
         return True
@@ -59,7 +67,8 @@ class LocalWriter:
 class Recorder:
     """Stands in for the reporter."""
 
-    def __init__(self) -> None:
+    def __init__(self, baseline: Scores | None) -> None:
+        self.baseline = baseline.to_wire() if baseline else None
         self.steps: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
@@ -96,8 +105,9 @@ def train(
 ) -> Recorder:
     work = Path(case["work"])
     saver = Saver(LocalWriter(folder), run.engine, run.method, run.process, work / "staged" / folder.name)
-    state = RunState()
-    if resume_from is not None:
+    if resume_from is None:
+        state = start.score_base(run)
+    else:
         if run.process.local_rank == 0:
             join_shards(resume_from)
             if resharded:
@@ -105,7 +115,7 @@ def train(
         dist.barrier()
         state = load_state(run, resume_from, resharded=resharded)
         saver.resume(int(resume_from.name), [], run.layout)
-    recorder = Recorder()
+    recorder = Recorder(state.baseline)
     sampler = Sampler.of(run, work / "prepared" / "tokenizer", "messages")
     try:
         Loop(run, saver, recorder, state, sampler).train()
@@ -121,6 +131,7 @@ def whole_and_resumed(case: dict[str, Any], process: Process) -> dict[str, Any]:
     whole = train(run, case, folder / "whole", None)
     told = {
         "offloads": _offloads(run),
+        "baseline": whole.baseline,
         "steps": whole.steps,
         "evaluations": whole.evaluations,
         "samples": whole.samples,
@@ -152,6 +163,8 @@ def resharded(case: dict[str, Any], process: Process) -> dict[str, Any]:
 
 
 def main() -> None:
+    # Tiles of 16 tokens: as in a large model, a micro-batch has several, and one process more than another.
+    head.TILE_BYTES = 4 * 512 * 16
     cases = json.loads(Path(sys.argv[1]).read_text())
     hide("mlflow")
     process = join("cpu", timedelta(minutes=10))

@@ -99,7 +99,10 @@ def document() -> dict[str, Any]:
             "padding_share": 0.68,
         },
         "methods": {"lora": lora, "qlora": {"ours": told(1.0, peak=1100), "trl_packed": told(1.2)}},
-        "overhead": {"pairs": [[9.0, 3.0], [1.01, 1.0], [1.03, 1.0], [1.05, 1.0]]},
+        "overhead": {
+            "pairs": [[9.0, 3.0], [1.01, 1.0], [1.03, 1.0], [1.05, 1.0]],
+            "cpu_pairs": [[9.0, 3.0], [2.02, 2.0], [2.04, 2.0], [2.04, 2.0]],
+        },
     }
 
 
@@ -120,6 +123,7 @@ def test_memory_is_that_of_the_worst_method(document: dict[str, Any]) -> None:
 def test_the_first_pair_of_steps_warms_up(document: dict[str, Any]) -> None:
     line = result_line(document)
     assert (line["loop_overhead_pct"], line["spread"]["loop_overhead_pct"]) == (3.0, [1.0, 5.0])
+    assert line["loop_overhead_pct_cpu"] == 2.0
 
 
 def test_losses_are_compared_after_the_same_steps(document: dict[str, Any]) -> None:

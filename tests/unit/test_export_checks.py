@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from finetune_api.spec import Freeze, Method
+from finetune_api.spec import Freeze, Method, Quantization
 from finetune_trainer.data.cache import CacheWriter, TokenCache
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.export.assemble import (
@@ -16,8 +16,8 @@ from finetune_trainer.export.assemble import (
     load_result,
     write_generation_config,
 )
-from finetune_trainer.export.examine import judge
-from finetune_trainer.export.fresh import Reply, divergence
+from finetune_trainer.export.examine import judge, judge_losses
+from finetune_trainer.export.fresh import Reply, Request, divergence
 from finetune_trainer.export.questions import prompt_of, read_questions, turn_end
 from finetune_trainer.export.weights import check_adapter, check_model
 from finetune_trainer.methods import method_of
@@ -75,6 +75,43 @@ def test_judging(reply, problem):
     else:
         with pytest.raises(StageFailure, match=problem):
             judge(reply)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "bits", "difference", "passes"),
+    [
+        ("float32", "fp32", None, 1e-3, True),
+        ("float32", "fp32", None, 2e-2, False),
+        ("bfloat16", "fp32", None, 2e-2, True),
+        ("float32", "bf16", None, 2e-2, True),
+        ("bfloat16", "bf16", None, 0.3, False),
+        ("float32", "fp32", 8, 2e-2, True),
+        ("float32", "fp32", 4, 2e-2, False),
+    ],
+)
+def test_losses_other_than_those_of_training_are_no_result(dtype, precision, bits, difference, passes):
+    request = Request(
+        base=None,
+        adapter=None,
+        model="merged",
+        quantization=bits and Quantization(bits=bits),
+        prepared="prepared",
+        questions=0,
+        max_new_tokens=1,
+        stop_tokens=[],
+        trained_losses=[2.0, 1.0],
+        precision=precision,
+    )
+    # In one mean the differences would be none.
+    reply = Reply(dtype=dtype, losses=[2.0 + difference, 1.0 - difference])
+    if passes:
+        assert judge_losses(reply, request) == pytest.approx(difference)
+    else:
+        with pytest.raises(StageFailure, match="it predicts otherwise than the trained model"):
+            judge_losses(reply, request)
+    with pytest.raises(StageFailure, match="it predicts 1 tokens of rows in which training predicted 2"):
+        judge_losses(Reply(dtype=dtype, losses=[2.0]), request)
+    assert judge_losses(reply, request.model_copy(update={"trained_losses": []})) is None
 
 
 def test_divergence_is_zero_for_the_same_and_positive_otherwise():

@@ -4,13 +4,17 @@ import json
 
 import pytest
 import torch
+from export_jobs import shift_trained
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.spec import Method
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.export.assemble import assemble_adapter, load_base, write_config
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.given import Given
+from finetune_trainer.model import weights
+from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.prepare.model_shape import measure
 
 IDS = torch.arange(3, 40)[None]
@@ -93,3 +97,75 @@ def test_an_adapter_that_does_not_fit_is_refused(tiny_model, earlier, values, me
     change(earlier[0], **values)
     with pytest.raises(StageFailure, match=message):
         method(earlier[0]).adapt(load(tiny_model))
+
+
+LABELS = ("bill", "bug", "praise")
+
+
+def classifier(tiny_model, labels):
+    return load_base(tiny_model, None, ModelKind(tuple(labels), pad_token_id=0))
+
+
+def said(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits[0]
+
+
+@pytest.fixture
+def labelled(tiny_model, tmp_path):
+    """Return the folder of a classifier's adapter as the export leaves it, and its logits."""
+    chosen = method_of(Method.model_validate({"lora": {"rank": 4}}))
+    model = chosen.adapt(classifier(tiny_model, LABELS))
+    shift_trained(model, 0.2)
+    weights.save(model, chosen, tmp_path / "weights", keep=True)
+    folder = tmp_path / "adapter"
+    assemble_adapter(tmp_path / "weights", tokenizer=tiny_model, base_uri="s3://m/", target=folder)
+    write_config(tiny_model, ModelKind(LABELS, pad_token_id=0), target=folder)
+    return folder, said(model)
+
+
+@pytest.mark.parametrize("lora", [{}, {"rank": 4}])
+@pytest.mark.parametrize("labels", [LABELS, ("praise", "bill", "bug")])
+def test_the_rows_of_a_head_go_with_their_labels(tiny_model, labelled, labels, lora):
+    folder, told = labelled
+    model = method(folder, **lora).adapt(classifier(tiny_model, labels))
+    order = [LABELS.index(label) for label in labels]
+    torch.testing.assert_close(said(model), told[order], atol=1e-5, rtol=1e-5)
+
+
+def test_without_names_of_labels_the_rows_of_a_head_keep_their_place(tiny_model, labelled):
+    folder, told = labelled
+    (folder / "config.json").unlink()
+    model = method(folder).adapt(classifier(tiny_model, ("praise", "bill", "bug")))
+    torch.testing.assert_close(said(model), told, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "named", "message"),
+    [
+        (
+            ("bill", "bug", "thanks"),
+            True,
+            r"labels are 'bill', 'bug', 'praise', those of the job 'bill', 'bug', 'thanks'",
+        ),
+        (
+            ("bill", "bug"),
+            True,
+            r"labels are 'bill', 'bug', 'praise', those of the job 'bill', 'bug'; spec.data.labels",
+        ),
+        (("bill", "bug"), False, r"its head tells 3 labels apart, the job has 2"),
+        ((), True, r"it is a classifier's \(it has a head, score\); set spec.objective: classification"),
+    ],
+)
+def test_other_labels_are_refused(tiny_model, labelled, labels, named, message):
+    folder, _ = labelled
+    if not named:
+        (folder / "config.json").unlink()
+    base = classifier(tiny_model, labels) if labels else load(tiny_model)
+    with pytest.raises(StageFailure, match=message):
+        method(folder).adapt(base)
+
+
+def test_an_adapter_without_a_head_is_not_one_of_a_classifier(tiny_model, earlier):
+    with pytest.raises(StageFailure, match=r"it has no head \(score\), so it was not trained to tell labels apart"):
+        method(earlier[0]).adapt(classifier(tiny_model, LABELS))

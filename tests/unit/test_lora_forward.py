@@ -71,3 +71,14 @@ def test_output_takes_one_operation():
     counts = {event.key: event.count for event in profile.key_averages()}
     assert counts["aten::addmm_"] == 1
     assert "aten::add" not in counts
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_no_rows_at_all_have_a_gradient(dropout):
+    """A process with nothing to predict takes part in the backward pass all the same."""
+    layer = adapted(lora_dropout=dropout).base_model.model.model.layers[0].mlp.up_proj
+    add_in_one_pass(layer)
+    output = layer(torch.empty(0, 32))
+    assert output.shape == (0, 48)
+    output.sum().backward()
+    assert not layer.lora_A["default"].weight.grad.any()

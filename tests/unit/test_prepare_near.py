@@ -64,6 +64,29 @@ def test_what_is_compared_is_the_text_of_a_row():
     assert len({sketch(example).tobytes() for example in same}) == 1
 
 
+def chat(system: str, question: str, answer: str, **extra: object) -> Conversation:
+    return Conversation((Turn("system", system), Turn("user", question), Turn("assistant", answer, extra)))
+
+
+def test_a_long_system_turn_makes_no_rows_alike():
+    system = " ".join(text(1, 300))
+    rows = [chat(system, " ".join(text(seed, 12)), " ".join(text(seed + 100, 20))) for seed in range(2, 12)]
+    repeated = chat(f"{system} Today is Monday.", rows[3].turns[1].content, rows[3].turns[2].content)
+    assert groups([np.stack([sketch(row) for row in [*rows, repeated]])]) == [*range(10), 3]
+
+
+def test_short_questions_about_other_documents_are_not_alike():
+    rows = [chat(" ".join(text(seed)), "Is this a complaint?", "Yes.") for seed in (1, 2)]
+    assert groups([np.stack([sketch(row) for row in rows])]) == [0, 1]
+
+
+def test_calls_of_tools_are_compared():
+    arguments = [{"room": "kitchen", "to": 18}, {"hall": "down", "floor": 2}, {"room": "kitchen", "to": 18}]
+    calls = [[{"function": {"name": "heat", "arguments": one}}] for one in arguments]
+    rows = [chat("", "Make the kitchen warmer please, it is cold", "", tool_calls=one) for one in calls]
+    assert groups([np.stack([sketch(row) for row in rows])]) == [0, 1, 0]
+
+
 def test_sketches_are_kept_in_a_file(tmp_path):
     stored, empty = Sketches(tmp_path / "some"), Sketches(tmp_path / "none")
     wanted = sketches(text(1), text(2))

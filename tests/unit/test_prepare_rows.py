@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.spec import Columns
-from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare import readers
 from finetune_trainer.prepare.columns import named
 from finetune_trainer.prepare.formats import (
@@ -23,7 +22,7 @@ from finetune_trainer.prepare.formats import (
     parse,
     to_columns,
 )
-from finetune_trainer.prepare.problems import FileError, Place, Problems, RowError
+from finetune_trainer.prepare.problems import FileError, RowError
 from finetune_trainer.prepare.readers import read_csv, read_file, read_jsonl, read_parquet
 
 GOOD = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -78,7 +77,7 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
 def test_any_objects_survive_jsonl(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("jsonl") / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [columns for _, columns in read(read_jsonl, path)] == rows
+    assert [row.columns for row in read_jsonl(path, "f")] == rows
 
 
 @given(st.binary(max_size=200))
@@ -114,7 +113,7 @@ def test_csv_holds_messages_as_json(tmp_path):
         (b"a,b\n1,2,3\n", "|has 3 fields, the header has 2; quote fields that hold commas"),
         (b"a,b\n1\n", "|has 1 fields, the header has 2; quote fields that hold commas"),
         (b'a,b\n1,"2\n', "|not valid CSV: unexpected end of data"),
-        (b"a,b\n1,\xe8\n", "|not valid CSV: 'utf-8' codec can't decode byte 0xe8"),
+        (b"a,b\n1,\xe8\n", "|not UTF-8 text (byte 1 of column 'b')"),
     ],
 )
 def test_csv_lines_that_are_no_rows(tmp_path, content, problem):
@@ -330,37 +329,6 @@ def test_rows_that_read_the_same_are_the_same():
     assert canonical(Completion("a", "b")) != canonical(Completion("a", "B"))
 
 
-def test_problems_are_told_with_their_number():
-    problems = Problems()
-    for line in range(1, 31):
-        problems.add(Place("s3://d/f.jsonl", line), RowError("messages", "has no turns"))
-    with pytest.raises(Exception, match="30 of 40 rows are invalid") as caught:
-        problems.raise_if_any(40)
-    assert caught.value.message == (
-        "30 of 40 rows are invalid: s3://d/f.jsonl:1: messages: has no turns;"
-        " s3://d/f.jsonl:2: messages: has no turns;"
-        " s3://d/f.jsonl:3: messages: has no turns; the log lists the first 20 and counts the kinds"
-    )
-    assert problems.kinds == {"messages: has no turns": 30}
-
-
-def test_so_many_wrong_rows_are_allowed_but_no_broken_file():
-    problems = Problems()
-    problems.add(Place("s3://d/f.jsonl", 3), RowError("messages[2].role", "is 'bot'; write user"))
-    problems.add(Place("s3://d/f.jsonl", 4), RowError("messages[0].role", "is 'x'; write user"))
-    assert problems.kinds == {"messages[].role: is …": 2}
-    problems.raise_if_any(40, allowed=2)
-    assert problems.exceed(1)
-    problems.add(Place("s3://d/g.jsonl.gz", 9), FileError("", "the compressed file cannot be read on: cut off"))
-    with pytest.raises(StageFailure) as caught:
-        problems.raise_if_any(40, allowed=10)
-    assert caught.value.message == (
-        "3 of 40 rows are invalid: s3://d/g.jsonl.gz:9: the compressed file cannot be read on: cut off;"
-        " s3://d/f.jsonl:3: messages[2].role: is 'bot'; write user; s3://d/f.jsonl:4: messages[0].role: is 'x';"
-        " write user; spec.data.maxInvalidRows allows 10, but no file that cannot be read to its end"
-    )
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -373,11 +341,3 @@ def test_what_ends_a_file_early_is_no_single_row(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     *_, last = read_file(tmp_path / name, "f")
     assert isinstance(last.columns, FileError)
-
-
-def test_one_problem_fits_a_sentence():
-    problems = Problems()
-    problems.add(Place("s3://d/f.parquet", 7, unit="row "), RowError("", "not valid"))
-    with pytest.raises(Exception, match="1 of 9 row") as caught:
-        problems.raise_if_any(9)
-    assert caught.value.message == "1 of 9 rows is invalid: s3://d/f.parquet:row 7: not valid"

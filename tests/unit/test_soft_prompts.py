@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.spec import Method
 from finetune_trainer.data.batches import MicroBatch
@@ -142,8 +142,6 @@ def test_answers_are_what_the_forward_pass_says_next(tiny_model, name):
 
 
 def test_a_prompt_begins_as_the_tokens_of_its_text(tiny_model):
-    from transformers import AutoTokenizer
-
     spec = {"type": "prompt", "prompt": {"numVirtualTokens": 4, "init": "text", "initText": "The invoice is"}}
     chosen = method_of(Method.model_validate(spec), Given(tiny_model))
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
@@ -151,6 +149,26 @@ def test_a_prompt_begins_as_the_tokens_of_its_text(tiny_model):
     tokens = AutoTokenizer.from_pretrained(tiny_model)("The invoice is")["input_ids"]
     repeated = torch.tensor((tokens * 4)[:4])
     assert model.prompt_encoder["default"].embedding.weight.equal(base.get_input_embeddings().weight[repeated])
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text"])
+def test_a_prompt_begins_as_what_the_decoder_sees_of_its_tokens(tiny_model, family):
+    """Gemma scales embeddings within the module that holds them."""
+    sizes = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **heads)).eval()
+    seen = []
+    base.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output))
+    spec = {"type": "prompt", "prompt": {"numVirtualTokens": 4, "init": "text", "initText": "The invoice is"}}
+    model = method_of(Method.model_validate(spec), Given(tiny_model)).adapt(base)
+    assert not seen  # what hooks add, such as noise, is no part of the tokens
+    tokens = AutoTokenizer.from_pretrained(tiny_model)("The invoice is")["input_ids"]
+    text = torch.tensor((tokens * 4)[:4])
+    row = torch.arange(20, 30)
+    with torch.no_grad():
+        spelled_out = base(input_ids=torch.cat([text, row])[None]).logits
+        prompted = model(input_ids=row[None]).logits
+    torch.testing.assert_close(prompted, spelled_out, atol=1e-5, rtol=1e-5)
 
 
 def test_noise_stays_within_the_bound_of_the_documents_own_length(tiny_model):

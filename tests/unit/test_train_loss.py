@@ -7,6 +7,7 @@ from finetune_api.reasons import Reason
 from finetune_api.spec import Method, Training
 from finetune_trainer.data.batches import MicroBatch
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods import method_of
 from finetune_trainer.model import attention, selfcheck
 from finetune_trainer.objectives import head as heads
 from finetune_trainer.objectives import sft
@@ -257,11 +258,27 @@ def test_selfcheck_refuses_a_model_that_scales_its_logits(tiny_model):
 def test_vectors_do_not_decay_and_frozen_parameters_are_left_out(tiny_model):
     model = load(tiny_model).transformer
     model.model.embed_tokens.weight.requires_grad = False
-    matrices, vectors = parameter_groups(model.parameters(), 0.1, {})
+    matrices, vectors = parameter_groups(model, 0.1, {})
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
     assert all(parameter.ndim == 2 for parameter in matrices["params"])
     assert all(parameter.ndim == 1 for parameter in vectors["params"])
     assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters())) - 1
+
+
+@pytest.mark.parametrize(
+    ("method", "decay"),
+    [
+        ({"type": "ia3"}, {0.0}),
+        ({"lora": {"rank": 1}}, {0.1}),
+        ({"type": "prompt", "prompt": {"numVirtualTokens": 1}}, {0.1}),
+    ],
+)
+def test_factors_are_vectors_and_matrices_of_rank_1_are_none(tiny_model, method, decay):
+    """All have one row or one column. Decay pulls to 0, and a factor changes nothing at 1."""
+    model = method_of(Method.model_validate(method)).adapt(load(tiny_model).transformer)
+    groups = parameter_groups(model, 0.1, {})
+    assert {group["weight_decay"] for group in groups} == decay
+    assert all(1 in parameter.shape for group in groups for parameter in group["params"])
 
 
 def test_a_layer_learns_at_a_share_of_the_rate_of_the_one_above_it(tiny_model):
@@ -273,7 +290,7 @@ def test_a_layer_learns_at_a_share_of_the_rate_of_the_one_above_it(tiny_model):
     assert rates[model.model.embed_tokens.weight] == 0.5 ** (last + 2)
     assert model.model.norm.weight not in rates
     assert not layer_rates(model, 1.0)
-    groups = parameter_groups(model.parameters(), 0.1, rates)
+    groups = parameter_groups(model, 0.1, rates)
     found = {id(parameter): group["rate"] for group in groups for parameter in group["params"]}
     assert all(found[id(parameter)] == rates.get(parameter, 1.0) for parameter in model.parameters())
 

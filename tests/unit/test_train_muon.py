@@ -34,7 +34,7 @@ def test_matrices_inside_of_the_model_learn_by_muon(tiny_model, method):
 
 
 def groups_of(model, rates=None):
-    return parameter_groups(model.parameters(), 0.01, rates or {}, hidden_matrices(model))
+    return parameter_groups(model, 0.01, rates or {}, hidden_matrices(model))
 
 
 def train(model, optimizer, steps, rate=5e-3):
@@ -130,7 +130,7 @@ def test_layers_may_learn_at_rates_of_their_own(tiny_model):
 
 def test_a_model_without_matrices_to_train_is_left_to_adamw(tiny_model):
     model = plain_model(tiny_model, {"type": "ia3"})
-    groups = parameter_groups(model.parameters(), 0.0, {}, hidden_matrices(base_of(model)))
+    groups = parameter_groups(model, 0.0, {}, hidden_matrices(base_of(model)))
     assert all(not group[MUON] for group in groups)
     factors = [parameter for group in groups for parameter in group["params"]]
     before = [factor.detach().clone() for factor in factors]

@@ -146,6 +146,12 @@ class FineTuneJobSpec(Record):
             " spec.objective: classification",
         ),
         Rule(
+            "!has(self.evaluation.earlyStopping) || !has(self.data.split) || self.data.split.validation > 0.0"
+            " || (has(self.data.validation) && size(self.data.validation) > 0)",
+            "spec.evaluation.earlyStopping needs validation rows to look at; set spec.data.split.validation, or name"
+            " files in spec.data.validation",
+        ),
+        Rule(
             "self.objective != 'pretrain' || self.evaluation.predictions.rows == 0",
             "spec.evaluation.predictions asks the model what test rows answer, and running text asks nothing; set"
             " predictions.rows: 0 or another spec.objective",

@@ -23,7 +23,8 @@ class Lora(Record):
         default=["all-linear"],
         min_length=1,
         max_length=64,
-        description='Names of the modules that get an adapter; ["all-linear"]: every linear layer but the head.',
+        description="Modules that get an adapter, by the end of their name (q_proj, layers.0.mlp.up_proj);"
+        ' ["all-linear"]: every linear layer but the head.',
     )
     use_rslora: bool = Field(
         default=False, description="Scale by alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732)."
@@ -43,7 +44,7 @@ class Lora(Record):
     modules_to_save: list[ModuleName] = Field(
         default=[],
         max_length=16,
-        description="Modules trained in full beside the adapter, e.g. embed_tokens.",
+        description="Modules trained in full beside the adapter, by the end of their name, e.g. embed_tokens.",
     )
 
 
@@ -81,12 +82,21 @@ class Freeze(Record):
     trainable_modules: list[ModuleName] = Field(
         default=[],
         max_length=64,
-        description="Modules trained beside them, by the end of their name: lm_head, embed_tokens, norm, 0.mlp.",
+        description="Modules trained beside them, by the end of their name or a shell pattern of it: lm_head, norm,"
+        " layers.0.mlp, layers.[0-3].mlp.",
     )
 
 
 class Ia3(Record):
     """Learned factors of keys, values and feed-forward activations (https://arxiv.org/abs/2205.05638)."""
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.feedforwardModules) || self.feedforwardModules.all(name, has(self.targetModules) &&"
+            " name in self.targetModules)",
+            "spec.method.ia3.feedforwardModules must stand in targetModules, too; add them there, or leave both out",
+        ),
+    )
 
     target_modules: list[ModuleName] = Field(
         default=[],
@@ -96,7 +106,7 @@ class Ia3(Record):
     feedforward_modules: list[ModuleName] = Field(
         default=[],
         max_length=64,
-        description="Those of targetModules whose input is scaled instead; peft names them if that is empty.",
+        description="Those of targetModules whose input is scaled instead; peft names them if both are empty.",
     )
 
 

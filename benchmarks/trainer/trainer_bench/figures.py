@@ -21,6 +21,7 @@ def result_line(document: Document) -> Document:
         **_ratios(methods),
         "peak_memory_ratio": memory_ratio(methods),
         "loop_overhead_pct": overhead(document.get("overhead")),
+        "loop_overhead_pct_cpu": overhead(document.get("overhead"), "cpu_pairs"),
         "loss_gap": loss_gap(methods),
         "contenders": {method: _contenders(methods[method], document["rows"]) for method in methods},
         "spread": _spreads(methods) | {"loop_overhead_pct": overhead_spread(document.get("overhead"))},
@@ -71,18 +72,21 @@ def peak(contender: Document) -> float:
     return float(max(turn["peak_mb"] for turn in contender["turns"]))
 
 
-def overhead(told: Document | None) -> float | None:
-    """Return by how many percent a step of the loop takes longer than a bare one; the first pair warms up."""
-    return round(median(_percents(told)), 2) if told else None
+def overhead(told: Document | None, clock: str = "pairs") -> float | None:
+    """Return by how many percent a step of the loop takes longer than a bare one, by the clock of some pairs.
+
+    The first pair warms up.
+    """
+    return round(median(_percents(told, clock)), 2) if told else None
 
 
 def overhead_spread(told: Document | None) -> list[float] | None:
     """Return the least and the greatest of it."""
-    return ends(_percents(told)) if told else None
+    return ends(_percents(told, "pairs")) if told else None
 
 
-def _percents(told: Document) -> list[float]:
-    pairs: Sequence[tuple[float, float]] = told["pairs"]
+def _percents(told: Document, clock: str) -> list[float]:
+    pairs: Sequence[tuple[float, float]] = told[clock]
     return [100 * (looped / bare - 1) for looped, bare in (pairs[1:] or pairs)]
 
 

@@ -67,15 +67,24 @@ def load_adapter(base: PreTrainedModel, directory: Path) -> PeftModel | PreTrain
     return model.eval()
 
 
-def assemble_model(weights: Path, *, tokenizer: Path, target: Path) -> None:
-    """Make the folder of a model that was trained in full."""
+def assemble_model(weights: Path, *, kind: ModelKind, tokenizer: Path, target: Path) -> None:
+    """Make the folder of a model that was trained in full, with the tensors that files of its architecture have.
+
+    A commit has those of the model: of a mixture, one tensor for all experts of a layer.
+    """
+    config = AutoConfig.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model = kind.auto_class.from_config(config, dtype=config.dtype)
+    tensors = {name: tensor for path in weights.glob("*.safetensors") for name, tensor in load_file(path).items()}
     shutil.copytree(tokenizer, target)
-    for path in weights.iterdir():
-        shutil.copy(path, target)
+    model.save_pretrained(target, state_dict=tensors, max_shard_size=LARGEST_SHARD)
 
 
 def write_config(base: Path, kind: ModelKind, *, target: Path) -> None:
-    """Write the base's configuration with the labels beside an adapter, which alone does not say them."""
+    """Write the base's own configuration with the labels beside an adapter, which alone does not say them.
+
+    With it a reader loads the base from its files, which have no rows for new tokens: the next line adds these.
+    """
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     kind.configure(config).save_pretrained(target)
 

@@ -6,6 +6,7 @@ for the comparison), and the whole model (its answers, or its distance from that
 """
 
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,14 @@ from finetune_api.base import Record
 from finetune_api.run import Classes
 from finetune_api.spec import Quantization
 from finetune_trainer.data.cache import TokenCache
+from finetune_trainer.data.compared import compared_rows
 from finetune_trainer.export.answers import answer
 from finetune_trainer.export.assemble import load_adapter, load_base, load_result
 from finetune_trainer.export.classify import Prediction, classify
 from finetune_trainer.export.questions import read_questions
 from finetune_trainer.methods.load_adapter import NAME as BOTTLENECK
 from finetune_trainer.model.kind import ModelKind
-
-COMPARED_ROWS = 4
-_COMPARED_TOKENS = 128
+from finetune_trainer.objectives.classification import TRIED_CLASS
 
 
 class Request(Record):
@@ -42,6 +42,8 @@ class Request(Record):
     questions: int = Field(description="Test rows to answer.")
     max_new_tokens: int = Field(description="Longest answer in tokens.")
     stop_tokens: list[int] = Field(description="Tokens that end an answer.")
+    trained_losses: list[float] = Field(default=[], description="Losses on the compared rows in training.")
+    precision: str = Field(default="fp32", description="Number format that training computed in.")
 
 
 class Reply(Record):
@@ -53,6 +55,7 @@ class Reply(Record):
     labels: list[str] = Field(default=[], description="Labels that the tuned model knows, by class id.")
     adapter_fits: bool = Field(default=True, description="Whether the adapter's file has exactly the keys it needs.")
     finite: bool = Field(default=True, description="Whether the tuned model's outputs are numbers.")
+    losses: list[float] = Field(default=[], description="Losses of the tuned model on the compared rows.")
     divergence: float | None = Field(
         default=None,
         description="KL divergence between base with adapter and the merged model, nats per token, or per row of a"
@@ -74,7 +77,7 @@ class Examiner:
         prepared = Path(request.prepared)
         self._tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer", local_files_only=True)
         test = TokenCache.open(prepared / "cache", "test")
-        self._compared = test if len(test) else TokenCache.open(prepared / "cache", "train")
+        self._compared = compared_rows(test, TokenCache.open(prepared / "cache", "train"))
         self._kind = ModelKind.of(request.classes)
         asks = request.classes is None
         self._questions = read_questions(test, prepared / "test.jsonl", request.questions) if asks else []
@@ -116,6 +119,7 @@ class Examiner:
             tuned_answers=self._ask(tuned),
             predictions=self._classify(tuned),
             labels=_labels(tuned),
+            losses=self._losses(scores),
             finite=all(bool(torch.isfinite(row).all()) for row in scores),
             dtype=str(tuned.dtype).removeprefix("torch."),
         )
@@ -138,12 +142,22 @@ class Examiner:
     def _scores(self, model: Any) -> list[torch.Tensor]:
         """Return log-probabilities of the first rows: [tokens, vocabulary], or [1, classes]."""
         scores = []
-        for row in range(min(COMPARED_ROWS, len(self._compared))):
-            ids = torch.from_numpy(self._compared.row(row)[0][:_COMPARED_TOKENS].astype("int64"))[None]
+        for row in self._compared:
             with torch.inference_mode():
-                logits = model(input_ids=ids).logits
+                logits = model(input_ids=row[None]).logits
                 scores.append(torch.log_softmax(logits.flatten(0, -2).float(), dim=-1))
         return scores
+
+    def _losses(self, scores: list[torch.Tensor]) -> list[float]:
+        """Return the losses of what training predicts of the same rows; none if one is no number."""
+        if self._kind.labels:
+            losses = [-row[:, TRIED_CLASS] for row in scores]
+        else:
+            # Virtual tokens of peft's stand before the row and have scores too.
+            pairs = zip(scores, self._compared, strict=True)
+            losses = [-row[-len(ids) : -1].gather(1, ids[1:, None]).flatten() for row, ids in pairs]
+        every: list[float] = torch.cat(losses).tolist()
+        return every if all(map(isfinite, every)) else []
 
 
 def divergence(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:

@@ -49,6 +49,9 @@ class _Parts:
 
     prepared: PreparedFiles
     base: Path
+    """With rows for the tokens that the job adds."""
+    own_config: Path
+    """Folder of the base's configuration as it lies in S3."""
     weights: Path
     result: TrainResult
     commit: Commit
@@ -100,9 +103,12 @@ class _Export:
         base = fetch_model(
             store, job.spec.model.uri, prepared.record, self._scratch / "base", weights=self._needs_base()
         )
+        own_config = self._scratch / "own-config"
+        own_config.mkdir()
+        shutil.copy(base / "config.json", own_config)
         extend(base, prepared.tokenizer, job.spec.model.new_tokens)
         stop_tokens = _stop_tokens(prepared, base) if self._asks_for_answers else []
-        return _Parts(prepared, base, weights, result, commit, stop_tokens)
+        return _Parts(prepared, base, own_config, weights, result, commit, stop_tokens)
 
     def _needs_base(self) -> bool:
         is_whole = self._job.spec.method.type == "full"
@@ -115,7 +121,7 @@ class _Export:
             uri = self._job.spec.model.uri
             assemble.assemble_adapter(parts.weights, tokenizer=tokenizer, base_uri=uri, target=adapter)
             if kind.labels:
-                assemble.write_config(parts.base, kind, target=adapter)
+                assemble.write_config(parts.own_config, kind, target=adapter)
             if not self._job.spec.output.merge:
                 return
             quantization = self._job.spec.method.spelled_out().quantization
@@ -125,7 +131,7 @@ class _Export:
         elif self._job.spec.method.type == "freeze":
             assemble.assemble_partial(parts.base, parts.weights, kind=kind, tokenizer=tokenizer, target=merged)
         else:
-            assemble.assemble_model(parts.weights, tokenizer=tokenizer, target=merged)
+            assemble.assemble_model(parts.weights, kind=kind, tokenizer=tokenizer, target=merged)
         if self._asks_for_answers:
             assemble.write_generation_config(merged, parts.base, stop_tokens=parts.stop_tokens)
 
@@ -142,6 +148,8 @@ class _Export:
             questions=predictions.rows,
             max_new_tokens=predictions.max_new_tokens,
             stop_tokens=parts.stop_tokens,
+            trained_losses=parts.result.compared_losses,
+            precision=(parts.result.plan or parts.prepared.record.plan).precision,
         )
         return examine(request, self._scratch / "examination")
 

@@ -59,7 +59,7 @@ def method_of(spec: MethodSpec, given: Given = Given()) -> Method:  # noqa: B008
 def _beside(spec: MethodSpec, given: Given) -> Method:
     """Return the method of what is trained beside a frozen model."""
     if spec.ia3 is not None:
-        return Factors(spec.ia3)
+        return Factors(spec.ia3, given)
     if spec.prompt is not None:
         return PromptTuning(spec.prompt, given)
     if spec.prefix is not None:

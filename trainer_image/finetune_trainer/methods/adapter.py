@@ -1,7 +1,7 @@
 """What all adapters of peft have in common: they stand beside frozen weights, and peft knows their file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,9 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.methods.embeddings import check_mergeable
+from finetune_trainer.methods.misfit import Misfit
+from finetune_trainer.methods.names import paths_of
 from finetune_trainer.methods.result import Result
 
 COPIES = "copies"
@@ -31,6 +34,8 @@ class Adapter:
     """Where in the spec its settings stand."""
     advice = ""
     """What else a user may do when they do not fit."""
+    merges = False
+    """Whether the result is merged into the base model, too."""
     weights_name = SAFETENSORS_WEIGHTS_NAME
     """File of the trained tensors."""
 
@@ -38,21 +43,34 @@ class Adapter:
         """Return peft's settings for a model. Raises ValueError when there are none that fit it."""
         raise NotImplementedError
 
+    def named(self) -> Mapping[str, Sequence[str]]:
+        """Return the modules that the spec names, by its field."""
+        return {}
+
     def quantization(self, dtype: torch.dtype) -> BitsAndBytesConfig | None:
         """Return None: the base model keeps its numbers."""
         return None
 
     def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
-        """Freeze the model and add adapters in its own number format."""
+        """Freeze the model and add adapters in its own number format. Raises StageFailure when they do not fit it."""
         try:
-            return get_peft_model(model, self.config(model), autocast_adapter_dtype=False)
-        except ValueError as error:
-            raise StageFailure(
-                ExitCode.INVALID,
-                Reason.INVALID_SPEC,
-                f"{self.block} does not fit the model: {' '.join(str(error).split())[:300]}; module names of a model"
-                f" are in its model.safetensors.index.json{self.advice}",
-            ) from error
+            for field, names in self.named().items():
+                _check(model, field, names)
+            adapted = get_peft_model(model, self.config(model), autocast_adapter_dtype=False)
+            if self.merges:
+                check_mergeable(model)
+            return adapted
+        except Misfit as error:
+            raise _refused(f"{self.block} does not fit the model: {error}") from error
+        except (ValueError, TypeError) as error:  # peft raises the second for a kind of module that it cannot wrap
+            raise _refused(self.misfit(str(error))) from error
+
+    def misfit(self, problem: str) -> str:
+        """Return what a user is told when peft refuses the settings."""
+        return (
+            f"{self.block} does not fit the model: {' '.join(problem.split())[:300]}; module names of a model are in"
+            f" its model.safetensors.index.json{self.advice}"
+        )
 
     def file_keys(self, model: nn.Module) -> dict[str, str]:
         """Return the adapter's tensors under the keys that peft reads."""
@@ -90,3 +108,16 @@ class Adapter:
     def _metadata(self, model: nn.Module) -> dict[str, str]:
         copies = self.copies(model)
         return {"format": "pt", **({COPIES: json.dumps(copies)} if copies else {})}
+
+
+def _check(model: nn.Module, field: str, names: Sequence[str]) -> None:
+    """Raise ValueError when a name is no module's: peft would pass over it, as long as another one is found."""
+    try:
+        for name in names:
+            paths_of(model, name)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from error
+
+
+def _refused(problem: str) -> StageFailure:
+    return StageFailure(ExitCode.INVALID, Reason.INVALID_SPEC, problem)

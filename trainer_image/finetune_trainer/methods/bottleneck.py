@@ -4,6 +4,7 @@ peft has none of this kind; what loads them is a file that goes with them (`load
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,9 +55,7 @@ class BottleneckAdapter:
     def _parts(self, model: PreTrainedModel) -> Iterator[nn.Module]:
         for layer in decoder_layers(model):
             for place in _PLACES[self._settings.placement]:
-                found = [
-                    part for part in layer.children() if any(kind in type(part).__name__ for kind in _KINDS[place])
-                ]
+                found = [part for part in layer.children() if _is_for(place, part, layer)]
                 if len(found) != 1:
                     raise _misfit(f"a {type(layer).__name__} has no part of its own for {place}")
                 yield found[0]
@@ -82,6 +81,14 @@ class BottleneckAdapter:
         }
         (directory / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
         shutil.copy(load_adapter.__file__, directory / LOADER)
+
+
+def _is_for(place: str, part: nn.Module, layer: nn.Module) -> bool:
+    """Whether a part of a layer is for attention or for feed-forward, by the name of its class."""
+    model = re.sub("(Decoder)?(Layer|Block)$", "", type(layer).__name__)
+    # The model's own name, which that of a part begins with, may be Qwen3Moe.
+    name = type(part).__name__.removeprefix(model)
+    return any(kind in name for kind in _KINDS[place])
 
 
 def _misfit(problem: str) -> StageFailure:

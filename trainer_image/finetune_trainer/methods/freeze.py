@@ -15,6 +15,7 @@ from finetune_api.spec import Freeze
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.methods.embeddings import matrices
 from finetune_trainer.methods.given import Given
+from finetune_trainer.methods.names import paths_like
 from finetune_trainer.methods.result import Result
 from finetune_trainer.model.task import head_of
 
@@ -58,17 +59,18 @@ class Partial:
         layers = decoder_layers(model)
         if self._settings.trainable_layers > len(layers):
             raise _misfit(f"trainableLayers is {self._settings.trainable_layers}, but the model has {len(layers)}")
-        named = [self._named(model, name) for name in self._settings.trainable_modules]
+        named = self._named(model)
         last = layers[len(layers) - self._settings.trainable_layers :]
         if not last and not named:
             raise _misfit("nothing is trained; set trainableLayers or trainableModules")
-        return [*last, *(module for modules in named for module in modules)]
+        return [*last, *named]
 
-    def _named(self, model: PreTrainedModel, name: str) -> list[nn.Module]:
-        found = [module for path, module in model.named_modules() if path == name or path.endswith(f".{name}")]
-        if not found:
-            raise _misfit(f"no module of the model is called {name}")
-        return found
+    def _named(self, model: PreTrainedModel) -> list[nn.Module]:
+        try:
+            paths = [path for name in self._settings.trainable_modules for path in paths_like(model, name)]
+        except ValueError as error:
+            raise _misfit(f"trainableModules: {error}") from error
+        return [model.get_submodule(path) for path in paths]
 
     def file_keys(self, model: nn.Module) -> dict[str, str]:
         """Return the trained parameters under their own names."""

@@ -33,6 +33,10 @@ class Full:
         return {name: name for name in sorted(names | buffers)}
 
     def write(self, model: nn.Module, weights: Mapping[str, torch.Tensor], directory: Path) -> None:
-        """Write the model as transformers does: sharded safetensors and config.json."""
+        """Write the model as transformers does, sharded safetensors and config.json, but with the tensors it has.
+
+        transformers would take apart what it joined when it loaded the base (the experts of a mixture), and rename
+        the rest. That is left to the export: what is written here is compared with the model and loaded back into it.
+        """
         assert isinstance(model, PreTrainedModel)  # noqa: S101 - adapt returned it
-        model.save_pretrained(directory, state_dict=dict(weights), max_shard_size="4GB")
+        model.save_pretrained(directory, state_dict=dict(weights), max_shard_size="4GB", save_original_format=False)

@@ -17,6 +17,8 @@ class Given:
     """The adapter that is trained further."""
     new_tokens: tuple[int, ...] = ()
     """Ids of the tokens that the job adds to the vocabulary."""
+    merges: bool = False
+    """Whether an adapter is merged into the base model in the end."""
 
     @classmethod
     def of(cls, spec: FineTuneJobSpec, *, tokenizer: Path, adapter: Path) -> "Given":
@@ -26,4 +28,5 @@ class Given:
             tokenizer=tokenizer if is_prepared else None,
             adapter=adapter if spec.method.initial_adapter else None,
             new_tokens=new_token_ids(tokenizer, spec.model.new_tokens) if is_prepared else (),
+            merges=spec.output.merge,
         )

@@ -1,6 +1,9 @@
 """Method `lora`: low-rank adapters beside frozen weights (https://arxiv.org/abs/2106.09685), made by peft."""
 
+from collections.abc import Mapping, Sequence
+
 from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.lora.layer import ParamWrapper
 from transformers import PreTrainedModel
 
 from finetune_api.spec import Lora
@@ -9,8 +12,12 @@ from finetune_trainer.methods.embeddings import settings_of_embeddings
 from finetune_trainer.methods.given import Given
 from finetune_trainer.methods.initial_adapter import fill_from, initial_config
 from finetune_trainer.methods.lora_forward import add_in_one_pass
+from finetune_trainer.methods.names import names_for_peft
 from finetune_trainer.methods.token_rows import replace_outputs
-from finetune_trainer.model.task import task_type
+from finetune_trainer.model.task import labels_of, task_type
+
+_EVERY = ["all-linear"]
+"""Every linear layer but the head, as the spec and peft say it."""
 
 
 class LowRank(Adapter):
@@ -22,11 +29,20 @@ class LowRank(Adapter):
     def __init__(self, settings: Lora | None, given: Given) -> None:
         self._settings = settings
         self._given = given
+        self.merges = given.merges
+
+    def named(self) -> Mapping[str, Sequence[str]]:
+        """Return the modules that the spec names; an adapter that is trained further is compared by its tensors."""
+        if self._given.adapter is not None:
+            return {}
+        settings = self._settings or Lora()
+        targets = [] if settings.target_modules == _EVERY else settings.target_modules
+        return {"targetModules": targets, "modulesToSave": settings.modules_to_save}
 
     def config(self, model: PreTrainedModel) -> PeftConfig:
         """Return peft's settings: those of the adapter that is trained further, or the spec's."""
         if self._given.adapter is not None:
-            return initial_config(self._given.adapter, self._settings, task_type=task_type(model))
+            return initial_config(self._given.adapter, self._settings, model)
         settings = self._settings or Lora()
         targets = settings.target_modules
         return LoraConfig(
@@ -34,18 +50,29 @@ class LowRank(Adapter):
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
-            target_modules="all-linear" if targets == ["all-linear"] else targets,
+            target_modules="all-linear" if targets == _EVERY else targets,
             use_rslora=settings.use_rslora,
             use_dora=settings.use_dora,
-            modules_to_save=[*settings.modules_to_save] or None,  # a list of its own: peft may add to it
-            **settings_of_embeddings(model, settings.modules_to_save, self._given.new_tokens),
+            modules_to_save=names_for_peft(model, settings.modules_to_save) or None,
+            **settings_of_embeddings(model, settings, self._given.new_tokens),
+        )
+
+    def misfit(self, problem: str) -> str:
+        """Return what a user is told when peft refuses the settings."""
+        if ParamWrapper.__name__ not in problem:
+            return super().misfit(problem)
+        return (
+            f"{self.block} does not fit the model: its experts are adapted in one tensor for all, which takes neither"
+            " dropout nor DoRA; set dropout: 0 and useDora: false, or leave the experts out with targetModules:"
+            " [q_proj, k_proj, v_proj, o_proj]"
         )
 
     def adapt(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
         """Freeze the model and add adapters in its own number format."""
         adapted = super().adapt(model)
         if self._given.adapter is not None:
-            fill_from(self._given.adapter, adapted, self.file_keys(adapted), copies=self.copies(adapted))
+            keys, copies = self.file_keys(adapted), self.copies(adapted)
+            fill_from(self._given.adapter, adapted, keys, copies=copies, labels=labels_of(model))
         add_in_one_pass(adapted)
         replace_outputs(adapted)
         return adapted

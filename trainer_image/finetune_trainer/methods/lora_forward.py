@@ -37,12 +37,12 @@ def _forward(layer: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Te
     flat, base, scaling = x.flatten(0, -2), layer.base_layer, layer.scaling[name]
     if _is_frozen(base) and not _drops(layer.lora_dropout[name]):
         added: torch.Tensor = _Added.apply(flat, base.weight, base.bias, down.weight, up.weight, scaling)
-        return added.view(*x.shape[:-1], -1)
+        return added.view(*x.shape[:-1], added.shape[-1])  # x may have no rows
     output: torch.Tensor = base(flat)
     low = linear(layer.lora_dropout[name](flat), down.weight) * scaling
     # In place where the output is known to be a tensor of its own: that of 8-bit weights may be a view.
     add = output.addmm_ if type(base).__name__ in _OWN_OUTPUT else output.addmm
-    return add(low, up.weight.T).view(*x.shape[:-1], -1)
+    return add(low, up.weight.T).view(*x.shape[:-1], output.shape[-1])
 
 
 class _Added(torch.autograd.Function):

@@ -3,13 +3,16 @@
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from finetune_api.spec import Lora, Quantization
 from finetune_trainer.methods.given import Given
 from finetune_trainer.methods.lora import LowRank
+from finetune_trainer.methods.misfit import Misfit
+from finetune_trainer.methods.names import paths_in_peft
+from finetune_trainer.model.task import head_of
 
 
 class QuantizedLowRank(LowRank):
@@ -32,6 +35,23 @@ class QuantizedLowRank(LowRank):
             if isinstance(module, Linear4bit | Linear8bitLt):
                 module.register_state_dict_post_hook(_leave_out_scales)
         return super().adapt(model)
+
+    def config(self, model: PreTrainedModel) -> PeftConfig:
+        """Return peft's settings. Raises Misfit when they train the numbers of few bits, which are integers."""
+        config, quantized = super().config(model), quantized_layers(model)
+        for path in paths_in_peft(model, getattr(config, "modules_to_save", None) or []):
+            if not quantized.isdisjoint(model.get_submodule(path).modules()):
+                raise Misfit(
+                    f"modulesToSave: {path} holds layers of few bits, whose weights cannot be trained; name it in"
+                    " targetModules, or set spec.method.type: lora"
+                )
+        return config
+
+
+def quantized_layers(model: PreTrainedModel) -> set[nn.Module]:
+    """Return the layers that bitsandbytes quantises, or has quantised: the linear ones, the head left out."""
+    head = model.get_output_embeddings() or head_of(model)
+    return {module for module in model.modules() if isinstance(module, nn.Linear) and module is not head}
 
 
 def _leave_out_scales(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -85,7 +85,8 @@ class PromptTuning(SoftPrompt):
             text = _tokens_of(self._settings.init_text, self._given.tokenizer)
             tokens = torch.tensor((text * count)[:count], device=tokens.device)
         with whole(embedding.weight), torch.no_grad():
-            encoder.embedding.weight.copy_(embedding.weight[tokens.to(embedding.weight.device)])
+            # Some models scale embeddings within the module; what hooks add to its output is no part of the tokens.
+            encoder.embedding.weight.copy_(embedding.forward(tokens.to(embedding.weight.device)))
 
     def hook(self, decoder: nn.Module, encoder: nn.Module) -> None:
         """Insert the embeddings, and leave the virtual tokens' hidden states out of what is returned."""

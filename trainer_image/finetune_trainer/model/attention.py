@@ -5,11 +5,13 @@ one argument, `documents`, and no mask of tokens x tokens is ever made. Two back
 
     varlen  `torch.nn.attention.varlen` on CUDA in bf16: the boundaries go straight into the kernel
     sdpa    everywhere else: documents of like length are gathered into a padded block each. Padding stands at the
-            right, where causal attention never looks from a real token, so no mask is needed there either.
+            right, where causal attention never looks from a real token, so no mask is needed there either. Windows
+            that are shorter than a document go in chunks, under one small mask (`sliding`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from finetune_trainer.model import sliding
 from finetune_trainer.model.virtual import VirtualTokens, place
 
 IMPLEMENTATION = "finetune_documents"
@@ -47,6 +50,14 @@ class Documents:
     restore: torch.Tensor
     virtual: VirtualTokens | None = None
     """Where virtual tokens stand before the documents' own."""
+    bands: dict[tuple[int, torch.dtype], torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """Masks of windows that layers have asked for; the others, and those that are recomputed, ask for the same."""
+
+    def band(self, window: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return the mask of chunks with a window, made when first asked for."""
+        if (window, dtype) not in self.bands:
+            self.bands[window, dtype] = sliding.band(window, dtype, self.cells.device)
+        return self.bands[window, dtype]
 
 
 def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
@@ -173,23 +184,35 @@ def _blocks(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Documents, how: _Manner
 ) -> torch.Tensor:
     attended = []
+    attend_block = partial(_block, how=how)
     sizes = [documents * length for documents, length in layout.blocks]
     spread = [torch.split(_spread(states, layout), sizes) for states in (query, key, value)]
-    for shape, queries, keys, values in zip(layout.blocks, *spread, strict=True):
-        mask = None if how.window is None else _band(shape[1], how.window, query.device)
-        output = scaled_dot_product_attention(
-            # [cells, heads, size] -> [documents, heads, length, size]
-            queries.unflatten(0, shape).transpose(1, 2),
-            keys.unflatten(0, shape).transpose(1, 2),
-            values.unflatten(0, shape).transpose(1, 2),
-            attn_mask=mask,
-            is_causal=mask is None,
-            dropout_p=how.dropout,
-            scale=how.scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        attended.append(output.transpose(1, 2).flatten(0, 1))
+    for shape, *cells in zip(layout.blocks, *spread, strict=True):
+        # [cells, heads, size] -> [documents, length, heads, size]
+        states = [part.unflatten(0, shape) for part in cells]
+        if how.window is None or shape[1] <= how.window:
+            output = attend_block(*states)
+        else:
+            mask = layout.band(how.window, query.dtype)
+            output = sliding.attend_in_windows(*states, mask=mask, attend=attend_block)
+        attended.append(output.flatten(0, 1))
     return _restore(torch.cat(attended), layout)
+
+
+def _block(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None, *, how: _Manner
+) -> torch.Tensor:
+    """Attend in documents of equal length, [documents, length, heads, size]: causally, or under a mask."""
+    return scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None,
+        dropout_p=how.dropout,
+        scale=how.scaling,
+        enable_gqa=query.shape[2] != key.shape[2],
+    ).transpose(1, 2)
 
 
 def _spread(states: torch.Tensor, layout: Documents) -> torch.Tensor:
@@ -236,12 +259,6 @@ class _Restore(torch.autograd.Function):
         (restore,) = ctx.saved_tensors
         grad = outputs[0]
         return grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, restore, grad), None
-
-
-def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """Return which keys a query of one block sees: itself and the window - 1 tokens before it."""
-    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
-    return (distance >= 0) & (distance < window)
 
 
 def register() -> None:

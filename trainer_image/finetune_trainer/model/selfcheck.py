@@ -13,7 +13,8 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.model import attention
 from finetune_trainer.model.compile import uncompiled
-from finetune_trainer.objectives.module import Inputs, LossModule
+from finetune_trainer.objectives.module import LossModule
+from finetune_trainer.objectives.whole_rows import whole_rows
 
 _LENGTHS = [7, 5]
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 8e-2}
@@ -25,8 +26,7 @@ def check(loss: LossModule, device: torch.device, backend: attention.Backend, *,
     was_training = loss.training
     loss.eval()
     rows = _rows(loss, device)
-    bounds = torch.tensor([0, _LENGTHS[0], sum(_LENGTHS)], dtype=torch.int32)
-    inputs = _packed(loss, rows, attention.documents(bounds, device, backend, virtual_tokens=virtual_tokens))
+    inputs = whole_rows(loss, rows, backend, virtual_tokens=virtual_tokens)
     with torch.no_grad():
         packed, _ = loss(inputs)
         alone = torch.stack([_alone(loss, row) for row in rows]).sum()
@@ -46,18 +46,6 @@ def _rows(loss: LossModule, device: torch.device) -> list[torch.Tensor]:
     size = loss.transformer.config.get_text_config().vocab_size
     tokens = torch.randint(size, (sum(_LENGTHS),), generator=torch.Generator().manual_seed(0))
     return [row.to(device) for row in torch.split(tokens, _LENGTHS)]
-
-
-def _packed(loss: LossModule, rows: list[torch.Tensor], documents: attention.Documents) -> Inputs:
-    device, starts = rows[0].device, (0, _LENGTHS[0])
-    positions, labels = zip(*map(loss.targets_of, rows), strict=True)
-    return Inputs(
-        input_ids=torch.cat(rows)[None],
-        position_ids=torch.cat([torch.arange(length, device=device) for length in _LENGTHS])[None],
-        documents=documents,
-        supervised_positions=torch.cat([place + start for place, start in zip(positions, starts, strict=True)]),
-        labels=torch.cat(labels),
-    )
 
 
 def _alone(loss: LossModule, row: torch.Tensor) -> torch.Tensor:

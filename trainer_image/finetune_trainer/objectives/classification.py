@@ -21,6 +21,9 @@ from finetune_trainer.model.task import head_of
 from finetune_trainer.objectives.confusion import rates
 from finetune_trainer.objectives.module import LossModule
 
+TRIED_CLASS = 1
+"""Class id that rows without a label are tried with."""
+
 
 class ClassificationLoss(LossModule):
     """A sequence classifier with its loss. It counts the rows' weight, then the rows by true and predicted class."""
@@ -54,10 +57,15 @@ class ClassificationLoss(LossModule):
         assert head is not None  # noqa: S101 - the model is a sequence classifier
         return head
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the classes, [P, classes]."""
+        logits: torch.Tensor = self._head(hidden)
+        return logits
+
     def targets_of(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the last token that transformers does not take for padding, and a class."""
+        """Return the last token that transformers does not take for padding, and `TRIED_CLASS`."""
         kept = (row != self.transformer.config.get_text_config().pad_token_id).nonzero()[-1]
-        return kept, torch.ones_like(kept)
+        return kept, torch.full_like(kept, TRIED_CLASS)
 
     def own_loss(self, row: torch.Tensor) -> torch.Tensor:
         """Return the weighted cross-entropy of a row by the model's own forward pass."""

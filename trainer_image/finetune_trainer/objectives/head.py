@@ -7,6 +7,8 @@ https://arxiv.org/abs/2410.10989 does in a kernel (fused linear cross-entropy), 
 with tiles of many tokens, which keep the matrix products efficient.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
 
@@ -17,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 TILE_BYTES = 512 * 2**20
 """Most memory of one tile's logits in fp32."""
+Logits = Callable[[torch.Tensor], torch.Tensor]
+"""From hidden states [N, hidden size] to logits [N, vocabulary]."""
 
 
 class Scored(NamedTuple):
@@ -44,13 +48,45 @@ def score(head: nn.Linear, hidden: torch.Tensor, labels: torch.Tensor, scoring: 
     return Scored(*_TiledCrossEntropy.apply(hidden, *matrix, labels, tile, scoring))
 
 
-def score_by_module(
+def score_in_one_call(
     head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, scoring: Scoring, *, vocabulary: int
 ) -> Scored:
-    """Score with a head that is more than one matrix in the memory of this process, computing each tile twice.
+    """Score with a head that ZeRO stage 3 puts together for as long as it is called.
 
-    It may bear an adapter, or be sharded and put together only while the module runs.
+    A call is a collective, so all processes have to make the same number of them, whatever each of them predicts.
     """
+    own, found = head.forward, []
+
+    def scored(states: torch.Tensor) -> torch.Tensor:
+        if type(head) is nn.Linear:
+            found.append(score(head, states, labels, scoring))
+        else:
+            found.append(score_by_module(own, states, labels, scoring, vocabulary=vocabulary))
+        return found[0].loss
+
+    with _forward(head, scored):
+        loss = head(hidden)
+    return Scored(loss, found[0].correct)
+
+
+@contextmanager
+def _forward(module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Give a module another forward pass; what hooks do around it stays."""
+    own = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = own
+
+
+def score_by_module(
+    head: Logits, hidden: torch.Tensor, labels: torch.Tensor, scoring: Scoring, *, vocabulary: int
+) -> Scored:
+    """Score with a head that is more than one matrix, an adapter for example, computing each tile twice."""
     tile = _tile_tokens(vocabulary)
     pairs = list(zip(torch.split(hidden, tile), torch.split(labels, tile), strict=True))
     if len(pairs) == 1 or not torch.is_grad_enabled():
@@ -68,10 +104,15 @@ def _tile_tokens(vocabulary: int) -> int:
 
 def is_one_matrix(head: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a head is a plain linear layer that this process holds whole."""
-    return type(head) is nn.Linear and not hasattr(head.weight, "ds_id")
+    return type(head) is nn.Linear and not is_sharded(head)
 
 
-def _score(head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, scoring: Scoring) -> Scored:
+def is_sharded(head: nn.Module) -> bool:
+    """Whether ZeRO stage 3 has divided a head among the processes."""
+    return any(hasattr(parameter, "ds_id") for parameter in head.parameters())
+
+
+def _score(head: Logits, hidden: torch.Tensor, labels: torch.Tensor, scoring: Scoring) -> Scored:
     logits = head(hidden).float()
     correct = (logits.argmax(-1) == labels).sum() if scoring.count_correct else labels.new_zeros(())
     loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=scoring.label_smoothing)

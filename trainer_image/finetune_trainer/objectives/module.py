@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from finetune_trainer.model.attention import Documents
@@ -49,6 +50,15 @@ class LossModule(nn.Module):
         self, hidden: torch.Tensor, labels: torch.Tensor, *, count: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what `forward` does, given hidden states [P, hidden size] and what they predict, int64 [P]."""
+        raise NotImplementedError
+
+    def each_loss(self, inputs: Inputs) -> torch.Tensor:
+        """Return the loss of each target, fp32 [P], unweighted. It keeps their logits, so they must be few."""
+        logits = self.logits(self.hidden_states(inputs)[inputs.supervised_positions])
+        return cross_entropy(logits.float(), inputs.labels, reduction="none")
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return what the head makes of hidden states [P, hidden size]."""
         raise NotImplementedError
 
     def targets_of(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,15 @@ from finetune_api.run import Confusion
 from finetune_api.spec import Training
 from finetune_api.status import Scores
 from finetune_trainer.data.cache import TokenCache
-from finetune_trainer.objectives.head import Scored, Scoring, is_one_matrix, score, score_by_module
+from finetune_trainer.objectives.head import (
+    Scored,
+    Scoring,
+    is_one_matrix,
+    is_sharded,
+    score,
+    score_by_module,
+    score_in_one_call,
+)
 from finetune_trainer.objectives.module import LossModule
 
 _LARGEST_EXPONENT = 700.0
@@ -41,8 +49,14 @@ class SupervisedLoss(LossModule):
             return Scored(head(hidden).float().sum(), labels.sum())
         if is_one_matrix(head):
             return score(head, hidden, labels, scoring)
+        scored = score_in_one_call if is_sharded(head) else score_by_module
         vocabulary = self.transformer.config.get_text_config().vocab_size
-        return score_by_module(head, hidden, labels, scoring, vocabulary=vocabulary)
+        return scored(head, hidden, labels, scoring, vocabulary=vocabulary)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the vocabulary, [P, vocabulary]."""
+        logits: torch.Tensor = self.transformer.get_output_embeddings()(hidden)
+        return logits
 
     def targets_of(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return every token but the first, each to be predicted at the position before it."""

@@ -56,8 +56,6 @@ class _Checked:
     split: SplitName
     example: Example
     columns: dict[str, Any]
-    read: Example
-    """Before personal data was masked."""
     digest: bytes
     sample: int
     copies: int
@@ -100,21 +98,37 @@ class BlockEncoder:
                 example = parse(row.columns, self._form)
                 if isinstance(example, Labelled):
                     require_listed(example.label, self._data.labels)
+                # By the row as it was read: where it goes does not depend on what is done about personal data.
+                normal = canonical(example)
+                split, sample, copies = self._fate(normal, block.source)
+                if not copies:
+                    made.unsampled += 1
+                    continue
+                cleared = self._cleared(row.columns, example, privacy)
             except RowError as error:
                 made.problems.append((row.place, error))
                 continue
-            # By the row as it was read: where it goes does not depend on what is done about personal data.
-            normal = canonical(example)
-            split, sample, copies = self._fate(normal, block.source)
-            if not copies:
-                made.unsampled += 1
+            if cleared is None:
                 continue
-            columns = privacy.apply(row.columns)
-            if columns is None:
-                continue
-            masked = example if columns is row.columns else parse(columns, self._form)
-            digest = sha256(normal).digest()[:16]
-            yield _Checked(row.place, split, masked, columns, example, digest, sample, copies)
+            columns, kept = cleared
+            # Rows that are the same once they are masked are the same to the model.
+            digest = sha256(normal if kept is example else canonical(kept)).digest()[:16]
+            yield _Checked(row.place, split, kept, columns, digest, sample, copies)
+
+    def _cleared(
+        self, columns: dict[str, Any], example: Example, privacy: Privacy
+    ) -> tuple[dict[str, Any], Example] | None:
+        """Return columns and example of a row as they may be used; None: not at all.
+
+        The example's own columns are looked at as they were understood: calls of tools may be written as JSON text,
+        in which a line break is a letter. A label is a name that the user gave to a class, and stays.
+        """
+        read = {**to_columns(example), **other_columns(columns, self._form)}
+        label = {"label": read.pop("label")} if self._has_labels else {}
+        cleared = privacy.apply(read)
+        if cleared is None:
+            return None
+        return (columns, example) if cleared is read else (cleared, parse({**cleared, **label}, self._form))
 
     def _fate(self, row: bytes, source: Source) -> tuple[SplitName, int, int]:
         """Return the split of a row, its place in a sample, and how often an epoch reads it."""
@@ -189,7 +203,7 @@ class BlockEncoder:
             return np.empty((0, 0), np.uint32)
         from finetune_trainer.prepare.near import sketch
 
-        return np.stack([sketch(row.read) for row in rows])
+        return np.stack([sketch(row.example) for row in rows])
 
     def _test_row(self, row: _Checked) -> str:
         columns = {**other_columns(row.columns, self._form), **to_columns(row.example)}

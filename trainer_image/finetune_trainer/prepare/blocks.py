@@ -7,8 +7,8 @@ other formats are read here, where one has to be read after the other anyway.
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from finetune_trainer.prepare import readers
 from finetune_trainer.prepare.compression import BROKEN, open_file
@@ -45,9 +45,25 @@ def cut(path: Path, name: str, source: Source) -> Iterator[Block]:
     if readers.READERS[readers.ending_of(path.name)] is readers.read_jsonl:
         yield from _cut_lines(path, name, source)
         return
-    rows = readers.read_file(path, name)
-    while some := list(islice(rows, _BLOCK_ROWS)):
+    some: list[Row] = []
+    size = 0
+    for row in readers.read_file(path, name):
+        some.append(row)
+        size += _size(row.columns)
+        if size >= BLOCK_BYTES or len(some) == _BLOCK_ROWS:
+            yield Block(source, name, some)
+            some, size = [], 0
+    if some:
         yield Block(source, name, some)
+
+
+def _size(value: Any) -> int:
+    """Return about how many bytes a row takes: those of its texts."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 0
 
 
 def _cut_lines(path: Path, name: str, source: Source) -> Iterator[Block]:

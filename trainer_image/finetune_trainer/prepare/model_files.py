@@ -31,6 +31,8 @@ _SMALL_FILES = (
     "chat_template.json",
     "model.safetensors.index.json",
 )
+_TEMPLATES = "additional_chat_templates/"
+"""Folder of a tokenizer's chat templates for tools and other uses, as transformers writes it."""
 _WEIGHTS = "*.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEADER_SIZE_BYTES = 8
@@ -43,7 +45,10 @@ def invalid_model(message: str) -> StageFailure:
 
 
 class ModelFiles:
-    """The files of a model prefix; those in folders below it (other formats, originals) are not part of the model."""
+    """The files of a model prefix; those in folders below it (other formats, originals) are not part of the model.
+
+    Only the chat templates are, that a tokenizer has beside its first one.
+    """
 
     def __init__(self, store: Store, location: S3Location) -> None:
         self._store = store
@@ -52,6 +57,7 @@ class ModelFiles:
         found = {info.key.removeprefix(prefix): info for info in store.list(location)}
         self._files = {name: info for name, info in found.items() if "/" not in name}
         self._small = [name for name in self._files if any(fnmatch(name, pattern) for pattern in _SMALL_FILES)]
+        self._small += [name for name in found if _is_template(name)]
         self.weights = sorted(name for name in self._files if fnmatch(name, _WEIGHTS))
 
     def check(self) -> None:
@@ -72,7 +78,7 @@ class ModelFiles:
             raise invalid_model(f"{uri} holds no tokenizer; copy the model's tokenizer.json beside its weights")
 
     def fetch_small(self, directory: Path) -> list[FileEntry]:
-        """Download config, tokenizer and index; return their entries."""
+        """Download config, tokenizer with its chat templates, and index; return their entries."""
         directory.mkdir(parents=True, exist_ok=True)
         return [self._store.download(self._location(name), directory / name) for name in sorted(self._small)]
 
@@ -94,6 +100,11 @@ class ModelFiles:
 
     def _location(self, name: str) -> S3Location:
         return self.location.child(name)
+
+
+def _is_template(name: str) -> bool:
+    file = name.removeprefix(_TEMPLATES)
+    return file != name and "/" not in file and file.endswith(".jinja")
 
 
 def check_safetensors(path: Path, uri: str) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.spec import Method
 from finetune_trainer.errors import StageFailure
-from finetune_trainer.methods import method_of
+from finetune_trainer.methods import experts, method_of
 from finetune_trainer.methods.freeze import decoder_layers
 from finetune_trainer.methods.given import Given
+from finetune_trainer.methods.qlora import quantized_layers
 from finetune_trainer.model.kind import ModelKind
-from finetune_trainer.model.task import head_of
 from finetune_trainer.prepare.model_files import invalid_model
 
 _LEAST_ROW = 2
@@ -47,6 +47,8 @@ class ModelShape:
     """Last layers through which gradients go back, so that they keep their activations; None: all."""
     trained_head: int = 0
     """Parameters of the head over the vocabulary where it is trained whole."""
+    experts_left_out: int = 0
+    """Parameters of experts that stay as they are although the job adapts all linear layers."""
 
 
 def read_config(directory: Path, uri: str) -> Any:
@@ -90,7 +92,13 @@ def measure(
         layers_kept=None if method.virtual_tokens else _layers_kept(model),
         trained_head=_trained_head(model),
         max_positions=_room(getattr(text, "max_position_embeddings", None), method),
+        experts_left_out=experts.left_out(model) if _adapts_all(method) else 0,
     )
+
+
+def _adapts_all(method: Method) -> bool:
+    lora = method.spelled_out().lora
+    return lora is not None and lora.target_modules == ["all-linear"] and method.initial_adapter is None
 
 
 def _room(positions: int | None, method: Method) -> int | None:
@@ -126,8 +134,7 @@ def _trained_head(model: Any) -> int:
 
 def _linear_weights(model: Any) -> int:
     """Return the parameters that bitsandbytes quantises: the weights of linear layers, the head left out."""
-    head = model.get_output_embeddings() or head_of(model)
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    linear: list[Any] = list(quantized_layers(model))
     return sum(module.weight.numel() for module in linear)
 
 

@@ -1,6 +1,7 @@
 """Near duplicates: rows that have most of their sequences of five words in common.
 
-The likeness of two rows is the Jaccard index of their sets of five-word sequences (shingles), in lower case; it is
+The likeness of two rows is the Jaccard index of their sets of five-word sequences (shingles), in lower case; a system
+turn counts as one of them. It is
 estimated from MinHash sketches of 128 numbers (https://en.wikipedia.org/wiki/MinHash), with a standard error of 0.035
 at 0.8. Rows are compared only where a band of their sketches agrees (locality-sensitive hashing, Leskovec, Rajaraman,
 Ullman: Mining of Massive Datasets, chapter 3), with as many bands as fit the threshold best. Rows that are alike make
@@ -9,6 +10,7 @@ a group, and so do those that are alike to one of the group; the first of it sta
 A sketch takes 512 bytes of disk for each row while it is needed; in memory, 24 bytes.
 """
 
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +21,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from finetune_trainer.prepare.conversation import Conversation
-from finetune_trainer.prepare.formats import Completion, Document, Example
+from finetune_trainer.prepare.conversation import Conversation, Turn
+from finetune_trainer.prepare.formats import Completion, Document, Example, Labelled
 
 NUMBERS = 128
 """Of a sketch."""
@@ -40,17 +42,30 @@ def sketch(example: Example) -> Sketch:
     words = _text(example).lower().split()
     starts = range(max(1, len(words) - _WORDS + 1))
     made = _BLANK.copy()
-    made.update_batch({" ".join(words[start : start + _WORDS]).encode() for start in starts})
+    sequences = {" ".join(words[start : start + _WORDS]).encode() for start in starts}
+    made.update_batch(sequences | _frame(example))
     return np.asarray(made.hashvalues, np.uint32)
 
 
 def _text(example: Example) -> str:
     """Return the words of an example; a label is none, so that rows are alike whatever they are called."""
     if isinstance(example, Conversation):
-        return "\n".join(turn.content for turn in example.turns)
+        return "\n".join(_said(turn) for turn in example.turns if turn.role != "system")
     if isinstance(example, Completion):
         return f"{example.prompt}\n{example.completion}"
     return example.text if isinstance(example, Document) else _text(example.content)
+
+
+def _said(turn: Turn) -> str:
+    calls = turn.extra.get("tool_calls")
+    return f"{turn.content} {json.dumps(calls, ensure_ascii=False)}" if calls else turn.content
+
+
+def _frame(example: Example) -> set[bytes]:
+    """Return the system turn as a single sequence: most rows have a long one in common, which makes no two alike."""
+    content = example.content if isinstance(example, Labelled) else example
+    turns = content.turns if isinstance(content, Conversation) else ()
+    return {b"system " + turn.content.lower().encode() for turn in turns if turn.role == "system"}
 
 
 class Sketches:

@@ -53,24 +53,30 @@ class Problems:
     total: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     """How many of each kind: field and problem without what differs from row to row."""
-    first: list[str] = field(default_factory=list)
-    """Files that break off before all others."""
-    is_file_broken: bool = False
+    broken_files: list[str] = field(default_factory=list)
+    """All of them, in words."""
+    first_rows: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> list[str]:
+        """What is told in words: files that break off before all others."""
+        return self.broken_files + self.first_rows
 
     def add(self, place: Place, error: RowError) -> None:
         """Note one invalid row."""
         name = self.name_of(error.field)
         self.total += 1
         self.kinds[_kind(name, error.text)] += 1
-        if len(self.first) < LISTED_IN_LOG:
+        is_file = isinstance(error, FileError)
+        # A file that breaks off fails the job whatever is allowed, so it is named however many rows were before it.
+        if is_file or len(self.first) < LISTED_IN_LOG:
             text = f"{place}: {name}: {error.text}" if name else f"{place}: {error.text}"
-            self.first.insert(0 if isinstance(error, FileError) else len(self.first), text)
+            (self.broken_files if is_file else self.first_rows).append(text)
             log.error("invalid-row", problem=text)
-        self.is_file_broken |= isinstance(error, FileError)
 
     def exceed(self, allowed: int) -> bool:
         """Whether more is wrong than is allowed."""
-        return self.is_file_broken or self.total > allowed
+        return bool(self.broken_files) or self.total > allowed
 
     def raise_if_any(self, rows: int, *, allowed: int = 0) -> None:
         """Raise StageFailure with the first problems and the total when there are more than are allowed."""
@@ -85,9 +91,9 @@ class Problems:
         while len(shown) > 1 and sum(map(len, shown)) > _MESSAGE_CHARACTERS:
             shown.pop()
         verb = "rows is" if self.total == 1 else "rows are"
-        more = "" if self.total == len(shown) else f"; the log lists the first {len(self.first)} and counts the kinds"
+        more = "" if self.total == len(shown) else f"; the log lists {len(self.first)} of them and counts the kinds"
         if allowed:
-            kind = ", but no file that cannot be read to its end" if self.is_file_broken else ""
+            kind = ", but no file that cannot be read to its end" if self.broken_files else ""
             more += f"; spec.data.maxInvalidRows allows {allowed}{kind}"
         return invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
 

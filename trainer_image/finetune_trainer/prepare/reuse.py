@@ -24,9 +24,9 @@ from finetune_trainer.prepare.sources import SourceFile
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.digest import sha256_of_file
 
-ENCODING = 1
+ENCODING = 2
 """To be raised whenever the same rows become other tokens, or other rows are chosen."""
-_LIBRARIES = ("transformers", "tokenizers", "datasketch")
+_LIBRARIES = ("transformers", "tokenizers", "datasketch", "phonenumbers", "python-stdnum")
 _WITHOUT_EFFECT = {"packing"}
 """Fields of spec.data that decide over nothing that is stored."""
 
@@ -38,7 +38,7 @@ def key_of(
     parts = {
         "encoding": ENCODING,
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "tokenizer": {path.name: sha256_of_file(path) for path in tokenizer.iterdir()},
+        "tokenizer": _digests(tokenizer),
         "objective": spec.objective,
         "data": {name: value for name, value in spec.data.to_wire().items() if name not in _WITHOUT_EFFECT},
         "files": [[file.source.number, file.location.uri, file.info.size, file.info.etag] for file in files],
@@ -46,6 +46,12 @@ def key_of(
         "vocabulary": vocabulary,
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    """Return the digests of all files below a folder: chat templates for tools have a folder of their own."""
+    paths = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): sha256_of_file(path) for path in paths}
 
 
 class ReusableCache:

@@ -20,6 +20,7 @@ from finetune_trainer.prepare.pool import encoding, in_order, processes_for
 from finetune_trainer.prepare.prompts import encode_prompts
 from finetune_trainer.prepare.report import check_caches, data_digest, report
 from finetune_trainer.prepare.reuse import ReusableCache, key_of, reusable
+from finetune_trainer.prepare.validation_rows import require_validation_rows
 from finetune_trainer.storage import Store
 
 
@@ -85,6 +86,7 @@ def prepare_rows(given: RowsInput) -> PreparedRows:
         for path in fetched.iterdir():
             path.replace(given.result / path.name)
         _check_prompts(given, found.data.format)
+        require_validation_rows(spec, found.data.validation.rows)
         return PreparedRows(cache, found.data, found.classes, is_new=False)
     return _encode(given, lists, cache)
 
@@ -99,6 +101,7 @@ def _encode(given: RowsInput, lists: RowLists, cache: ReusableCache) -> Prepared
     with CacheBuilder(given.result, form=form, labels=labels, data=data) as builder:
         _read(lists, rules, builder)
     check_caches(builder, data, given.shape)
+    require_validation_rows(spec, builder.writers["validation"].rows)
     folder = given.result / "cache"
     classes = labels.settle(folder, pad_token_id=given.tokenizer.pad_token_id) if labels else None
     digest = data_digest(folder)

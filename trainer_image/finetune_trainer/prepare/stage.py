@@ -24,7 +24,7 @@ from finetune_trainer.methods.given import Given
 from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.vocabulary import extend_config
-from finetune_trainer.prepare.adapter_files import fetch_initial_adapter
+from finetune_trainer.prepare.adapter_files import fetch_initial_adapter, labels_of_adapter
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
 from finetune_trainer.prepare.plan import Facts, resolve
@@ -33,6 +33,7 @@ from finetune_trainer.prepare.probe import probe
 from finetune_trainer.prepare.rows import RowsInput, prepare_rows
 from finetune_trainer.prepare.space import require_scratch
 from finetune_trainer.prepare.tokenizer import ensure_padding, load_tokenizer
+from finetune_trainer.prepare.validation_rows import require_validation_rows
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import Store
 
@@ -48,6 +49,7 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
         prepared = _prepare(job, store, layout)
     else:
         log.info("already-prepared", writer=prepared.writer)
+        require_validation_rows(job.spec, prepared.data.validation.rows)
     return TerminationMessage(reason=Reason.SUCCEEDED, plan=prepared.plan, data=prepared.data)
 
 
@@ -60,12 +62,14 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model.check()
     small_files = model.fetch_small(scratch / "model")
     adapter_files = fetch_initial_adapter(store, job.spec.method, scratch / "adapter")
-    shape = _measure(job, scratch, _provisional_kind(job.spec))
+    kind = _provisional_kind(job.spec, scratch / "adapter")
+    shape = _measure(job, scratch, kind)
     tokenizer = _tokenizer(job.spec, scratch / "model", shape)
     tokenizer.save_pretrained(result / "tokenizer")
     if job.spec.model.new_tokens:
         extend_config(scratch / "model", _given(job, scratch).new_tokens)
-        shape = _measure(job, scratch, _provisional_kind(job.spec))
+        shape = _measure(job, scratch, kind)
+    _tell_of_experts(shape)
     rows = prepare_rows(RowsInput(job.spec, store, tokenizer, shape, result))
     classes = rows.classes
     if classes is not None:
@@ -104,13 +108,25 @@ def _measure(job: StageInput, scratch: Path, kind: ModelKind) -> ModelShape:
     return measure(read_config(scratch / "model", uri), method, uri, kind, _given(job, scratch))
 
 
+def _tell_of_experts(shape: ModelShape) -> None:
+    if shape.experts_left_out:
+        log.warning(
+            "experts-not-adapted",
+            parameters=shape.experts_left_out,
+            hint="in models of this kind targetModules: [all-linear] does not reach the experts: attention and what"
+            " else is a linear layer is adapted; the methods full and freeze train experts",
+        )
+
+
 def _given(job: StageInput, scratch: Path) -> Given:
     return Given.of(job.spec, tokenizer=scratch / "prepared" / "tokenizer", adapter=scratch / "adapter")
 
 
-def _provisional_kind(spec: FineTuneJobSpec) -> ModelKind:
+def _provisional_kind(spec: FineTuneJobSpec, adapter: Path) -> ModelKind:
     """Return the kind of model before its labels are known, so that one that cannot be it is told at once."""
-    return ModelKind(labels=("0", "1")) if spec.objective == "classification" else ModelKind()
+    if spec.objective != "classification":
+        return ModelKind()
+    return ModelKind(labels=labels_of_adapter(spec, adapter) or ("0", "1"))
 
 
 def _tokenizer(spec: FineTuneJobSpec, model: Path, shape: ModelShape) -> Any:

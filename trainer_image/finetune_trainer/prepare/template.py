@@ -30,8 +30,9 @@ from finetune_api.reasons import Reason
 from finetune_api.spec.data import LossOn
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.conversation import Conversation, Turn
+from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.problems import RowError
-from finetune_trainer.prepare.tool_support import ToolSupport
+from finetune_trainer.prepare.tool_support import PROBED_TOOLS, ToolSupport
 
 _CLOCK = "strftime_now"
 _DIRECTIVES = {
@@ -73,11 +74,12 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._special_tokens: dict[str, str] = tokenizer.special_tokens_map
         self._support = ToolSupport(self.apply)
+        self._closings: dict[bool, str] = {}
 
     def render(self, conversation: Conversation, loss_on: LossOn) -> Rendered:
         """Render a conversation. Raises RowError when the template refuses it or is not built up turn by turn."""
         text = self.text(conversation)
-        end = len(text.removesuffix(self._closing))
+        end = len(text.removesuffix(self._closing(conversation)))
         answers = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"]
         if loss_on == "all":
             return Rendered(text, [(0, end)])
@@ -96,7 +98,8 @@ class ChatTemplate:
         start, turns = self._start(text, conversation, index), conversation.turns
         if index + 1 == len(turns):
             return start, len(text)
-        upto = self.apply(Conversation(turns[: index + 1], conversation.tools)).removesuffix(self._closing)
+        upto = self.apply(Conversation(turns[: index + 1], conversation.tools))
+        upto = upto.removesuffix(self._closing(conversation))
         if not text.startswith(upto) or len(upto) <= start:
             raise _cannot_tell(index, is_last=False)
         return start, len(upto)
@@ -136,19 +139,36 @@ class ChatTemplate:
 
     @cached_property
     def _plain(self) -> Render:
-        return _compiled(self._tokenizer.get_chat_template())
+        return _compiled(self._source(None))
 
     @cached_property
     def _with_tools(self) -> Render:
         """A tokenizer may have a template of its own for conversations with tools."""
-        return _compiled(self._tokenizer.get_chat_template(tools=[{}]))
+        return _compiled(self._source([{}]))
 
-    @cached_property
-    def _closing(self) -> str:
-        """What the template puts after the last turn of a conversation that nobody goes on with."""
-        conversation = Conversation((Turn("user", "a"), Turn("assistant", "b")))
+    def _source(self, tools: list[dict[str, Any]] | None) -> str:
+        """Return the template that transformers takes. Raises StageFailure when there are several and none of it."""
         try:
-            closed, continued = self.apply(conversation), self.apply(conversation, prompt=True)
+            template: str = self._tokenizer.get_chat_template(tools=tools)
+        except ValueError as error:
+            names = ", ".join(sorted(self._tokenizer.chat_template))
+            raise invalid_model(
+                f"the tokenizer has chat templates called {names}, but none called default; name one so, or set"
+                " spec.model.chatTemplate"
+            ) from error
+        return template
+
+    def _closing(self, conversation: Conversation) -> str:
+        """Return what the template of a conversation puts after the last turn when nobody goes on with it."""
+        has_tools = bool(conversation.tools)
+        if has_tools not in self._closings:
+            self._closings[has_tools] = self._find_closing(PROBED_TOOLS if has_tools else ())
+        return self._closings[has_tools]
+
+    def _find_closing(self, tools: tuple[dict[str, Any], ...]) -> str:
+        probe = Conversation((Turn("user", "a"), Turn("assistant", "b")), tools)
+        try:
+            closed, continued = self.apply(probe), self.apply(probe, prompt=True)
         except RowError:
             return ""
         eos = self._tokenizer.eos_token or ""

@@ -81,6 +81,8 @@ def start_engine(loss: LossModule, plan: Plan, optimizer: torch.optim.Optimizer,
     with redirect_stdout(sys.stderr):
         import deepspeed
 
+        if plan.zero_stage == 3:
+            _join_head(loss)
         engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=config, dist_init_required=False)
     # At stage 0 in bf16 DeepSpeed allocates Adam's state by a step without gradients. It would count as the first
     # step, and by the bias correction make the next ones too small.
@@ -89,6 +91,15 @@ def start_engine(loss: LossModule, plan: Plan, optimizer: torch.optim.Optimizer,
         # Nobody to sum up with: DeepSpeed would copy every gradient into a buffer and back all the same.
         engine.enable_backward_allreduce = False
     return cast(Engine, engine)
+
+
+def _join_head(loss: LossModule) -> None:
+    """Let a head that has an adapter be put together at once and not part by part: it is called once for all."""
+    from deepspeed.utils.z3_leaf_module import set_z3_leaf_module
+
+    head = loss.transformer.get_output_embeddings()
+    if head is not None and next(head.children(), None) is not None:
+        set_z3_leaf_module(head, True)
 
 
 def expect_universal(engine: Engine, expected: bool) -> None:

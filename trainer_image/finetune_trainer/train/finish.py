@@ -45,12 +45,7 @@ def tuned_scores(
     if chosen.step != done:
         with run.watchdog.during("while it loads the best weights", slow=True):
             _load_weights(run, store, chosen, scratch)
-    return chosen, test_scores(run, "while it scores the tuned model")
-
-
-def test_scores(run: Run, doing: str) -> Evaluation | None:
-    """Score the test rows with the weights as they are; None without test rows."""
-    return evaluate(run, run.data.test, doing)
+    return chosen, evaluate(run, run.data.test, "while it scores the tuned model")
 
 
 def _load_weights(run: Run, store: Store, commit: Commit, directory: Path) -> None:
@@ -78,6 +73,7 @@ def result_of(
     progress: Progress,
     base: Scores | None,
     tuned: Evaluation | None,
+    compared_losses: list[float],
 ) -> TrainResult:
     """Return the record of a run that is done."""
     best = best_commit(commits, run.spec.evaluation.best_metric)
@@ -90,4 +86,5 @@ def result_of(
         best_checkpoint=checkpoint_ref(run.layout, best) if best else None,
         evaluation=EvaluationResult(base=base, tuned=tuned.scores if tuned else None),
         confusion=tuned.confusion if tuned else None,
+        compared_losses=compared_losses,
     )

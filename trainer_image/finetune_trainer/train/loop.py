@@ -18,7 +18,7 @@ from finetune_trainer.train.cadence import commit_due, evaluates, is_better
 from finetune_trainer.train.early_stopping import is_over, scored
 from finetune_trainer.train.ending import diverged, no_number, stopped
 from finetune_trainer.train.evaluation import evaluate
-from finetune_trainer.train.processes import anywhere
+from finetune_trainer.train.processes import anywhere, from_rank_zero
 from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.run import Run
 from finetune_trainer.train.sampler import Sampler
@@ -47,7 +47,6 @@ class Loop:
         self._reporter = reporter
         self._sampler = sampler
         self.state = state
-        self._best: Validation | None = saver.best
         self._evaluated_at: int | None = None
         """Steps done at the newest evaluation of this attempt."""
         self._sync = StepSync(run.process.device)
@@ -80,7 +79,7 @@ class Loop:
                 self._save()
                 self._settle()
             elif due or improved:
-                self._save_unless_busy()
+                self._commit(improved=improved)
         if self.done < total and self._reporter is not None:
             self._reporter.stopped_early(self.done)
         self._tell_commits()
@@ -143,7 +142,7 @@ class Loop:
             self._reporter.commits(self._saver.last, self._saver.best)
 
     def _evaluate(self) -> bool:
-        """Score the validation rows; return whether they are the best scores so far."""
+        """Score the validation rows; return whether no commit has better scores, nor one that is being uploaded."""
         try:
             found = evaluate(self._run, self._run.data.validation, f"while it evaluates after step {self.done}")
         except StopRequested:
@@ -153,10 +152,11 @@ class Loop:
         validation, settings = found.validation, self._run.spec.evaluation
         self._evaluated_at = self.done
         self.state = scored(self.state, validation, settings)
-        improved = is_better(validation, self._best, settings.best_metric)
-        self._best = validation if improved else self._best
+        # Only rank 0 hears of commits, and of uploads that failed.
+        standing = self._saver.standing
+        improved = from_rank_zero(is_better(validation, standing, settings.best_metric))
         if self._reporter is not None:
-            self._reporter.evaluation(self.done, validation, self._best or validation)
+            self._reporter.evaluation(self.done, validation, validation if improved else standing or validation)
         return improved
 
     def _sample(self, sampler: Sampler) -> None:
@@ -166,13 +166,22 @@ class Loop:
             for prompt, answer in zip(self._run.spec.evaluation.sample_prompts, answers, strict=True):
                 self._reporter.sample(self.done, prompt, answer)
 
-    def _save_unless_busy(self) -> None:
+    def _commit(self, *, improved: bool) -> None:
+        """Save; while an upload is in flight, wait for it if the scores are the best so far, else leave it."""
         # What is saved must be known to be sound, and busy must be as every process sees it now.
         self._outcomes(flush=True)
         if anywhere(self._saver.busy, self._run.process):
-            log.warning("checkpoint-postponed", step=self.done, cause="the upload before is still in flight")
-        else:
-            self._save()
+            if not improved:
+                log.warning("checkpoint-postponed", step=self.done, cause="the upload before is still in flight")
+                return
+            log.warning(
+                "waits-for-upload",
+                step=self.done,
+                upload=self._saver.saved,
+                hint="its scores are the best so far; if this comes often, raise spec.evaluation.everySteps",
+            )
+            self._settle()
+        self._save()
 
     def _save(self) -> None:
         run = self._run

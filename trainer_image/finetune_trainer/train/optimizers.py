@@ -6,13 +6,14 @@ parameter where 32 bits take 8. Paged ones stand in memory that CUDA moves to th
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from finetune_api.spec import Optimizer
+from finetune_trainer.methods.ia3 import factors_of
 from finetune_trainer.model.sharded import whole_shape
 from finetune_trainer.objectives import LossModule
 from finetune_trainer.train.muon import MUON, MuonWithAdamW, hidden_matrices
@@ -28,9 +29,9 @@ def make_optimizer(loss: LossModule, settings: Optimizer, rates: Rates) -> torch
     betas = (settings.betas[0], settings.betas[1])
     if settings.type == "muon":
         by_muon = hidden_matrices(loss.transformer)
-        groups = parameter_groups(loss.parameters(), settings.weight_decay, rates, by_muon)
+        groups = parameter_groups(loss, settings.weight_decay, rates, by_muon)
         return MuonWithAdamW(groups, betas=betas, eps=settings.eps)
-    groups = parameter_groups(loss.parameters(), settings.weight_decay, rates)
+    groups = parameter_groups(loss, settings.weight_decay, rates)
     options: dict[str, Any] = {"lr": 0.0, "betas": betas, "eps": settings.eps}
     if settings.type == "adamw":
         return torch.optim.AdamW(groups, fused=True, **options)
@@ -46,13 +47,14 @@ def make_optimizer(loss: LossModule, settings: Optimizer, rates: Rates) -> torch
 
 
 def parameter_groups(
-    parameters: Iterable[nn.Parameter], weight_decay: float, rates: Rates, by_muon: Collection[nn.Parameter] = ()
+    module: nn.Module, weight_decay: float, rates: Rates, by_muon: Collection[nn.Parameter] = ()
 ) -> list[dict[str, Any]]:
-    """Return the trained parameters in groups: matrices decay, vectors (norms, biases) do not."""
+    """Return the trained parameters in groups: matrices decay, vectors (norms, biases, factors of ia3) do not."""
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = defaultdict(list)
-    for parameter in parameters:
+    factors = factors_of(module)
+    for parameter in module.parameters():
         if parameter.requires_grad:
-            is_matrix = len(whole_shape(parameter)) > 1
+            is_matrix = len(whole_shape(parameter)) > 1 and parameter not in factors
             decay, rate = weight_decay if is_matrix else 0.0, rates.get(parameter, 1.0)
             groups[decay, rate, parameter in by_muon].append(parameter)
     return [
@@ -64,7 +66,7 @@ def parameter_groups(
 def shapes_in_groups(module: nn.Module, settings: Optimizer, rates: Rates) -> dict[str, torch.Size]:
     """Return the shapes of the trained parameters by name, in the order of the optimizer's groups."""
     names = {parameter: name for name, parameter in module.named_parameters()}
-    groups = parameter_groups(module.parameters(), settings.weight_decay, rates)
+    groups = parameter_groups(module, settings.weight_decay, rates)
     members = [parameter for group in groups for parameter in group["params"]]
     return {names[parameter]: whole_shape(parameter) for parameter in members}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune_api.run import Commit, RunLayout
 from finetune_api.spec.evaluation import BestMetric
-from finetune_api.status import CheckpointRef
+from finetune_api.status import CheckpointRef, Validation
 from finetune_trainer import log
 from finetune_trainer.checkpoint import CheckpointWriter, CommitMeta, checkpoint_ref
 from finetune_trainer.methods import Method
@@ -40,6 +40,9 @@ class Saver:
         self._signs = 0
         self.last: CheckpointRef | None = None
         self.best: CheckpointRef | None = None
+        self._newest = Validation()
+        """Scores of the newest save."""
+        self._has_news = False
 
     def resume(self, step: int, commits: Sequence[Commit], layout: RunLayout) -> None:
         """Go on from the commit of a step, of those that exist."""
@@ -64,18 +67,29 @@ class Saver:
         directory = self._staged / f"{step:08d}" / f"rank-{self._process.rank}"
         save_state(self._engine, self._method, self._process, run, directory)
         self._writer.submit(step, directory, meta)
-        self.saved = step
+        self.saved, self._newest = step, meta.validation
         self._saved_at = time.monotonic()
         log.info("checkpoint-staged", step=step, seconds=round(self._saved_at - start, 3))
 
     def news(self) -> bool:
-        """Take note of new commits; return whether there were any."""
-        committed = [item.ref for item in self._writer.poll()]
-        for ref in committed:
-            self.last = ref
-            if is_better(ref, self.best, self._metric):
-                self.best = ref
-        return bool(committed)
+        """Return whether there were new commits since the last call."""
+        self._take_note()
+        had_news, self._has_news = self._has_news, False
+        return had_news
+
+    @property
+    def standing(self) -> Validation | None:
+        """Best scores of what is committed or in flight; known to rank 0 alone. An upload that failed has none."""
+        # Asked first: an upload that ends in between is then both, and not neither.
+        busy = self.busy
+        self._take_note()
+        return self._newest if busy and is_better(self._newest, self.best, self._metric) else self.best
+
+    def _take_note(self) -> None:
+        for item in self._writer.poll():
+            self._has_news, self.last = True, item.ref
+            if is_better(item.ref, self.best, self._metric):
+                self.best = item.ref
 
     def drain(self, timeout: float) -> bool:
         """Wait for the uploads of all processes; return whether none is in flight. Every process must call it."""

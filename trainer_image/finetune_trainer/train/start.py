@@ -122,6 +122,18 @@ def resume(run: Run, saver: Saver, store: Store, scratch: Path) -> RunState | No
     return None
 
 
+def score_base(run: Run) -> RunState:
+    """Return the state of a run that begins: with the scores of the base model, if the job asks for them."""
+    if not (run.spec.evaluation.baseline and run.objective.scores_base):
+        return RunState()
+    # An adapter is still without effect; virtual tokens, which are drawn at random, are not.
+    found = evaluate(run, run.data.test, "while it scores the base model", virtual_tokens=0)
+    if found is None:
+        return RunState()
+    log.info("baseline", **found.scores.to_wire())
+    return RunState(baseline=found.scores)
+
+
 def score_resumed(run: Run, saver: Saver, reporter: Reporter | None, store: Store, state: RunState) -> RunState:
     """Evaluate at the step that the run goes on from, if a stop came before the evaluation there was done."""
     last, settings = saver.last, run.spec.evaluation

@@ -20,6 +20,7 @@ from finetune_trainer.stage_input import Pod, read_pod
 from finetune_trainer.storage import Store
 from finetune_trainer.train import finish, start
 from finetune_trainer.train.ending import out_of_memory
+from finetune_trainer.train.evaluation import compared_losses
 from finetune_trainer.train.loop import Loop
 from finetune_trainer.train.processes import from_rank_zero, join, on_rank_zero
 from finetune_trainer.train.report import Reporter
@@ -117,12 +118,20 @@ def _run(
     with run.watchdog.during("while it reads its commits", slow=True):
         commits = finish.final_commits(run, saver, store, done=loop.done)
     chosen, tuned = finish.tuned_scores(run, store, commits, done=loop.done, scratch=scratch.best)
+    compared = compared_losses(run)
 
     def conclude() -> TrainResult:
         assert reporter is not None  # noqa: S101 - this is rank 0
         progress = reporter.progress
         result = finish.result_of(
-            run, writer, chosen=chosen, commits=commits, progress=progress, base=state.baseline, tuned=tuned
+            run,
+            writer,
+            chosen=chosen,
+            commits=commits,
+            progress=progress,
+            base=state.baseline,
+            tuned=tuned,
+            compared_losses=compared,
         )
         log.info("scored", exportedStep=chosen.step, **result.evaluation.to_wire())
         return publish(store, run.layout, result)
@@ -138,17 +147,7 @@ def _begin(run: Run, saver: Saver, reporter: Reporter | None, store: Store, scra
     if reporter is not None:
         eval_loss = state.eval_loss if state is not None else None
         reporter.begin(saver.saved, eval_loss, saver.last, saver.best)
-    return _baseline(run) if state is None else start.score_resumed(run, saver, reporter, store, state)
-
-
-def _baseline(run: Run) -> RunState:
-    """Score the base model if the job asks for it; adapters are still without effect."""
-    wanted = run.spec.evaluation.baseline and run.objective.scores_base
-    found = finish.test_scores(run, "while it scores the base model") if wanted else None
-    if found is None:
-        return RunState()
-    log.info("baseline", **found.scores.to_wire())
-    return RunState(baseline=found.scores)
+    return start.score_base(run) if state is None else start.score_resumed(run, saver, reporter, store, state)
 
 
 def _checkpoint_writer(run: Run, writer: str) -> CheckpointWriter:

@@ -1,6 +1,7 @@
 """Where personal data stands in a text."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -23,22 +24,33 @@ class Finder:
         self._kinds = [kind for kind in KINDS if kind.name in wanted]
         self._region = region
 
-    def find(self, text: str) -> list[Found]:
-        """Return all places, in the order of the text; of those that overlap, the longest."""
+    def find(self, text: str, before: str = "") -> list[Found]:
+        """Return all places, in the order of the text; of those that overlap, the longest.
+
+        What stands `before` the text may say what its numbers are; nothing is looked for there.
+        """
         if not _may_hold_any(text):
             return []
+        whole, begin = before + text, len(before)
         taken: list[Found] = []
-        while places := self._places(_without(taken, text)):
+        while places := self._places(_without(taken, whole)):
             taken += places
-        return sorted(taken, key=lambda place: place.start)
+        found = [Found(place.kind, place.start - begin, place.end - begin) for place in taken if place.start >= begin]
+        return sorted(found, key=lambda place: place.start)
+
+    def same(self, kind: str, value: str) -> str:
+        """Return what all spellings of a value that was found have in common."""
+        return next(one for one in self._kinds if one.name == kind).same(value, self._region)
 
     def _places(self, text: str) -> list[Found]:
         """Return the longest; what they covered may hide others, which are found once these are gone."""
         places = [place for kind in self._kinds for place in self._candidates(kind, text)]
-        taken: list[Found] = []
+        taken: list[Found] = []  # by place; none overlaps another
         for place in sorted(places, key=lambda place: place.start - place.end):
-            if all(place.end <= other.start or other.end <= place.start for other in taken):
-                taken.append(place)
+            at = bisect_left(taken, place.start, key=lambda other: other.start)
+            is_behind = at == 0 or taken[at - 1].end <= place.start
+            if is_behind and (at == len(taken) or place.end <= taken[at].start):
+                taken.insert(at, place)
         return taken
 
     def _candidates(self, kind: Kind, text: str) -> Iterator[Found]:
@@ -52,9 +64,11 @@ class Finder:
 
 def _without(places: list[Found], text: str) -> str:
     """Return the text, as long as before, with something like a placeholder in each of the places."""
-    for place in places:
-        text = f"{text[: place.start]}<{'x' * (place.end - place.start - 2)}>{text[place.end :]}"
-    return text
+    parts, position = [], 0
+    for place in sorted(places, key=lambda place: place.start):
+        parts += [text[position : place.start], f"<{'x' * (place.end - place.start - 2)}>"]
+        position = place.end
+    return "".join([*parts, text[position:]])
 
 
 def _may_hold_any(text: str) -> bool:
