@@ -1,6 +1,7 @@
 """A tiny random Llama and its tokenizer, the same at every call."""
 
 from pathlib import Path
+from typing import Any
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -58,3 +59,15 @@ def write_tiny_model(directory: Path) -> None:
         pad_token_id=0,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
+
+
+def moved(model: Any) -> Any:
+    """Return a model in evaluation mode, its trained parameters moved away from where they began."""
+    import torch
+
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_model import moved
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from finetune_api.exitcodes import ExitCode
@@ -76,16 +77,6 @@ def test_what_is_saved_is_what_is_called_so_and_not_what_ends_so(tiny_model):
     model = chosen({"lora": {"targetModules": ["q_proj"], "modulesToSave": ["norm"]}}).adapt(load(tiny_model))
     whole = {name for name in trained(model) if "lora_" not in name}
     assert whole == {"base_model.model.model.norm.modules_to_save.default.weight"}
-
-
-def moved(model):
-    """Return the model in evaluation mode, its trained parameters moved away from where they began."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval()
 
 
 @pytest.mark.parametrize(

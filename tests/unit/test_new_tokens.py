@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from tiny_model import moved
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.spec import Method, Model
@@ -37,16 +38,6 @@ def extended(request, tiny_model, tmp_path):
     return base, tmp_path / "model", new_token_ids(tmp_path / "tokenizer", TOKENS)
 
 
-def trained(model):
-    """Return a model whose trained parameters were moved away from where they began."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval()
-
-
 def ids_with(new):
     return torch.tensor([[5, 9, new[0], 17, new[2], new[1], 40]])
 
@@ -66,7 +57,7 @@ def test_new_rows_are_the_mean_of_the_known_ones_and_nothing_else_changes(extend
 
 def test_rows_alone_are_trained_with_the_numbers_of_peft(extended):
     _, folder, new = extended
-    model = trained(method_of(LORA, Given(new_tokens=new)).adapt(AutoModelForCausalLM.from_pretrained(folder)))
+    model = moved(method_of(LORA, Given(new_tokens=new)).adapt(AutoModelForCausalLM.from_pretrained(folder)))
     rows = [parameter for name, parameter in model.named_parameters() if "trainable_tokens" in name]
     tied = model.config.tie_word_embeddings
     assert [tuple(parameter.shape) for parameter in rows] == [(3, 64)] * (1 if tied else 2)
@@ -91,7 +82,7 @@ def test_saved_once_and_loaded_by_peft_into_a_resized_base(extended, tmp_path, s
     base, folder, new = extended
     spec = Method.model_validate({"lora": {"rank": 4, "modulesToSave": saved}})
     chosen = method_of(spec, Given(new_tokens=new))
-    model = trained(chosen.adapt(AutoModelForCausalLM.from_pretrained(folder)))
+    model = moved(chosen.adapt(AutoModelForCausalLM.from_pretrained(folder)))
     tied = model.config.tie_word_embeddings
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     assert (embeddings.weight.data_ptr() == head.weight.data_ptr()) == bool(tied and saved)
@@ -127,7 +118,7 @@ def test_a_tied_matrix_counts_once(tiny_model, tmp_path):
 
 def test_the_loss_sees_the_trained_rows(extended):
     _, folder, new = extended
-    model = trained(method_of(LORA, Given(new_tokens=new)).adapt(AutoModelForCausalLM.from_pretrained(folder)))
+    model = moved(method_of(LORA, Given(new_tokens=new)).adapt(AutoModelForCausalLM.from_pretrained(folder)))
     loss = SupervisedLoss(model)
     row = ids_with(new)[0]
     hidden = model.get_base_model().get_decoder()(input_ids=row[None]).last_hidden_state[0]

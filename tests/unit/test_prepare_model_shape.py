@@ -7,6 +7,20 @@ from finetune_api.spec import Method
 from finetune_trainer.prepare.model_shape import measure
 
 
+def small_shape(method: str, settings: dict | None, *, layers: int, tied: bool):
+    """Return the shape of a small Llama under a method."""
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        tie_word_embeddings=tied,
+    )
+    spec = {"type": method, method: settings} if settings else {"type": method}
+    return measure(config, Method.model_validate(spec), "s3://m/")
+
+
 @pytest.mark.parametrize(
     ("method", "settings", "tied", "kept"),
     [
@@ -24,17 +38,7 @@ from finetune_trainer.prepare.model_shape import measure
     ],
 )
 def test_layers_keep_activations_from_the_first_trained_one_on(method, settings, tied, kept):
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        tie_word_embeddings=tied,
-    )
-    spec = {"type": method, method: settings} if settings else {"type": method}
-    shape = measure(config, Method.model_validate(spec), "s3://m/")
-    assert shape.layers_kept == kept
+    assert small_shape(method, settings, layers=4, tied=tied).layers_kept == kept
 
 
 @pytest.mark.parametrize(
@@ -49,14 +53,4 @@ def test_layers_keep_activations_from_the_first_trained_one_on(method, settings,
     ],
 )
 def test_a_head_that_is_trained_is_told(method, settings, tied, trained):
-    spec = {"type": method, method: settings} if settings else {"type": method}
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        tie_word_embeddings=tied,
-    )
-    shape = measure(config, Method.model_validate(spec), "s3://m/")
-    assert shape.trained_head == (32 * 16 if trained else 0)
+    assert small_shape(method, settings, layers=2, tied=tied).trained_head == (32 * 16 if trained else 0)

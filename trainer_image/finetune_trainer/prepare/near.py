@@ -1,11 +1,11 @@
 """Near duplicates: rows that have most of their sequences of five words in common.
 
 The likeness of two rows is the Jaccard index of their sets of five-word sequences (shingles), in lower case; a system
-turn counts as one of them. It is
-estimated from MinHash sketches of 128 numbers (https://en.wikipedia.org/wiki/MinHash), with a standard error of 0.035
-at 0.8. Rows are compared only where a band of their sketches agrees (locality-sensitive hashing, Leskovec, Rajaraman,
-Ullman: Mining of Massive Datasets, chapter 3), with as many bands as fit the threshold best. Rows that are alike make
-a group, and so do those that are alike to one of the group; the first of it stays.
+turn counts as one of them. It is estimated from MinHash sketches of 128 numbers
+(https://en.wikipedia.org/wiki/MinHash), with a standard error of 0.035 at 0.8. Rows are compared only where a band of
+their sketches agrees (locality-sensitive hashing, Leskovec, Rajaraman, Ullman: Mining of Massive Datasets,
+chapter 3), with as many bands as fit the threshold best. Rows that are alike make a group, and so do those that are
+alike to one of the group; the first of it stays.
 
 A sketch takes 512 bytes of disk for each row while it is needed; in memory, 24 bytes.
 """

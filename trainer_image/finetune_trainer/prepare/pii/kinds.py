@@ -15,7 +15,7 @@ from stdnum.eu import vat
 from stdnum.it import codicefiscale, iva
 
 from finetune_trainer.prepare.pii import phone
-from finetune_trainer.prepare.pii.groups import SPACES, shorter
+from finetune_trainer.prepare.pii.groups import SPACES, end_of
 
 Verify = Callable[[re.Match[str], str], int]
 """Takes a candidate and the region of phone numbers; returns where what it found ends, 0 when it is nothing."""
@@ -46,13 +46,7 @@ def _email(match: re.Match[str], region: str) -> int:
 
 
 def _iban(match: re.Match[str], region: str) -> int:
-    """Try shorter and shorter: words that follow look like a part of it."""
-    text = match[0]
-    while len(text) >= 15:
-        if iban.is_valid(_characters(text, region)):
-            return match.start() + len(text)
-        text = shorter(text)
-    return 0
+    return end_of(match, lambda text: bool(iban.is_valid(_characters(text, region))), least=15)
 
 
 _CARDS = re.compile(
@@ -65,14 +59,12 @@ UnionPay, Maestro, Mir."""
 
 
 def _card_number(match: re.Match[str], region: str) -> int:
-    """Try shorter and shorter: the date of expiry that follows looks like a part of it."""
-    text = match[0]
-    while len(text) >= 13:
-        digits = re.sub(r"\D", "", text)
-        if _CARDS.fullmatch(digits) and luhn.is_valid(digits):
-            return match.start() + len(text)
-        text = shorter(text)
-    return 0
+    return end_of(match, _is_card, least=13)
+
+
+def _is_card(text: str) -> bool:
+    digits = re.sub(r"\D", "", text)
+    return bool(_CARDS.fullmatch(digits) and luhn.is_valid(digits))
 
 
 def _fiscal_code(match: re.Match[str], region: str) -> int:

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import phonenumbers
 
-from finetune_trainer.prepare.pii.groups import SPACES, shorter
+from finetune_trainer.prepare.pii.groups import SPACES, end_of
 
 FORM = rf"(?<![\w,/-])(?<!\d\.)(?:\+|00)?\(?\d[\d{SPACES}().\-/]{{5,20}}\d(?:(?=[xX]\d)|(?![\w/-]))"
 _LEAST_DIGITS = 7
@@ -21,15 +21,10 @@ _GROUP = re.compile(r"\d+")
 
 
 def verify(match: re.Match[str], region: str) -> int:
-    """Try shorter and shorter, a group of digits at a time: numbers that follow look like a part of it."""
-    text = match[0]
-    if not region and not _is_international(text):
+    """Return where a phone number ends, 0 when the candidate is none."""
+    if not region and not _is_international(match[0]):
         return 0  # no country's plan tells what it is
-    while len(text) >= _LEAST_DIGITS:
-        if _is_phone(text, match, region):
-            return match.start() + len(text)
-        text = shorter(text)
-    return 0
+    return end_of(match, lambda text: _is_phone(text, match, region), least=_LEAST_DIGITS)
 
 
 def same(value: str, region: str) -> str:
