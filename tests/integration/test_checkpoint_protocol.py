@@ -30,6 +30,7 @@ from finetune_trainer.checkpoint import (
 )
 from finetune_trainer.checkpoint.discover import defect, object_sizes, shards_of
 from finetune_trainer.storage import RetryBudget, Store, open_s3
+from finetune_trainer.storage.transfer import PART_BYTES
 
 SECONDS = 60.0
 BUDGET = RetryBudget(seconds=20, first_contact=20)
@@ -206,6 +207,25 @@ def test_one_save_is_in_flight_and_a_second_is_skipped(
     held.release.set()
     assert writer.drain(SECONDS)
     assert [committed.step for committed in writer.poll()] == [1]
+
+
+def test_a_large_file_gives_signs_of_life_before_it_is_whole(
+    make_writer: Make, staged: Callable[..., Path], proxy: S3FaultProxy
+) -> None:
+    held = proxy.inject(Kind.HOLD, "PUT", "partNumber=2")
+    folder = staged(1)
+    (folder / "optimizer.pt").write_bytes(bytes(PART_BYTES + 1))
+    for small in (folder / "weights").iterdir():
+        small.unlink()
+    writer = make_writer()
+    assert writer.submit(1, folder, META)
+    assert held.reached.wait(SECONDS)
+    while writer.signs == 0:
+        assert writer.busy
+        time.sleep(0.02)
+    held.release.set()
+    assert writer.drain(SECONDS)
+    assert writer.poll()[0].ref.size_bytes == PART_BYTES + 1
 
 
 # What the uploader is doing when it is killed, and whether the commit exists then.

@@ -83,9 +83,9 @@ class ModelStore:
         self.put(location, data)
         return True
 
-    def upload_all(self, directory: Path, prefix: S3Location, on_file: Callable[[], None]) -> Any:
+    def upload_all(self, directory: Path, prefix: S3Location, on_bytes: Callable[[int], None]) -> Any:
         paths = sorted(path for path in directory.rglob("*") if path.is_file())
-        on_file()
+        on_bytes(1)
         return [self.put(prefix.child(path.relative_to(directory).as_posix()), path.read_bytes()) for path in paths]
 
     def delete(self, locations: Any) -> None:
@@ -130,7 +130,7 @@ class Run:
             folder.mkdir()
             (folder / "shard").write_bytes(secrets.token_bytes(8))
             request = Save(step, folder, replace(META, validation=Validation(eval_loss=eval_loss)))
-            upload_rank(self.store, self.settings(rank), request, lambda: None)
+            upload_rank(self.store, self.settings(rank), request, lambda _: None)
         files = gather_ranks(self.store, self.settings(), step)
         put_commit(self.store, self.settings(), request, files)
         self.acknowledged.add(step)
@@ -258,7 +258,7 @@ def test_the_committer_refuses_what_is_not_all_there(run: Run) -> None:
     folder.mkdir()
     (folder / "shard").write_bytes(b"x")
     request = Save(1, folder, META)
-    upload_rank(run.store, run.settings(0, 1), request, lambda: None)
+    upload_rank(run.store, run.settings(0, 1), request, lambda _: None)
     files = gather_ranks(run.store, run.settings(0, 1), 1)
     run.store.objects.pop(files[0].key)
     with pytest.raises(StageFailure, match="shard is missing"):

@@ -23,10 +23,10 @@ _FIRST_LOOK_SECONDS = 0.2
 _LONGEST_LOOK_SECONDS = 5.0
 
 
-def upload_rank(store: Store, settings: WriterSettings, save: Save, on_file: Callable[[], None]) -> None:
-    """Upload this rank's folder, then the list of its objects with their digests; `on_file` is called by threads."""
+def upload_rank(store: Store, settings: WriterSettings, save: Save, on_bytes: Callable[[int], None]) -> None:
+    """Upload this rank's folder, then the list of its objects with their digests; `on_bytes` is called by threads."""
     prefix = settings.layout.shards(step=save.step, writer=settings.writer)
-    files = store.upload_all(save.directory, prefix.child(f"rank-{settings.rank}"), on_file)
+    files = store.upload_all(save.directory, prefix.child(f"rank-{settings.rank}"), on_bytes)
     listing = RankFiles(writer=settings.writer, rank=settings.rank, step=save.step, files=files)
     store.put(_rank_file(prefix, settings.rank), listing.model_dump_json(by_alias=True).encode())
 

@@ -61,8 +61,8 @@ class Committed:
 
 
 @dataclass(frozen=True)
-class FileSent:
-    """A file of this step is in S3: the upload is slow, not stuck."""
+class BytesSent:
+    """More of this step is in S3: the upload is slow, not stuck."""
 
     step: int
 

@@ -18,8 +18,8 @@ from finetune_trainer import log
 from finetune_trainer.checkpoint.commit import gather_ranks, put_commit, upload_rank
 from finetune_trainer.checkpoint.discover import checkpoint_ref
 from finetune_trainer.checkpoint.records import (
+    BytesSent,
     Committed,
-    FileSent,
     Outcome,
     Save,
     SaveFailed,
@@ -32,8 +32,9 @@ from finetune_trainer.orphans import die_with
 from finetune_trainer.storage import Store, open_s3
 
 _NICENESS = 5
+_SECONDS_BETWEEN_SIGNS = 1.0
 _Work = Callable[[Store, WriterSettings, int], None]
-_Tell = Callable[[FileSent], None]
+_Tell = Callable[[BytesSent], None]
 
 
 def run_uploader(connection: Connection, settings: WriterSettings, parent: int, log_fields: dict[str, Any]) -> None:
@@ -48,7 +49,7 @@ def run_uploader(connection: Connection, settings: WriterSettings, parent: int, 
         _housekeeping("orphans-left", collect_orphans, store, settings, 0)
     lock = threading.Lock()
 
-    def tell(message: Outcome | FileSent) -> None:
+    def tell(message: Outcome | BytesSent) -> None:
         with lock:
             connection.send(message)
 
@@ -78,12 +79,27 @@ def handle(store: Store, settings: WriterSettings, save: Save, tell: _Tell) -> O
 
 
 def _save(store: Store, settings: WriterSettings, save: Save, tell: _Tell) -> Outcome:
-    upload_rank(store, settings, save, lambda: tell(FileSent(save.step)))
+    upload_rank(store, settings, save, _Signs(save.step, tell))
     if settings.rank != 0:
         return Uploaded(save.step)
     files = gather_ranks(store, settings, save.step)
     commit = put_commit(store, settings, save, files)
     return Committed(save.step, checkpoint_ref(settings.layout, commit))
+
+
+class _Signs:
+    """Tells the training that bytes go, once in a while: they go in thousands of pieces, by several threads."""
+
+    def __init__(self, step: int, tell: _Tell) -> None:
+        self._step = step
+        self._tell = tell
+        self._told = -_SECONDS_BETWEEN_SIGNS
+
+    def __call__(self, sent: int) -> None:
+        now = time.monotonic()
+        if sent > 0 and now - self._told >= _SECONDS_BETWEEN_SIGNS:
+            self._told = now
+            self._tell(BytesSent(self._step))
 
 
 def _housekeeping(event: str, work: _Work, store: Store, settings: WriterSettings, step: int) -> None:

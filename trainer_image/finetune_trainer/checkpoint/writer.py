@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from finetune_trainer import log
 from finetune_trainer.checkpoint.records import (
+    BytesSent,
     CommitMeta,
     Committed,
-    FileSent,
     Outcome,
     Save,
     SaveFailed,
@@ -43,7 +43,7 @@ class CheckpointWriter:
         self.skipped = 0
         self.failed = 0
         self.signs = 0
-        """Signs of life of the uploader: files sent and saves ended."""
+        """Signs of life of the uploader: bytes sent and saves ended."""
         self.last_error = ""
         """Why the last failed save failed."""
         self._running()
@@ -126,9 +126,9 @@ class CheckpointWriter:
         if not alive:
             self._discard()
 
-    def _take(self, outcome: Outcome | FileSent) -> None:
+    def _take(self, outcome: Outcome | BytesSent) -> None:
         self.signs += 1
-        if isinstance(outcome, FileSent):
+        if isinstance(outcome, BytesSent):
             return
         if isinstance(outcome, SaveFailed):
             self._fail(outcome.message)

@@ -124,24 +124,22 @@ class Store:
 
         return _side_by_side(fetch, wanted)
 
-    def upload(self, path: Path, location: S3Location) -> FileEntry:
-        """Send a file; return its size and digest."""
+    def upload(self, path: Path, location: S3Location, on_bytes: Callable[[int], None] = lambda _: None) -> FileEntry:
+        """Send a file; return its size and digest. `on_bytes` is told, by threads, how many bytes went."""
         entry = FileEntry(key=location.key, size=path.stat().st_size, sha256=sha256_of_file(path))
-        self._call("PutObject", location, lambda client: transfer.send_file(client, path, location))
+        self._call("PutObject", location, lambda client: transfer.send_file(client, path, location, on_bytes))
         return entry
 
     def upload_all(
-        self, directory: Path, prefix: S3Location, on_file: Callable[[], None] = lambda: None
+        self, directory: Path, prefix: S3Location, on_bytes: Callable[[int], None] = lambda _: None
     ) -> list[FileEntry]:
         """Send every file below a folder to the same place below `prefix`; return them sorted by key.
 
-        `on_file` is called, by threads, whenever one is sent.
+        `on_bytes` is told, by threads, how many bytes went.
         """
 
         def send(path: Path) -> FileEntry:
-            entry = self.upload(path, prefix.child(path.relative_to(directory).as_posix()))
-            on_file()
-            return entry
+            return self.upload(path, prefix.child(path.relative_to(directory).as_posix()), on_bytes)
 
         return _side_by_side(send, sorted(path for path in directory.rglob("*") if path.is_file()))
 

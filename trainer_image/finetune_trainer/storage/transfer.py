@@ -8,11 +8,11 @@ checksum be verified by the client.
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from boto3.s3.transfer import TransferConfig
+from boto3.s3.transfer import ProgressCallbackInvoker, TransferConfig
 from botocore.exceptions import ClientError
 from s3transfer.manager import TransferManager
 
@@ -66,8 +66,13 @@ def read_object(client: "S3Client", location: S3Location) -> bytes:
     return data
 
 
-def send_file(client: "S3Client", path: Path, location: S3Location) -> None:
-    """Upload a file, in parts when it is large. Raises BrokenTransfer when the server holds another size."""
+def send_file(
+    client: "S3Client", path: Path, location: S3Location, on_bytes: Callable[[int], None] = lambda _: None
+) -> None:
+    """Upload a file, in parts when it is large. Raises BrokenTransfer when the server holds another size.
+
+    `on_bytes` is called, by threads, with the bytes sent since its last call; what is sent again counts back first.
+    """
     size = path.stat().st_size
     part = max(PART_BYTES, -(-size // _MAX_PARTS))
     config = TransferConfig(
@@ -77,7 +82,8 @@ def send_file(client: "S3Client", path: Path, location: S3Location) -> None:
         preferred_transfer_client="classic",
     )
     with TransferManager(client, config=config) as manager:
-        manager.upload(str(path), location.bucket, location.key).result()
+        sent = [ProgressCallbackInvoker(on_bytes)]
+        manager.upload(str(path), location.bucket, location.key, subscribers=sent).result()
     stored = client.head_object(Bucket=location.bucket, Key=location.key)["ContentLength"]
     if stored != size:
         raise BrokenTransfer(f"the server holds {stored} bytes of {size}")
