@@ -122,6 +122,26 @@ def test_short_rows_need_less_attention(tiny_model):
     assert one - many == flops.per_pair * (60**2 - 3 * 20**2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "extra", "sliding_share"),
+    [
+        ("mistral", {"sliding_window": 8}, 1.0),
+        ("qwen2", {"sliding_window": 8, "use_sliding_window": False}, 0.0),
+        ("gemma3_text", {"sliding_window": 8, "layer_types": ["sliding_attention"] * 3 + ["full_attention"]}, 0.75),
+    ],
+)
+def test_layers_that_slide_meet_the_tokens_of_their_window(kind, extra, sliding_share):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "vocab_size": 64, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **heads, **extra))
+    flops = count_flops(model)
+    whole, windowed = 20**2, 2 * (8 * 20 - 8 * 8 // 2)  # twice the pairs, for causality leaves half of them
+    attention = flops.of(np.asarray([20]), 0) - 20 * flops.per_token
+    assert attention == flops.per_pair * (sliding_share * windowed + (1 - sliding_share) * whole)
+    assert flops.of(np.asarray([8]), 0) == 8 * flops.per_token + flops.per_pair * 8**2
+
+
 def test_a_model_of_experts_has_no_count():
     config = AutoConfig.for_model(
         "qwen3_moe",

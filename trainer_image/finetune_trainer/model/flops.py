@@ -5,10 +5,11 @@ computed: activations that are computed a second time count for nothing. For eac
 token: 2 on the way forward, 2 for the gradient of what goes in, 2 for that of the weight if it is trained. That makes
 6 N per token in full training, 4 N and a little with adapters, and 2 N in layers below all that is trained. The head
 is needed at supervised tokens alone. Attention multiplies two pairs of matrices on the way forward and four on the
-way back, of which causality leaves half; windows that are shorter than a row are not taken into account.
+way back, of which causality leaves half, and a window that is shorter than a row its part.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,18 @@ class Flops:
     per_target: float
     """For each supervised token, beside those of a token: the head."""
     per_pair: float
-    """For each token times the tokens of its row: attention."""
+    """For each token times the tokens of its row that attention has it meet."""
+    window: int | None = None
+    """Tokens that a token sees in layers that slide, itself included."""
+    sliding_share: float = 0.0
+    """Of the layers, how many slide."""
 
     def of(self, lengths: NDArray[np.int64], targets: int) -> float:
         """Return the operations for rows of so many tokens, `targets` of which are supervised."""
-        pairs = float(np.square(lengths, dtype=np.float64).sum())
-        return self.per_token * float(lengths.sum()) + self.per_target * targets + self.per_pair * pairs
+        pairs = np.square(lengths, dtype=np.float64)
+        if self.window is not None:
+            pairs -= self.sliding_share * np.square(np.maximum(lengths - self.window, 0), dtype=np.float64)
+        return self.per_token * float(lengths.sum()) + self.per_target * targets + self.per_pair * float(pairs.sum())
 
 
 def count_flops(model: PreTrainedModel, *, trains_inputs: bool = False) -> Flops | None:
@@ -56,7 +63,14 @@ def count_flops(model: PreTrainedModel, *, trains_inputs: bool = False) -> Flops
         is_behind_trained = is_behind_trained or trained
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     back_share = body.back / body.size if body.size else 0.0
-    return Flops(body.flops, head.flops, config.num_hidden_layers * heads * head_size * (2 + 4 * back_share))
+    per_pair = config.num_hidden_layers * heads * head_size * (2 + 4 * back_share)
+    return Flops(body.flops, head.flops, per_pair, getattr(config, "sliding_window", None), _sliding_share(config))
+
+
+def _sliding_share(config: Any) -> float:
+    """Return how many of the layers have a window; without a list of their types, all have the model's."""
+    types = getattr(config, "layer_types", None)
+    return types.count("sliding_attention") / len(types) if types else 1.0
 
 
 def _size(module: nn.Module) -> int:
