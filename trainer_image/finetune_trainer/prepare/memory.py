@@ -29,8 +29,8 @@ _RUNTIME_BYTES = {"cpu": int(1.1 * GIB), "gpu": int(1.5 * GIB)}
 """A process without the model: interpreter, torch, DeepSpeed, measured with the pages of their files; on a GPU the
 CUDA context and NCCL.
 """
-_BUCKET_PARAMETERS = 500_000_000
-"""Largest communication bucket of DeepSpeed, in parameters."""
+LARGEST_BUCKET = 200_000_000
+"""Elements per reduction bucket; DeepSpeed allocates buffers of this size."""
 _SUB_GROUP_PARAMETERS = 1_000_000_000
 """Of a process's share, how many parameters DeepSpeed updates at a time at stage 3."""
 _HIDDEN_TENSORS = 10
@@ -111,7 +111,7 @@ def estimate(shape: ModelShape, layout: Layout) -> Estimate:
     # In fp32, stage 0 leaves model and optimizer as they are, and stage 3 updates its shares of the weights in place.
     master = 0 if width == _FP32_BYTES and layout.zero_stage in (0, 3) else _FP32_BYTES
     is_divided = layout.world_size > 1 or layout.zero_stage > 0
-    buckets = 2 * min(trained, _BUCKET_PARAMETERS) * width if is_divided else 0
+    buckets = 2 * min(trained, LARGEST_BUCKET) * width if is_divided else 0
     made = Estimate(
         weights=share((shape.total_parameters - shape.quantized_parameters) * width, 3) + _quantized(shape, layout),
         gradients=share(trained * width, 2) + buckets,

@@ -9,10 +9,8 @@ import torch
 from finetune_api.spec import Training
 from finetune_api.status import Plan
 from finetune_trainer.objectives import Inputs, LossModule
+from finetune_trainer.prepare.memory import LARGEST_BUCKET
 from finetune_trainer.train.optimizers import set_learning_rate
-
-_LARGEST_BUCKET = 200_000_000
-"""Elements per reduction bucket; DeepSpeed allocates buffers of this size."""
 
 
 class Engine(Protocol):
@@ -49,7 +47,7 @@ class Engine(Protocol):
 
 def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size: int) -> dict[str, Any]:
     """Return the configuration; the batch sizes in it are formal, since the loop scales the loss itself."""
-    bucket = max(1, min(_LARGEST_BUCKET, plan.trainable_parameters))
+    bucket = max(1, min(LARGEST_BUCKET, plan.trainable_parameters))
     zero: dict[str, Any] = {
         "stage": plan.zero_stage,
         "overlap_comm": device == "gpu",
