@@ -10,7 +10,7 @@ from finetune_api.spec.data import Columns, Data, DataSource, Pii, Replay, Split
 from finetune_api.spec.distributed import Distributed
 from finetune_api.spec.evaluation import EarlyStopping, Evaluation, Predictions
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import Freeze, Ia3, InitialAdapter, Lora, Method, Quantization
+from finetune_api.spec.method import EVERY_LINEAR, Freeze, Ia3, InitialAdapter, Lora, Method, Quantization
 from finetune_api.spec.model import Model
 from finetune_api.spec.soft_prompts import Prefix, Prompt
 from finetune_api.spec.storage import Cache, Checkpoint, Output, S3Storage, Storage
@@ -18,6 +18,7 @@ from finetune_api.spec.tracking import Mlflow, Tracking
 from finetune_api.spec.training import LossSpike, Optimizer, Training
 
 __all__ = [
+    "EVERY_LINEAR",
     "Bottleneck",
     "Cache",
     "Checkpoint",

@@ -10,6 +10,8 @@ from finetune_api.spec.soft_prompts import Prefix, Prompt
 from finetune_api.uris import S3Uri
 
 ModuleName = Annotated[str, Field(min_length=1, max_length=253)]
+EVERY_LINEAR = "all-linear"
+"""Alone in targetModules: every linear layer but the head. peft says it by the same word."""
 MethodType = Literal["full", "freeze", "lora", "qlora", "ia3", "prompt", "prefix", "adapter"]
 
 
@@ -20,7 +22,7 @@ class Lora(Record):
     alpha: float = Field(default=32, gt=0, le=4096, description="Scale: the update is multiplied by alpha / rank.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: list[ModuleName] = Field(
-        default=["all-linear"],
+        default=[EVERY_LINEAR],
         min_length=1,
         max_length=64,
         description="Modules that get an adapter, by the end of their name (q_proj, layers.0.mlp.up_proj);"
@@ -46,6 +48,11 @@ class Lora(Record):
         max_length=16,
         description="Modules trained in full beside the adapter, by the end of their name, e.g. embed_tokens.",
     )
+
+    @property
+    def adapts_every_linear(self) -> bool:
+        """Whether no modules are named; the API server writes that default into every block."""
+        return self.target_modules == [EVERY_LINEAR]
 
 
 class InitialAdapter(Record):

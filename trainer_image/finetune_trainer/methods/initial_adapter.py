@@ -88,7 +88,7 @@ def _differing(config: LoraConfig, settings: Lora, model: PreTrainedModel) -> It
         "useDora": (config.use_dora, settings.use_dora),
         "modulesToSave": _saved(config, settings, model),
     }
-    if settings.target_modules != ["all-linear"]:  # the default, which the API server writes into every block
+    if not settings.adapts_every_linear:
         targets = config.target_modules
         listed = [targets] if isinstance(targets, str) else sorted(targets or [])
         theirs["targetModules"] = (listed, sorted(settings.target_modules))

@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora.layer import ParamWrapper
 from transformers import PreTrainedModel
 
-from finetune_api.spec import Lora
+from finetune_api.spec import EVERY_LINEAR, Lora
 from finetune_trainer.methods.adapter import Adapter
 from finetune_trainer.methods.embeddings import settings_of_embeddings
 from finetune_trainer.methods.given import Given
@@ -15,9 +15,6 @@ from finetune_trainer.methods.lora_forward import add_in_one_pass
 from finetune_trainer.methods.names import names_for_peft
 from finetune_trainer.methods.token_rows import replace_outputs
 from finetune_trainer.model.task import labels_of, task_type
-
-_EVERY = ["all-linear"]
-"""Every linear layer but the head, as the spec and peft say it."""
 
 
 class LowRank(Adapter):
@@ -36,7 +33,7 @@ class LowRank(Adapter):
         if self._given.adapter is not None:
             return {}
         settings = self._settings or Lora()
-        targets = [] if settings.target_modules == _EVERY else settings.target_modules
+        targets = [] if settings.adapts_every_linear else settings.target_modules
         return {"targetModules": targets, "modulesToSave": settings.modules_to_save}
 
     def config(self, model: PreTrainedModel) -> PeftConfig:
@@ -44,13 +41,12 @@ class LowRank(Adapter):
         if self._given.adapter is not None:
             return initial_config(self._given.adapter, self._settings, model)
         settings = self._settings or Lora()
-        targets = settings.target_modules
         return LoraConfig(
             task_type=task_type(model),
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
-            target_modules="all-linear" if targets == _EVERY else targets,
+            target_modules=EVERY_LINEAR if settings.adapts_every_linear else settings.target_modules,
             use_rslora=settings.use_rslora,
             use_dora=settings.use_dora,
             modules_to_save=names_for_peft(model, settings.modules_to_save) or None,

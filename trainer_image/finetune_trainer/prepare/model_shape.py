@@ -98,7 +98,7 @@ def measure(
 
 def _adapts_all(method: Method) -> bool:
     lora = method.spelled_out().lora
-    return lora is not None and lora.target_modules == ["all-linear"] and method.initial_adapter is None
+    return lora is not None and lora.adapts_every_linear and method.initial_adapter is None
 
 
 def _room(positions: int | None, method: Method) -> int | None:
