@@ -1,7 +1,7 @@
 """`status` of a FineTuneJob: truthful, derived anew at every reconcile, never from the last event."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -89,6 +89,9 @@ class InvalidCount(Record):
     rows: int = Field(default=0, description="Rows left out for it.")
 
 
+WarningText = Annotated[str, Field(max_length=512)]
+
+
 class DataReport(Record):
     """The data after preparation."""
 
@@ -120,6 +123,11 @@ class DataReport(Record):
     supervised_share: float = Field(default=0.0, description="Share of training tokens with loss.")
     padding_share: float = Field(default=0.0, description="Share of padding in the training batches.")
     digest: str = Field(description="SHA-256 over the prepared rows.")
+    warnings: list[WarningText] = Field(
+        default=[],
+        max_length=10,
+        description="What you should know of these rows and what is made of them, and how to mend it.",
+    )
     card_uri: str = Field(default="", description="The data card: what the rows are and what was left out.")
 
 

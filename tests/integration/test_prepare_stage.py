@@ -115,6 +115,63 @@ def test_a_job_with_the_same_rows_and_settings_copies_what_was_prepared(s3_job, 
     assert texts(after, "train") == texts(fetched(s3_job, packed, tmp_path / "later"), "train")
 
 
+ENDLESS = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+"""A chat template that ends no answer with a special token."""
+
+
+def test_warnings_stand_in_the_report_and_again_where_rows_are_reused(s3_job, tmp_path, capsys):
+    s3_job.put_rows("rows/train.jsonl", rows(6))
+    s3_job.put_rows("rows/general.jsonl", rows(1, start=100))
+    replay = {"sources": [{"uri": s3_job.uri("rows/general.jsonl")}], "fraction": 0.5}
+    spec = {
+        "data": {**base_data(s3_job), "split": NO_SPLIT, "replay": replay},
+        "model": {"uri": s3_job.uri("model/"), "chatTemplate": ENDLESS},
+    }
+    job = s3_job.stage_input(**spec, training={"globalBatchSize": 64})
+    told = run(job, s3_job.store).data.warnings
+    assert ["(rows: 7)" in told[0], "(missing: 5)" in told[1], "of the 64 sequences" in told[2]] == [True] * 3
+    assert warnings_in(capsys) == told
+    again = another(s3_job.stage_input(**spec, training={"globalBatchSize": 1}), "second")
+    assert run(again, s3_job.store).data.warnings == told[:2]
+    assert warnings_in(capsys) == told[:2]
+    assert len(s3_job.keys("runs/cache/")) == 1
+    for one, listed in ((job, told), (again, told[:2])):
+        folder = fetched(s3_job, one, tmp_path / one.uid).directory
+        assert json.loads((folder / "data-card.json").read_text())["warnings"] == listed
+        assert "".join(f"- {warning}\n" for warning in listed) in (folder / "data-card.md").read_text()
+
+
+def test_what_the_evaluation_lacks_follows_its_edits(s3_job, capsys):
+    s3_job.put_rows("rows/train.jsonl", labelled(["bill", "bug"]))
+    spec = {
+        "objective": "classification",
+        "data": {**base_data(s3_job), "split": NO_SPLIT},
+        "training": {"globalBatchSize": 1},
+    }
+    edited = s3_job.stage_input(**spec, evaluation={"bestMetric": "f1"})
+    [warning] = run(edited, s3_job.store).data.warnings
+    assert warning.startswith("there are no validation rows for spec.evaluation.bestMetric: ")
+    assert warnings_in(capsys) == [warning]
+    assert run(edited, s3_job.store).data.warnings == [warning]
+    assert run(s3_job.stage_input(**spec), s3_job.store).data.warnings == []
+
+
+def test_a_record_of_another_release_is_replaced(s3_job, capsys):
+    s3_job.put_rows("rows/train.jsonl", rows(6))
+    run(s3_job.stage_input(), s3_job.store)
+    [record] = s3_job.keys("runs/cache/")
+    written = json.loads(s3_job.store.read(parse_s3(s3_job.uri(record))))
+    s3_job.put(record, json.dumps({**written, "notKnownHere": 1}).encode())
+    run(another(s3_job.stage_input(), "second"), s3_job.store)
+    assert "prepared-rows-not-reusable" in capsys.readouterr().out
+    assert "second" in json.loads(s3_job.store.read(parse_s3(s3_job.uri(record))))["prefix"]
+
+
+def warnings_in(capsys) -> list[str]:
+    lines = map(json.loads, capsys.readouterr().out.splitlines())
+    return [line["hint"] for line in lines if "hint" in line]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from finetune_api.reasons import Reason
 from finetune_api.stage import TERMINATION_LIMIT, TerminationMessage
-from finetune_api.status import EvaluationResult, OutputResult, Scores
+from finetune_api.status import ClassReport, DataReport, EvaluationResult, OutputResult, Scores, SplitReport
 from finetune_trainer import log
 from finetune_trainer.errors import describe, redact
 from finetune_trainer.termination import encode, write_last_word
@@ -48,6 +48,30 @@ def test_the_sentence_is_shortened_before_a_part_is_left_out() -> None:
     read = TerminationMessage.model_validate_json(encode(message))
     assert read.output == message.output
     assert 200 <= len(read.message) < 1500
+
+
+def test_of_many_classes_those_with_the_most_rows_are_told() -> None:
+    splits = dict.fromkeys(("train", "validation", "test"), SplitReport())
+    classes = [ClassReport(label="猫" * 64, train=rows) for rows in (5, 90, 4, 80, *range(100, 116))]
+    data = DataReport(format="label", **splits, digest="0" * 64, classes=classes)
+    read = TerminationMessage.model_validate_json(encode(TerminationMessage(reason=Reason.SUCCEEDED, data=data)))
+    kept = len(read.data.classes)
+    assert 10 < kept < 20
+    fewest = sorted(one.train for one in classes)[: 20 - kept]
+    assert read.data.classes == [one for one in classes if one.train not in fewest]
+
+
+def test_a_part_that_has_no_room_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    message = TerminationMessage(
+        reason=Reason.SUCCEEDED,
+        evaluation=EvaluationResult(tuned=SCORES),
+        output=OutputResult(uri="u" * 5000, step=1, digest="d"),
+    )
+    assert TerminationMessage.model_validate_json(encode(message)).output is None
+    assert [(line["event"], line["part"]) for line in lines(capsys)] == [
+        ("last-word-without", "evaluation"),
+        ("last-word-without", "output"),
+    ]
 
 
 def test_a_path_that_cannot_be_written_is_logged(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,7 @@ def test_masks_match_the_golden_files(name, turns, mask):
     [row] = build_encoder(tokenizer, "messages").encode([CONVERSATIONS[turns]])
     assert isinstance(row, Encoded)
     assert bracketed(tokenizer, row) == golden_mask(mask)
+    assert row.ends is (name != "plain")  # with a token that says so
 
 
 @pytest.mark.parametrize(
@@ -231,9 +232,11 @@ def test_a_template_that_is_no_jinja_is_refused():
     assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.INVALID_SPEC)
 
 
-def test_a_template_without_a_turn_end_is_warned_of(capsys):
-    build_encoder(make_tokenizer("plain"), "messages").encode([conversation("plain")])
-    assert "no-turn-end-token" in capsys.readouterr().out
+@pytest.mark.parametrize("metaspace", [False, True])
+def test_answers_that_no_token_ends_are_told(metaspace):
+    tokenizer = make_tokenizer("plain", metaspace=metaspace)
+    [row] = build_encoder(tokenizer, "messages").encode([conversation("plain")])
+    assert row.ends is False
 
 
 def test_messages_need_a_chat_template():

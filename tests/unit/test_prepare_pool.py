@@ -167,6 +167,18 @@ def test_wrong_rows_are_all_told_and_in_order(tmp_path, tokenizer, monkeypatch):
     assert [int(text.split(":")[2]) for text in builder.problems.first] == list(range(4, 140, 7))
 
 
+def test_rows_whose_answers_do_not_end_are_counted_in_any_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2000)
+    plain = tmp_path / "plain"
+    make_tokenizer("plain").save_pretrained(plain)
+    rows = [*chats(60), chat("a b c", answer=" ".join(["long"] * 500))]
+    for processes in (0, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        builder = built(folder, plain, {"train": rows}, processes=processes)
+        assert (builder.counts.endless, builder.counts.too_long["train"]) == (60, 1)
+
+
 def test_memory_is_bounded_by_what_is_under_way():
     taken, returned = [], []
 

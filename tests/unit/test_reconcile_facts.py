@@ -12,7 +12,12 @@ from finetune_api.status import DataReport, EvaluationResult, OutputResult, Scor
 from finetune_operator.reconcile.facts import format_duration, halted, last_word, with_facts
 
 DATA = DataReport(
-    format="messages", train=SplitReport(rows=9), validation=SplitReport(), test=SplitReport(), digest="d"
+    format="messages",
+    train=SplitReport(rows=9),
+    validation=SplitReport(),
+    test=SplitReport(),
+    digest="d",
+    warnings=["a is so; do b"],
 )
 SCORES = EvaluationResult(tuned=Scores(loss=1.0, perplexity=2.7, token_accuracy=0.9, tokens=10))
 OUTPUT = OutputResult(uri="s3://models/bot/", step=100, digest="d")

@@ -154,6 +154,8 @@ class BlockEncoder:
         pieces = self._fit(row.example, encoded, made)
         if not pieces:
             made.too_long[row.split] += 1
+        elif not encoded.ends:
+            made.endless += 1
         return pieces
 
     def _fit(self, example: Example, encoded: Encoded, made: EncodedBlock) -> list[Encoded]:

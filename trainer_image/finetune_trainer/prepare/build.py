@@ -41,6 +41,8 @@ class Counts:
     highest_token: int = 0
     unsampled: int = 0
     """Rows that no epoch reads, by the weight of their source."""
+    endless: int = 0
+    """Rows with an answer that no special token ends."""
     of_source: dict[int, int] = field(default_factory=dict)
     """Rows read, by the number of the source."""
 
@@ -104,6 +106,7 @@ class CacheBuilder:
         counts.truncated += made.truncated
         counts.cut += made.cut
         counts.unsampled += made.unsampled
+        counts.endless += made.endless
         counts.longest = max(counts.longest, made.longest)
         if not self.has_failed:
             for split, encoded in made.rows.items():
@@ -167,12 +170,6 @@ class CacheBuilder:
                 "training-rows-left-out",
                 rows=self.selection.leaked,
                 why="they stand in validation or test",
-            )
-        if self.selection.replay_missing:
-            log.warning(
-                "fewer-rows-to-replay",
-                missing=self.selection.replay_missing,
-                hint="all of them are taken; add sources or lower spec.data.replay.fraction",
             )
         if self.selection.duplicates:
             log.warning(

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.cache import SPLITS, SplitName, TokenCache
 from finetune_trainer.data.places import Places
 from finetune_trainer.prepare.build import CacheBuilder
-from finetune_trainer.prepare.data_card_text import PERCENTILES, as_text
+from finetune_trainer.prepare.data_card_text import PERCENTILES, Card, as_text
 from finetune_trainer.prepare.lists import RowLists
 from finetune_trainer.prepare.sources import Source
 
@@ -21,20 +22,28 @@ _KINDS = 20
 
 def write_card(result: Path, spec: FineTuneJobSpec, builder: CacheBuilder, *, lists: RowLists, digest: str) -> None:
     """Write the card beside the prepared rows, below the folder `result`."""
-    card = describe(result / "cache", spec, builder, lists=lists, digest=digest)
+    _write(result, describe(result / "cache", spec, builder, lists=lists, digest=digest))
+
+
+def list_warnings(result: Path, warnings: Sequence[str]) -> None:
+    """Write a run's warnings into the card, instead of those of the run that it was copied from."""
+    card = json.loads((result / CARD_JSON).read_text(encoding="utf-8"))
+    _write(result, {**card, "warnings": list(warnings)})
+
+
+def _write(result: Path, card: Card) -> None:
     (result / CARD_JSON).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (result / CARD_TEXT).write_text(as_text(card), encoding="utf-8")
 
 
-def describe(
-    cache: Path, spec: FineTuneJobSpec, builder: CacheBuilder, *, lists: RowLists, digest: str
-) -> dict[str, Any]:
-    """Return the card."""
+def describe(cache: Path, spec: FineTuneJobSpec, builder: CacheBuilder, *, lists: RowLists, digest: str) -> Card:
+    """Return the card, as yet without warnings."""
     counts, selection, problems = builder.counts, builder.selection, builder.problems
     used = _used(cache)
     return {
         "format": builder.form,
         "objective": spec.objective,
+        "warnings": [],
         "rowsRead": counts.read,
         "splits": {split: _split(TokenCache.open(cache, split)) for split in SPLITS},
         "leftOut": {

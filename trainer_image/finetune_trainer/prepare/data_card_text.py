@@ -15,6 +15,7 @@ def as_text(card: Card) -> str:
     parts = [
         f"# Data card\n\nFormat `{card['format']}`, objective `{card['objective']}`, {card['rowsRead']:,} rows read."
         f" SHA-256 of the prepared rows: `{card['digest']}`.\n",
+        _warnings(card),
         "## Splits\n",
         _splits(card),
         "Lengths are in tokens; p90 is the length that 90 % of the rows do not exceed.\n",
@@ -28,6 +29,12 @@ def as_text(card: Card) -> str:
         _labels(card),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _warnings(card: Card) -> str:
+    if not card["warnings"]:
+        return ""
+    return "## Warnings\n\n" + "".join(f"- {warning}\n" for warning in card["warnings"])
 
 
 def _splits(card: Card) -> str:

@@ -19,7 +19,6 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from finetune_api.spec.data import LossOn
-from finetune_trainer import log
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.prepare.conversation import Conversation
 from finetune_trainer.prepare.cuts import FastTokens, TokenizedText
@@ -36,6 +35,8 @@ class Encoded:
 
     input_ids: list[int]
     supervised: list[bool]
+    ends: bool = True
+    """Whether every answer ends with a token that says so."""
 
 
 class Encoder(Protocol):
@@ -80,7 +81,6 @@ class ChatEncoder:
         self._template = ChatTemplate(tokenizer)
         self._tokens = FastTokens(tokenizer)
         self._loss_on: LossOn = loss_on
-        self._warned = False
         self._special = special_tokens(tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | RowError]:
@@ -114,13 +114,16 @@ class ChatEncoder:
     def _mark(self, row: Rendered, ids: list[int]) -> Encoded:
         tokenized = self._tokens.locate(row.text, ids)
         supervised = [False] * len(ids)
+        ends = True
         for first, end in row.spans:
             start, stop = self._tokens.cut(tokenized, first), self._tokens.cut(tokenized, end)
             if start is None or stop is None:
                 return self._mark_segments(row)
-            stop = self._turn_end(tokenized, first, end) or stop
+            turn_end = self._turn_end(tokenized, first, end)
+            ends = ends and turn_end is not None
+            stop = turn_end or stop
             supervised[start:stop] = [True] * (stop - start)
-        return Encoded(ids, supervised)
+        return Encoded(ids, supervised, ends)
 
     def _turn_end(self, row: TokenizedText, first: int, end: int) -> int | None:
         """Return how many tokens there are up to the one that ends the turn [first, end), white space after it.
@@ -131,31 +134,25 @@ class ChatEncoder:
         ends_turn = last is not None and last.start >= first and last.token in self._special
         if last is not None and ends_turn and not row.text[last.end : end].strip():
             return last.position + 1
-        self._warn_once()
         return None
-
-    def _warn_once(self) -> None:
-        if not self._warned:
-            self._warned = True
-            log.warning(
-                "no-turn-end-token",
-                hint="the chat template ends answers without a special token, so the tuned model may not stop",
-            )
 
     def _mark_segments(self, row: Rendered) -> Encoded:
         """Encode a row whose tokens would differ at a cut: each stretch between two cuts by itself."""
         ids: list[int] = []
         supervised: list[bool] = []
+        ends = True
         bounds = [0, *(cut for span in row.spans for cut in span), len(row.text)]
         texts = [row.text[start:end] for start, end in pairwise(bounds)]
         for number, (text, tokens) in enumerate(zip(texts, self._tokens.ids(texts), strict=True)):
             # Stretches alternate: what is given, a span, what is given ...
             learned = 0
             if number % 2:
-                learned = self._turn_end(self._tokens.locate(text, tokens), 0, len(text)) or len(tokens)
+                turn_end = self._turn_end(self._tokens.locate(text, tokens), 0, len(text))
+                ends = ends and turn_end is not None
+                learned = turn_end or len(tokens)
             ids += tokens
             supervised += [True] * learned + [False] * (len(tokens) - learned)
-        return Encoded(ids, supervised)
+        return Encoded(ids, supervised, ends)
 
 
 class CompletionEncoder:

@@ -66,5 +66,7 @@ class EncodedBlock:
     """Tokens of the longest row, kept or not."""
     unsampled: int = 0
     """Rows that no epoch reads, by the weight of their source."""
+    endless: int = 0
+    """Rows with an answer that no special token ends; of those that are not too long."""
     rows: dict[SplitName, EncodedRows] = field(default_factory=dict)
     """By the split they go to; rows to replay are training rows here."""

@@ -7,6 +7,7 @@ from finetune_api.spec import Data
 from finetune_api.status import DataReport, InvalidCount, PiiCount, SplitReport
 from finetune_trainer.data.cache import SPLITS, SplitName, cache_files, labels_file
 from finetune_trainer.prepare.build import CacheBuilder
+from finetune_trainer.prepare.data_warnings import fewer_rows_to_replay, no_turn_end, tell
 from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.model_files import invalid_model
 from finetune_trainer.prepare.model_shape import ModelShape
@@ -63,7 +64,7 @@ def _nothing_left(builder: CacheBuilder, data: Data, shape: ModelShape) -> str:
 
 
 def report(builder: CacheBuilder, *, digest: str) -> DataReport:
-    """Return the report, as if every row were a sequence of its own."""
+    """Return the report, as if every row were a sequence of its own, and log the warnings in it."""
     splits = {split: _split_report(builder, split) for split in SPLITS}
     train, pii, labels = splits["train"], builder.pii, builder.labels
     return DataReport(
@@ -89,6 +90,7 @@ def report(builder: CacheBuilder, *, digest: str) -> DataReport:
         classes=labels.report() if labels else [],
         supervised_share=round(train.supervised_tokens / train.tokens, 4),
         padding_share=0.0,  # batches are concatenated rows; there is nothing to pad
+        warnings=tell(no_turn_end(builder.counts.endless), fewer_rows_to_replay(builder.selection.replay_missing)),
         digest=digest,
     )
 

@@ -24,8 +24,8 @@ from finetune_trainer.prepare.sources import SourceFile
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.digest import sha256_of_file
 
-ENCODING = 2
-"""To be raised whenever the same rows become other tokens, or other rows are chosen."""
+ENCODING = 3
+"""To be raised whenever the same rows become other tokens, other rows are chosen, or more is told of them."""
 _LIBRARIES = ("transformers", "tokenizers", "datasketch", "phonenumbers", "python-stdnum")
 _WITHOUT_EFFECT = {"packing"}
 """Fields of spec.data that decide over nothing that is stored."""

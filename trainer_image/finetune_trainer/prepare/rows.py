@@ -1,5 +1,6 @@
 """The rows of a job: those of another run that are the same, or read, checked, split, encoded and chosen from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from finetune_trainer import log
 from finetune_trainer.prepare.block_encoder import Rules
 from finetune_trainer.prepare.build import CacheBuilder
 from finetune_trainer.prepare.data_card import CARD_TEXT, write_card
+from finetune_trainer.prepare.data_warnings import tell_again
 from finetune_trainer.prepare.formats import Format
 from finetune_trainer.prepare.labels import Labels
 from finetune_trainer.prepare.lists import RowLists
@@ -20,7 +22,6 @@ from finetune_trainer.prepare.pool import encoding, in_order, processes_for
 from finetune_trainer.prepare.prompts import encode_prompts
 from finetune_trainer.prepare.report import check_caches, data_digest, report
 from finetune_trainer.prepare.reuse import ReusableCache, key_of, reusable
-from finetune_trainer.prepare.validation_rows import require_validation_rows
 from finetune_trainer.storage import Store
 
 
@@ -51,10 +52,20 @@ class PreparedRows:
         self.classes = classes
         self._is_new = is_new
 
-    def report(self, sequences: int, prefix: S3Location) -> DataReport:
-        """Return the report; an epoch has so many sequences, and the rows are uploaded to `prefix`."""
+    @property
+    def validation_rows(self) -> int:
+        """Rows to validate with."""
+        return self._data.validation.rows
+
+    def report(self, sequences: int, prefix: S3Location, *, warnings: Sequence[str]) -> DataReport:
+        """Return the report; an epoch has so many sequences, and the rows are uploaded to `prefix`.
+
+        `warnings` are this run's; those of the rows go before them.
+        """
         train = self._data.train.model_copy(update={"sequences": sequences})
-        return self._data.model_copy(update={"train": train, "card_uri": prefix.child(CARD_TEXT).uri})
+        told = [*self._data.warnings, *warnings]
+        card = prefix.child(CARD_TEXT).uri
+        return self._data.model_copy(update={"train": train, "warnings": told, "card_uri": card})
 
     def offer(self, writer: str, files: list[FileEntry], prefix: S3Location) -> None:
         """Tell other runs of these rows, now that they are uploaded."""
@@ -86,7 +97,7 @@ def prepare_rows(given: RowsInput) -> PreparedRows:
         for path in fetched.iterdir():
             path.replace(given.result / path.name)
         _check_prompts(given, found.data.format)
-        require_validation_rows(spec, found.data.validation.rows)
+        tell_again(found.data.warnings)
         return PreparedRows(cache, found.data, found.classes, is_new=False)
     return _encode(given, lists, cache)
 
@@ -101,7 +112,6 @@ def _encode(given: RowsInput, lists: RowLists, cache: ReusableCache) -> Prepared
     with CacheBuilder(given.result, form=form, labels=labels, data=data) as builder:
         _read(lists, rules, builder)
     check_caches(builder, data, given.shape)
-    require_validation_rows(spec, builder.writers["validation"].rows)
     folder = given.result / "cache"
     classes = labels.settle(folder, pad_token_id=given.tokenizer.pad_token_id) if labels else None
     digest = data_digest(folder)

@@ -13,18 +13,21 @@ from finetune_api.reasons import Reason
 from finetune_api.run import Prepared, RunLayout
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import StageInput, TerminationMessage
+from finetune_api.status import DataReport
 from finetune_api.uris import parse_s3
 from finetune_trainer import log
-from finetune_trainer.data.batches import TrainingBatches, batches_of
+from finetune_trainer.data.batches import batches_of
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.prepared import find_prepared
-from finetune_trainer.data.schedule import Schedule, schedule_of
+from finetune_trainer.data.schedule import schedule_of
 from finetune_trainer.data.settings import config_digest, settings_of
 from finetune_trainer.methods.given import Given
 from finetune_trainer.model.compile import require_compiler
 from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.vocabulary import extend_config
 from finetune_trainer.prepare.adapter_files import fetch_initial_adapter, labels_of_adapter
+from finetune_trainer.prepare.data_card import list_warnings
+from finetune_trainer.prepare.data_warnings import experts_not_adapted, fewer_sequences, tell
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
 from finetune_trainer.prepare.plan import Facts, resolve
@@ -33,7 +36,7 @@ from finetune_trainer.prepare.probe import probe
 from finetune_trainer.prepare.rows import RowsInput, prepare_rows
 from finetune_trainer.prepare.space import require_scratch
 from finetune_trainer.prepare.tokenizer import ensure_padding, load_tokenizer
-from finetune_trainer.prepare.validation_rows import require_validation_rows
+from finetune_trainer.prepare.validation_rows import no_validation_rows, require_validation_rows
 from finetune_trainer.stage_input import read_pod
 from finetune_trainer.storage import Store
 
@@ -50,7 +53,13 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
     else:
         log.info("already-prepared", writer=prepared.writer)
         require_validation_rows(job.spec, prepared.data.validation.rows)
-    return TerminationMessage(reason=Reason.SUCCEEDED, plan=prepared.plan, data=prepared.data)
+    return TerminationMessage(reason=Reason.SUCCEEDED, plan=prepared.plan, data=_told(job.spec, prepared.data))
+
+
+def _told(spec: FineTuneJobSpec, data: DataReport) -> DataReport:
+    """Return the report with what spec.evaluation lacks: that may be edited after the manifest has been put."""
+    more = tell(no_validation_rows(spec, data.validation.rows))
+    return data.model_copy(update={"warnings": [*data.warnings, *more]})
 
 
 def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
@@ -62,30 +71,27 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     model.check()
     small_files = model.fetch_small(scratch / "model")
     adapter_files = fetch_initial_adapter(store, job.spec.method, scratch / "adapter")
-    kind = _provisional_kind(job.spec, scratch / "adapter")
-    shape = _measure(job, scratch, kind)
-    tokenizer = _tokenizer(job.spec, scratch / "model", shape)
-    tokenizer.save_pretrained(result / "tokenizer")
-    if job.spec.model.new_tokens:
-        extend_config(scratch / "model", _given(job, scratch).new_tokens)
-        shape = _measure(job, scratch, kind)
-    _tell_of_experts(shape)
+    shape, tokenizer = _shape_and_tokenizer(job, scratch)
+    warnings = tell(experts_not_adapted(shape.experts_left_out))
     rows = prepare_rows(RowsInput(job.spec, store, tokenizer, shape, result))
+    require_validation_rows(job.spec, rows.validation_rows)
     classes = rows.classes
     if classes is not None:
         shape = _measure(job, scratch, ModelKind.of(classes))
     cache = TokenCache.open(result / "cache", "train")
     log_preview(tokenizer, cache)
     batches = batches_of(job.spec, cache)
-    steps = _schedule(job, batches)
+    steps = schedule_of(job.spec.training, batches.num_sequences)
+    warnings += tell(fewer_sequences(batches.num_sequences, job.spec.training.global_batch_size))
     facts = Facts(shape, steps, batches.longest_sequence, job.memory_limit_bytes)
     plan = resolve(job.spec, facts)
     log.info("plan", **plan.to_wire())
     # Last, since it takes longest: what is wrong with the rows has been told by now.
     model_files = [*small_files, *model.hash_weights(scratch)]
     prefix = layout.prepared(pod.uid)
+    data = rows.report(batches.num_sequences, prefix, warnings=warnings)
+    list_warnings(result, data.warnings)
     files = store.upload_all(result, prefix)
-    data = rows.report(batches.num_sequences, prefix)
     rows.offer(pod.uid, files, prefix)
     require_scratch(job.spec, plan, model=[*model_files, *adapter_files], prepared=files)
     settings = settings_of(job.spec)
@@ -103,19 +109,21 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     return _publish(store, layout, prepared)
 
 
+def _shape_and_tokenizer(job: StageInput, scratch: Path) -> tuple[ModelShape, Any]:
+    """Return the model's shape and tokenizer, saved in the folder of the result; both with the new tokens."""
+    kind = _provisional_kind(job.spec, scratch / "adapter")
+    shape = _measure(job, scratch, kind)
+    tokenizer = _tokenizer(job.spec, scratch / "model", shape)
+    tokenizer.save_pretrained(scratch / "prepared" / "tokenizer")
+    if job.spec.model.new_tokens:
+        extend_config(scratch / "model", _given(job, scratch).new_tokens)
+        shape = _measure(job, scratch, kind)
+    return shape, tokenizer
+
+
 def _measure(job: StageInput, scratch: Path, kind: ModelKind) -> ModelShape:
     method, uri = job.spec.method, job.spec.model.uri
     return measure(read_config(scratch / "model", uri), method, uri, kind, _given(job, scratch))
-
-
-def _tell_of_experts(shape: ModelShape) -> None:
-    if shape.experts_left_out:
-        log.warning(
-            "experts-not-adapted",
-            parameters=shape.experts_left_out,
-            hint="in models of this kind targetModules: [all-linear] does not reach the experts: attention and what"
-            " else is a linear layer is adapted; the methods full and freeze train experts",
-        )
 
 
 def _given(job: StageInput, scratch: Path) -> Given:
@@ -134,19 +142,6 @@ def _tokenizer(spec: FineTuneJobSpec, model: Path, shape: ModelShape) -> Any:
     if spec.objective == "classification":
         ensure_padding(tokenizer, spec.model, vocabulary=shape.vocabulary)
     return tokenizer
-
-
-def _schedule(job: StageInput, batches: TrainingBatches) -> Schedule:
-    training = job.spec.training
-    steps = schedule_of(training, batches.num_sequences)
-    if steps.sequences_per_step < training.global_batch_size:
-        log.warning(
-            "fewer-sequences-than-global-batch",
-            sequences=batches.num_sequences,
-            global_batch_size=training.global_batch_size,
-            hint="each step takes the whole data set; lower spec.training.globalBatchSize or spec.data.maxLength",
-        )
-    return steps
 
 
 def _publish(store: Store, layout: RunLayout, prepared: Prepared) -> Prepared:

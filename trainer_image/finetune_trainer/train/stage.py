@@ -15,7 +15,8 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.export.place import Place
 from finetune_trainer.launcher import run_workers
 from finetune_trainer.model.vocabulary import extend
-from finetune_trainer.prepare.validation_rows import warn_without_validation_rows
+from finetune_trainer.prepare.data_warnings import tell
+from finetune_trainer.prepare.validation_rows import no_validation_rows
 from finetune_trainer.rendezvous import announced, find_address
 from finetune_trainer.stage_input import LOOPBACK, Pod, read_pod
 from finetune_trainer.storage import Store
@@ -65,7 +66,7 @@ def _fetch(job: StageInput, store: Store, scratch: Scratch) -> None:
     shutil.rmtree(scratch.staged, ignore_errors=True)
     prepared = fetch_prepared(store, layout, scratch.prepared)
     # The evaluation may have been edited since the rows were prepared, and a run is worth more than such an edit.
-    warn_without_validation_rows(job.spec, prepared.record.data.validation.rows)
+    tell(no_validation_rows(job.spec, prepared.record.data.validation.rows))
     fetch_model(store, job.spec.model.uri, prepared.record, scratch.model)
     extend(scratch.model, prepared.tokenizer, job.spec.model.new_tokens)
     fetch_adapter(store, prepared.record, scratch.adapter, spec=job.spec)
