@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.reasons import Reason
 from finetune_api.spec import Method, Training
@@ -253,6 +253,43 @@ def test_selfcheck_refuses_a_model_that_scales_its_logits(tiny_model):
     loss.transformer.forward = scaling
     with pytest.raises(StageFailure):
         selfcheck.check(loss, CPU, "sdpa")
+
+
+SIZES = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LINEAR_HEADS = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16}
+
+
+def made(kind, dtype=torch.float32, **extra):
+    attention.register()
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**SIZES, **HEADS, **extra})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.IMPLEMENTATION, dtype=dtype)
+    return sft.SupervisedLoss(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "why"),
+    [
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "a row changes by"),
+        ("falcon_h1", {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16}, "a row changes by"),
+        ("qwen3_next", EXPERTS | LINEAR_HEADS | {"linear_value_head_dim": 16}, "differs by|a row changes by"),
+        ("gemma2", {}, "softcap"),
+        ("llama4_text", {"num_local_experts": 2, "intermediate_size_mlp": 64}, "last_hidden_state"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_selfcheck_refuses_what_packing_would_break(kind, extra, why, dtype):
+    with pytest.raises(StageFailure, match=why) as failure:
+        selfcheck.check(made(kind, dtype, **extra), CPU, "sdpa")
+    assert failure.value.reason is Reason.INVALID_MODEL
+
+
+@pytest.mark.parametrize(("kind", "extra"), [("qwen3_moe", EXPERTS), ("mistral", {"sliding_window": 4})])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_selfcheck_accepts_experts_and_windows(kind, extra, dtype):
+    assert selfcheck.check(made(kind, dtype, **extra), CPU, "sdpa") < 1e-3
 
 
 def test_vectors_do_not_decay_and_frozen_parameters_are_left_out(tiny_model):

@@ -1,12 +1,13 @@
 """Proves, before training, that the packed path computes what the model computes.
 
 Two short documents go through the model in one packed row, with our attention and our loss head; then each goes
-through transformers' own forward pass, or peft's, alone. A model with anything that packing would break - state
-carried from token to token, attention our backends do not compute, logits scaled after the head - differs, and is
-refused.
+through transformers' own forward pass, or peft's, alone. A model with anything that packing would break - attention
+our backends do not compute, logits scaled after the head - differs, and is refused. Then the first document gives
+way to another one: a model whose second document notices carries state from token to token, and is refused too.
 """
 
 import torch
+from transformers import PreTrainedModel
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
@@ -19,33 +20,46 @@ from finetune_trainer.objectives.whole_rows import whole_rows
 _LENGTHS = [7, 5]
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 8e-2}
 """Largest difference of two mean losses, in nats: rounding is far below it, a mistake far above."""
+_INFLUENCE = 1e-4
+"""Largest change of a token's last hidden state, as a share of its norm, by what stands before its document."""
+_ROUNDED_INFLUENCE = 0.05
+"""The same where other rows decide on rounding: experts get other numbers of tokens, and numbers of 8 bits are scaled
+for all rows at once. State that is carried changes a trained model's hidden states by much more.
+"""
 
 
 def check(loss: LossModule, device: torch.device, backend: attention.Backend, *, virtual_tokens: int = 0) -> float:
-    """Return the difference found. Raises StageFailure when it is no rounding. Every process must call it."""
+    """Return the difference of losses. Raises StageFailure when it is no rounding. Every process must call it."""
     was_training = loss.training
     loss.eval()
-    rows = _rows(loss, device)
-    inputs = whole_rows(loss, rows, backend, virtual_tokens=virtual_tokens)
-    with torch.no_grad():
-        packed, _ = loss(inputs)
-        alone = torch.stack([_alone(loss, row) for row in rows]).sum()
+    first, second, other = _rows(loss, device)
+    try:
+        with torch.no_grad():
+            inputs, others = (
+                whole_rows(loss, rows, backend, virtual_tokens=virtual_tokens)
+                for rows in ([first, second], [other, second])
+            )
+            packed, _ = loss(inputs)
+            alone = torch.stack([_alone(loss, row) for row in (first, second)]).sum()
+            influence = _difference(*(loss.hidden_states(each)[len(first) :] for each in (inputs, others)))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _refused(loss, str(error)) from error
     loss.train(was_training)
     gap: float = abs(packed.item() - alone.item()) / len(inputs.labels)
-    if not gap <= _TOLERANCE[next(loss.parameters()).dtype]:
-        raise StageFailure(
-            ExitCode.INVALID,
-            Reason.INVALID_MODEL,
-            f"{type(loss.transformer).__name__} cannot be trained on packed rows: its loss differs by {gap:.3g} from"
-            " that of its rows alone; use a model with plain causal attention (Llama, Qwen, Mistral and their kind)",
-        )
+    dtype = next(loss.parameters()).dtype
+    if not gap <= _TOLERANCE[dtype]:
+        raise _refused(loss, f"its loss differs by {gap:.3g} from that of its rows alone")
+    if not influence <= (_ROUNDED_INFLUENCE if _rows_share_rounding(loss.transformer) else _INFLUENCE):
+        raise _refused(loss, f"a row changes by {influence:.1%} with what stands before it")
     return gap
 
 
 def _rows(loss: LossModule, device: torch.device) -> list[torch.Tensor]:
+    """Return two documents, and another one in the place of the first."""
     size = loss.transformer.config.get_text_config().vocab_size
-    tokens = torch.randint(size, (sum(_LENGTHS),), generator=torch.Generator().manual_seed(0))
-    return [row.to(device) for row in torch.split(tokens, _LENGTHS)]
+    lengths = [*_LENGTHS, _LENGTHS[0]]
+    tokens = torch.randint(size, (sum(lengths),), generator=torch.Generator().manual_seed(0))
+    return [row.to(device) for row in torch.split(tokens, lengths)]
 
 
 def _alone(loss: LossModule, row: torch.Tensor) -> torch.Tensor:
@@ -57,3 +71,25 @@ def _alone(loss: LossModule, row: torch.Tensor) -> torch.Tensor:
             return loss.own_loss(row)
     finally:
         model.set_attn_implementation(attention.IMPLEMENTATION)
+
+
+def _difference(states: torch.Tensor, others: torch.Tensor) -> float:
+    """Return the largest change of a token, of states [T, hidden size], as a share of its norm."""
+    states, others = states.float(), others.float()
+    largest: float = ((states - others).norm(dim=1) / states.norm(dim=1)).max().item()
+    return largest
+
+
+def _rows_share_rounding(model: PreTrainedModel) -> bool:
+    has_experts = bool(getattr(model.config.get_text_config(), "num_experts_per_tok", None))
+    is_short = model.dtype is not torch.float32
+    return (has_experts and is_short) or bool(getattr(model, "is_loaded_in_8bit", False))
+
+
+def _refused(loss: LossModule, why: str) -> StageFailure:
+    return StageFailure(
+        ExitCode.INVALID,
+        Reason.INVALID_MODEL,
+        f"{type(loss.transformer).__name__} cannot be trained on packed rows: {why}; use a model with plain causal"
+        " attention (Llama, Qwen, Mistral and their kind)",
+    )
