@@ -22,7 +22,7 @@ from finetune_trainer.data.cache import CacheWriter, TokenCache
 from finetune_trainer.data.places import PlaceWriter
 from finetune_trainer.data.schedule import schedule
 from finetune_trainer.data.settings import settings_of
-from finetune_trainer.train.stage import WORKER_ENVIRONMENT
+from finetune_trainer.train.stage import CPU_ENVIRONMENT, WORKER_ENVIRONMENT
 
 GRID = Path(__file__).with_name("train_grid.py")
 VOCABULARY = 500
@@ -212,9 +212,9 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
         **WORKER_ENVIRONMENT,
+        **CPU_ENVIRONMENT,
     }
 
 

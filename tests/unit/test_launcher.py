@@ -17,7 +17,7 @@ from finetune_api.reasons import Reason
 from finetune_api.stage import TerminationMessage
 from finetune_trainer.errors import WorkersFailed
 from finetune_trainer.launcher import conclude
-from finetune_trainer.train.stage import WORKER_ENVIRONMENT
+from finetune_trainer.train.stage import CPU_ENVIRONMENT, WORKER_ENVIRONMENT
 from finetune_trainer.workers import Ended, Workers
 
 
@@ -274,5 +274,5 @@ def test_what_a_user_sets_for_the_network_reaches_the_workers(tmp_path: Path) ->
 
 
 def test_the_stage_itself_sets_nothing_for_the_network() -> None:
-    own = {**WORKER_ENVIRONMENT, **workers(Path("/x")).environment(0)}
+    own = {**WORKER_ENVIRONMENT, **CPU_ENVIRONMENT, **workers(Path("/x")).environment(0)}
     assert not [name for name in own if name.startswith(("NCCL_", "TORCH_NCCL_", "UCX_", "GLOO_", "OMPI_", "FI_"))]

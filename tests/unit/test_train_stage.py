@@ -1,3 +1,4 @@
+import os
 from datetime import UTC, datetime
 
 import pytest
@@ -26,6 +27,17 @@ def test_gpu_job_without_a_gpu_is_refused_with_a_sentence(monkeypatch):
 def test_gpu_job_with_enough_gpus_goes_on(monkeypatch, found, wanted):
     monkeypatch.setattr("torch.cuda.device_count", lambda: found)
     stage.require_device(Distributed(device="gpu", processes_per_node=wanted))
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "trim"), [("cpu", None, str(2**40)), ("cpu", "65536", "65536"), ("gpu", None, None)]
+)
+def test_processors_keep_memory_unless_the_user_says_otherwise(monkeypatch, device, given, trim):
+    environment = {} if given is None else {"MALLOC_TRIM_THRESHOLD_": given}
+    monkeypatch.setattr(os, "environ", environment)
+    stage.set_environment(Distributed(device=device))
+    assert environment.get("MALLOC_TRIM_THRESHOLD_") == trim
+    assert environment["HF_HUB_OFFLINE"] == "1"
 
 
 class Finished:

@@ -12,13 +12,14 @@ from typing import Any
 from bench_harness.errors import BenchError
 from bench_harness.offline import offline
 from finetune_loopback.processes import free_ports
-from finetune_trainer.train.stage import WORKER_ENVIRONMENT
+from finetune_trainer.train.stage import CPU_ENVIRONMENT, WORKER_ENVIRONMENT
 from trainer_bench.task import Task
 
 ROOT = Path(__file__).resolve().parents[3]
 PATHS = ("api", "trainer_image", "benchmarks/harness", "benchmarks/trainer")
 OURS = ("ours", "overhead")
 """Roles that train as the product does, in the environment that it gives its processes."""
+PRODUCT = WORKER_ENVIRONMENT | CPU_ENVIRONMENT
 LOG_TAIL = 3000
 """Characters of a log that a failure shows."""
 Message = dict[str, Any]
@@ -41,7 +42,7 @@ class Contender:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, **_environment(folder, threads), **(WORKER_ENVIRONMENT if role in OURS else {})},
+                env={**os.environ, **_environment(folder, threads), **(PRODUCT if role in OURS else {})},
             )
 
     def await_ready(self) -> None:
