@@ -44,7 +44,9 @@ def _measure(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench-trainer", description=__doc__)
     parser.add_argument("--steps", type=int, default=1, help="optimizer steps per pass, of 8 rows each (1)")
-    parser.add_argument("--repeats", type=int, default=3, help="passes over the rows per contender, in turns (3)")
+    parser.add_argument(
+        "--repeats", type=int, default=4, help="passes over the rows per contender, in turns; the first warms up (4)"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="number format (fp32)")
     parser.add_argument("--methods", type=_names, default=list(METHODS), help=",".join(METHODS))
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each contender (all cores)")

@@ -1,7 +1,8 @@
 """The figures of a campaign: ratios of speed and memory, what the loop costs, and how far the losses are apart.
 
 Every pass of every contender trains the same rows, so a ratio of throughputs is the inverse ratio of times. It is
-taken pass by pass, between neighbours in time, and the median counts; `spread` holds the least and the greatest.
+taken pass by pass, between neighbours in time, and the median counts; `spread` holds the least and the greatest. The
+first pass warms up, where there are more: in it a process takes its memory from the system.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,8 +36,14 @@ def result_line(document: Document) -> Document:
 
 def ratios(ours: Document, peer: Document, clock: str) -> list[float]:
     """Return how many times faster ours is than a peer, pass by pass, by `wall_s` or `cpu_s`."""
-    pairs = zip(ours["turns"], peer["turns"], strict=True)
+    pairs = zip(measured(ours), measured(peer), strict=True)
     return [theirs[clock] / mine[clock] for mine, theirs in pairs]
+
+
+def measured(told: Document) -> list[Document]:
+    """Return the passes of a contender that count."""
+    turns: list[Document] = told["turns"]
+    return turns[1:] or turns
 
 
 def _ratios(methods: Document) -> Document:
@@ -106,7 +113,7 @@ def loss_gap(methods: Document) -> float | None:
 
 def is_calm(methods: Document) -> bool:
     """Whether other programs left the machine alone in every turn of contenders that are compared."""
-    turns = [turn for found in methods.values() for told in found.values() for turn in told["turns"]]
+    turns = [turn for found in methods.values() for told in found.values() for turn in measured(told)]
     return all(turn["others_cpu_percent"] <= CALM for turn in turns)
 
 
@@ -116,15 +123,16 @@ def _contenders(found: Document, rows: Document) -> Document:
 
 def contender_figures(told: Document, rows: Document) -> Document:
     """Return medians over the passes of one contender."""
-    wall = median(turn["wall_s"] for turn in told["turns"])
+    turns = measured(told)
+    wall = median(turn["wall_s"] for turn in turns)
     return {
         "supervised_tokens_per_s": round(rows["supervised_tokens"] / wall, 1),
         "tokens_per_s": round(rows["tokens"] / wall, 1),
         "wall_s": round(wall, 2),
-        "cpu_s": round(median(turn["cpu_s"] for turn in told["turns"]), 2),
+        "cpu_s": round(median(turn["cpu_s"] for turn in turns), 2),
         "peak_mb": round(peak(told)),
         "held_out_loss": round(told["end"]["held_out_loss"], 4),
-        "wall_spread_s": ends([turn["wall_s"] for turn in told["turns"]]),
+        "wall_spread_s": ends([turn["wall_s"] for turn in turns]),
     }
 
 

@@ -64,7 +64,8 @@ def _title(line: dict[str, Any]) -> str:
     busy = "" if line["calm"] else " Other programs took more than a tenth of the CPU in some turns."
     return (
         f"**{settings['precision']}**, commit {line['commit']}: {settings['repeats']} passes of {settings['steps']}"
-        f" steps each over {rows['rows']} rows ({rows['tokens']:,} tokens, {rows['supervised_tokens']:,} of them"
+        f" steps each, the first to warm up, over {rows['rows']} rows ({rows['tokens']:,} tokens,"
+        f" {rows['supervised_tokens']:,} of them"
         f" supervised; {rows['shortest']} to {rows['longest']} tokens a row, median {rows['median']};"
         f" {100 * rows['padding_share']:.0f} % padding in batches of eight), {settings['threads']} threads of"
         f" {machine['cpu']}, torch {machine['torch']}, transformers {machine['transformers']}, TRL {machine['trl']}."
