@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.spec import Columns
 from finetune_trainer.prepare import readers
-from finetune_trainer.prepare.columns import named
+from finetune_trainer.prepare.columns import as_read
 from finetune_trainer.prepare.formats import (
     Completion,
     Document,
@@ -31,7 +30,7 @@ GOOD = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel
 def read(reader, path):
     return [
         (str(row.place), row.columns if isinstance(row.columns, dict) else f"{row.columns.field}|{row.columns.text}")
-        for row in named(reader(path, "s3://d/f"), Columns())
+        for row in (as_read(row, "messages") for row in reader(path, "s3://d/f"))
     ]
 
 

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from finetune_api.spec import Data
 from finetune_trainer.data.cache import SplitName
 from finetune_trainer.prepare.blocks import Block
-from finetune_trainer.prepare.columns import named
+from finetune_trainer.prepare.columns import as_read, named
 from finetune_trainer.prepare.encode import Encoded, build_encoder, cut
 from finetune_trainer.prepare.encoded_block import EncodedBlock, EncodedRows
 from finetune_trainer.prepare.formats import (
@@ -90,7 +90,8 @@ class BlockEncoder:
     def _check(self, block: Block, made: EncodedBlock) -> Iterator[_Checked]:
         privacy = Privacy(self._data.pii)
         made.pii = privacy.counts
-        for row in named(block.rows(), self._data.columns):
+        for found in named(block.rows(), self._data.columns):
+            row = as_read(found, self._form)
             made.read += 1
             try:
                 if isinstance(row.columns, RowError):
