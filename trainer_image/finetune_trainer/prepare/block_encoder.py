@@ -26,6 +26,7 @@ from finetune_trainer.prepare.formats import (
     Format,
     Labelled,
     canonical,
+    comparable,
     other_columns,
     parse,
     to_columns,
@@ -113,7 +114,8 @@ class BlockEncoder:
                 continue
             columns, kept = cleared
             # Rows that are the same once they are masked are the same to the model.
-            digest = sha256(normal if kept is example else canonical(kept)).digest()[:16]
+            same = comparable(kept)
+            digest = sha256(normal if same is example else canonical(same)).digest()[:16]
             yield _Checked(row.place, split, kept, columns, digest, sample, copies)
 
     def _cleared(
