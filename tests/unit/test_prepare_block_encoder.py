@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from mask_builders import make_tokenizer
+from transformers import AutoTokenizer
 
 from finetune_api.spec import Data
+from finetune_trainer.data.cache import CacheWriter, TokenCache
+from finetune_trainer.export.questions import Question, read_questions
 from finetune_trainer.prepare.block_encoder import BlockEncoder, Rules
 from finetune_trainer.prepare.blocks import cut
 from finetune_trainer.prepare.encoded_block import EncodedRows
@@ -59,3 +62,31 @@ def test_ids_of_calls_make_no_row_another_one(tmp_path, tokenizer):
 def test_ids_of_calls_are_kept_as_they_were_written(tmp_path, tokenizer):
     [written] = map(json.loads, encoded(tmp_path, tokenizer, [calls("call_a8f", "call_b")]).test_rows)
     assert written == calls("call_a8f", "call_b")
+
+
+def question(folder: Path, rows: EncodedRows) -> Question:
+    """Return the only row as the export asks it."""
+    with CacheWriter(folder, "test") as cache:
+        cache.append_rows(rows.input_ids, rows.supervised, rows.lengths)
+    (folder / "test.jsonl").write_text(f"{rows.test_rows[0]}\n")
+    [asked] = read_questions(TokenCache.open(folder, "test"), folder / "test.jsonl", 1)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "answer", "turns"),
+    [
+        ("Q1", "Q2", "A2", 3),
+        ("Q1", "Q2 " + "word " * 2000, "A2", 1),  # nothing of the second answer is left
+        ("Q1", "Q2", "A2 " + "word " * 2000, 3),  # its beginning is
+    ],
+)
+def test_a_test_row_whose_end_was_cut_off_asks_what_it_tells(tmp_path, tokenizer, first, second, answer, turns):
+    roles, texts = ("user", "assistant") * 2, (first, "A1", second, answer)
+    row = {"id": 1, "messages": [{"role": one, "content": text} for one, text in zip(roles, texts, strict=True)]}
+    asked = question(tmp_path, encoded(tmp_path, tokenizer, [row], limit=300, truncation="end"))
+    line = asked.record("messages", base="", tuned="")
+    assert (line["id"], line["prompt"], line["reference"]) == (1, row["messages"][:turns], texts[turns])
+    template = AutoTokenizer.from_pretrained(tokenizer)
+    rendered = template.apply_chat_template(line["prompt"], add_generation_prompt=True, return_dict=False)
+    assert asked.prompt == rendered

@@ -47,6 +47,11 @@ class Conversation:
         turns = tuple(replace(turn, extra=_numbered(turn.extra, numbers)) for turn in self.turns)
         return replace(self, turns=turns) if numbers else self
 
+    def without_answers(self, lost: int) -> "Conversation":
+        """Return the conversation up to the last of the answers that are left when so many are not."""
+        ends = [index for index, turn in enumerate(self.turns, start=1) if turn.role == "assistant"]
+        return replace(self, turns=self.turns[: ends[-1 - lost]]) if lost else self
+
 
 def _numbered(extra: dict[str, Any], numbers: dict[Any, str]) -> dict[str, Any]:
     """Return what a turn has with each id of a call by its number; new ones are added to `numbers`."""
