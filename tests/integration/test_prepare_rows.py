@@ -226,3 +226,4 @@ def test_the_models_positions_bound_the_rows_too(s3_job):
         s3_job.stage_input(data={**base_data(s3_job), "maxLength": 8192, "split": NO_SPLIT}), s3_job.store
     ).data
     assert (data.train.rows, data.dropped_too_long) == (10, 1)
+    assert any("rows of 1024 tokens at most" in warning for warning in data.warnings)
