@@ -97,8 +97,9 @@ def check_models(s3_job, tiny_model, published) -> None:
         tokenizer = AutoTokenizer.from_pretrained(published / folder)
         text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
         assert text.startswith("<|im_start|>user")
-    generation = json.loads((published / "merged/generation_config.json").read_text())
-    assert generation["eos_token_id"] == [2]
+    for folder in ("adapter", "merged"):
+        generation = json.loads((published / folder / "generation_config.json").read_text())
+        assert generation["eos_token_id"] == [2]
 
 
 def check_predictions(tiny_model, published) -> None:

@@ -105,13 +105,20 @@ def test_early_stopping_without_validation_rows(s3_job, data, cause):
 def test_sources_that_are_missing_or_of_another_kind(s3_job):
     s3_job.put_rows("rows/train.jsonl", rows(5))
     s3_job.put("other/notes.txt", b"x")
+    s3_job.put("set/rows.json", b"{}")
     for uri, reason, message in [
         ("rows/none.jsonl", Reason.OBJECT_NOT_FOUND, "{uri} does not exist"),
         ("rows", Reason.OBJECT_NOT_FOUND, "{uri} does not exist; it is a folder: write it with a trailing /"),
         (
             "other/",
             Reason.INVALID_DATA,
-            "{uri} holds no rows: there is no file ending in .jsonl, .json, .csv, .parquet below it",
+            "{uri} holds no rows: there is no file ending in .jsonl, .csv, .parquet below it",
+        ),
+        (
+            "set/",
+            Reason.INVALID_DATA,
+            "{uri} holds no rows: there is no file ending in .jsonl, .csv, .parquet below it; a .json file is read"
+            " where its own URI is given",
         ),
         (
             "other/notes.txt",

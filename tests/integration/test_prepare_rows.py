@@ -152,7 +152,7 @@ def test_a_file_that_breaks_off_is_no_wrong_row(s3_job):
 
 def test_long_documents_are_cut_and_learned_whole(s3_job, tmp_path):
     texts_of = [f"Page {number}. " + "Open the settings page and press reset. " * number for number in range(40)]
-    s3_job.put_rows("rows/train.jsonl", [{"text": text} for text in texts_of])
+    s3_job.put_rows("rows/train.jsonl", [{"text": text, "messages": "of another format"} for text in texts_of])
     spec = {"objective": "pretrain", "data": {**base_data(s3_job), "maxLength": 64, "split": NO_SPLIT}}
     job = s3_job.stage_input(**spec)
     data = run(job, s3_job.store).data
@@ -226,3 +226,4 @@ def test_the_models_positions_bound_the_rows_too(s3_job):
         s3_job.stage_input(data={**base_data(s3_job), "maxLength": 8192, "split": NO_SPLIT}), s3_job.store
     ).data
     assert (data.train.rows, data.dropped_too_long) == (10, 1)
+    assert any("rows of 1024 tokens at most" in warning for warning in data.warnings)

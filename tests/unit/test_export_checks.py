@@ -146,25 +146,30 @@ def test_the_turn_end_is_that_of_most_rows(tmp_path):
     assert turn_end(TokenCache.open(tmp_path, "train"), {0, 8, 9}) == {9}
 
 
-def test_predictions_keep_the_columns(cache, tmp_path):
-    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    lines = [{"id": 1, "messages": turns}, {"prompt": "p", "completion": "c", "note": "n"}]
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    first, second = read_questions(cache, tmp_path / "test.jsonl", 5)
-    assert first.record(base="b", tuned="t") == {
-        "id": 1,
-        "prompt": turns[:1],
-        "reference": "a",
-        "base": "b",
-        "tuned": "t",
-    }
-    assert second.record(base="b", tuned="t") == {
-        "note": "n",
-        "prompt": "p",
-        "reference": "c",
-        "base": "b",
-        "tuned": "t",
-    }
+TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+ANSWERS = {"base": "b", "tuned": "t"}
+
+
+@pytest.mark.parametrize(
+    ("form", "columns", "line"),
+    [
+        ("messages", {"id": 1, "messages": TURNS}, {"id": 1, "prompt": TURNS[:1], "reference": "a"}),
+        (
+            "promptCompletion",
+            {"prompt": "p", "completion": "c", "note": "n"},
+            {"note": "n", "prompt": "p", "reference": "c"},
+        ),
+        *(
+            ("promptCompletion", {"prompt": "p", "completion": "c", "messages": other}, None)
+            for other in (TURNS, ["hi", "ho"], "hi", None)
+        ),
+    ],
+)
+def test_predictions_keep_the_columns(cache, tmp_path, form, columns, line):
+    (tmp_path / "test.jsonl").write_text(json.dumps(columns) + "\n")
+    [question] = read_questions(cache, tmp_path / "test.jsonl", 5)
+    line = line or {"messages": columns["messages"], "prompt": "p", "reference": "c"}
+    assert question.record(form, **ANSWERS) == {**line, **ANSWERS}
 
 
 def test_a_reference_holds_the_calls_of_tools(cache, tmp_path):
@@ -172,7 +177,7 @@ def test_a_reference_holds_the_calls_of_tools(cache, tmp_path):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Wait.", "tool_calls": [call]}]
     (tmp_path / "test.jsonl").write_text(json.dumps({"messages": turns}))
     [question] = read_questions(cache, tmp_path / "test.jsonl", 1)
-    record = question.record(base="b", tuned="t")
+    record = question.record("messages", **ANSWERS)
     assert record["reference"] == 'Wait.\n{"name": "price", "arguments": {"item": "tè"}}'
 
 

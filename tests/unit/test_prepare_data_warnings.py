@@ -17,6 +17,7 @@ from finetune_trainer.prepare.data_warnings import (
     fewer_rows_to_replay,
     fewer_sequences,
     no_turn_end,
+    rows_of_fewer_tokens,
     tell,
     tell_again,
 )
@@ -25,11 +26,13 @@ from finetune_trainer.termination import encode
 
 BOTH = minimal_job(evaluation={"earlyStopping": {"patience": 2}, "bestMetric": "f1"})["spec"]
 MOST = LARGEST_INTEGER
+LONGEST = 1048576
 ALL = [
     experts_not_adapted(MOST),
     no_turn_end(MOST),
     fewer_rows_to_replay(MOST),
     fewer_sequences(MOST - 1, MOST),
+    rows_of_fewer_tokens(LONGEST - 1, LONGEST),
     no_validation_rows(FineTuneJobSpec.model_validate(BOTH), 0),
 ]
 """Every warning there is, with the longest numbers."""
@@ -60,6 +63,13 @@ ALL = [
             "an epoch has 5 of the 8 sequences that spec.training.globalBatchSize wants",
             "lower it, add rows",
         ),
+        (
+            rows_of_fewer_tokens(1024, 2048),
+            "rows-of-fewer-tokens",
+            {"positions": 1024, "max_length": 2048},
+            "the model reads rows of 1024 tokens at most, less than spec.data.maxLength",
+            "lower it",
+        ),
     ],
 )
 def test_a_warning_says_what_is_so_and_how_to_mend_it(warning, event, fields, words, mend):
@@ -70,7 +80,15 @@ def test_a_warning_says_what_is_so_and_how_to_mend_it(warning, event, fields, wo
 
 
 @pytest.mark.parametrize(
-    "silent", [experts_not_adapted(0), no_turn_end(0), fewer_rows_to_replay(0), fewer_sequences(8, 8)]
+    "silent",
+    [
+        experts_not_adapted(0),
+        no_turn_end(0),
+        fewer_rows_to_replay(0),
+        fewer_sequences(8, 8),
+        rows_of_fewer_tokens(8, 8),
+        rows_of_fewer_tokens(None, 8),
+    ],
 )
 def test_what_is_not_so_is_not_told(silent, capsys):
     assert silent is None

@@ -87,6 +87,29 @@ def test_calls_of_tools_are_compared():
     assert groups([np.stack([sketch(row) for row in rows])]) == [0, 1, 0]
 
 
+def test_ids_of_calls_are_not_compared():
+    call = {"type": "function", "function": {"name": "heat", "arguments": {"to": 18}}}
+    rows = [chat("", "Make it warmer", "", tool_calls=[{"id": one, **call}]) for one in ("call_a8f", "call_k2x")]
+    assert (sketch(rows[0]) == sketch(rows[1])).all()
+
+
+CHINESE = "今天天气很好我们去公园散步然后在湖边吃了午饭下午又去了博物馆参观了很多古代文物"
+THAI = "วันนี้อากาศดีมากเราไปเดินเล่นที่สวนสาธารณะแล้วกินข้าวกลางวันริมทะเลสาบ"
+JAPANESE = "今日は天気がとても良いので公園を散歩してから湖のそばで昼ごはんを食べました"
+KHMER = "ថ្ងៃនេះអាកាសធាតុល្អណាស់យើងទៅដើរលេងនៅសួនច្បារហើយញ៉ាំអាហារថ្ងៃត្រង់ក្បែរបឹង"
+
+
+@pytest.mark.parametrize("written", [CHINESE, THAI, JAPANESE, KHMER])
+def test_texts_without_spaces_are_compared_by_their_letters(written):
+    first, other = Document(written * 2), Document(f"{written * 2}们")
+    assert (sketch(first) == sketch(other)).mean() > 0.8
+    assert (sketch(first) == sketch(Document(written[::-1] * 2))).mean() < 0.2
+
+
+def test_letters_without_spaces_leave_the_words_beside_them_whole():
+    assert (sketch(Document("用 GPU 训练 LoRA")) == sketch(Document("用GPU训练LoRA"))).all()
+
+
 def test_sketches_are_kept_in_a_file(tmp_path):
     stored, empty = Sketches(tmp_path / "some"), Sketches(tmp_path / "none")
     wanted = sketches(text(1), text(2))

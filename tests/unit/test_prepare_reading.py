@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.spec import Columns
-from finetune_trainer.prepare.columns import named, own_name
+from finetune_trainer.prepare.columns import as_read, named, own_name
 from finetune_trainer.prepare.compression import open_file
 from finetune_trainer.prepare.conversation import Conversation
 from finetune_trainer.prepare.formats import canonical, detect, parse, to_columns
@@ -90,6 +90,10 @@ def renamed(columns, **names):
     return row.columns
 
 
+def decoded(columns, form):
+    return as_read(Row(Place("f", 1), columns), form).columns
+
+
 def test_columns_get_the_names_of_the_format_and_others_stay():
     assert renamed({"q": "a", "a": "b", "id": 1}, prompt="q", completion="a") == {
         "prompt": "a",
@@ -118,15 +122,29 @@ def test_rows_are_told_of_under_their_own_names():
         detect({"dialogue": []}, "sft", partial(own_name, columns))
 
 
-def test_a_text_column_of_another_format_is_left_as_it_is():
-    assert renamed({"prompt": "a", "completion": "b", "tools": "hammer"})["tools"] == "hammer"
+@pytest.mark.parametrize(
+    ("form", "columns"),
+    [
+        ("promptCompletion", {"prompt": "a", "completion": "b", "messages": "three", "tools": "hammer"}),
+        ("text", {"text": "a", "messages": "three"}),
+        ("label", {"text": "a", "label": "b", "tools": "hammer"}),
+    ],
+)
+def test_columns_of_another_format_are_left_as_they_are(form, columns):
+    assert decoded(columns, form) == columns
 
 
-def test_turns_as_json_text_are_decoded():
-    assert renamed({"dialog": '[{"role": "user"}]'}, messages="dialog") == {"messages": [{"role": "user"}]}
-    error = renamed({"messages": "[{"})
+@pytest.mark.parametrize("form", ["messages", "label"])
+def test_turns_as_json_text_are_decoded(form):
+    assert decoded({"messages": '[{"role": "user"}]'}, form) == {"messages": [{"role": "user"}]}
+    error = decoded({"messages": "[{"}, form)
     assert isinstance(error, RowError)
     assert (error.field, "not valid JSON" in error.text) == ("messages", True)
+
+
+def test_a_row_that_cannot_be_read_stays_what_is_wrong_with_it():
+    wrong = RowError("", "is a JSON null")
+    assert decoded(wrong, "messages") is wrong
 
 
 CALL = {"type": "function", "function": {"name": "price", "arguments": {"item": "tea"}}}

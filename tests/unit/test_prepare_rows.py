@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.spec import Columns
 from finetune_trainer.prepare import readers
-from finetune_trainer.prepare.columns import named
+from finetune_trainer.prepare.columns import as_read
 from finetune_trainer.prepare.formats import (
     Completion,
     Document,
@@ -31,7 +30,7 @@ GOOD = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel
 def read(reader, path):
     return [
         (str(row.place), row.columns if isinstance(row.columns, dict) else f"{row.columns.field}|{row.columns.text}")
-        for row in named(reader(path, "s3://d/f"), Columns())
+        for row in (as_read(row, "messages") for row in reader(path, "s3://d/f"))
     ]
 
 
@@ -114,6 +113,7 @@ def test_csv_holds_messages_as_json(tmp_path):
         (b"a,b\n1\n", "|has 1 fields, the header has 2; quote fields that hold commas"),
         (b'a,b\n1,"2\n', "|not valid CSV: unexpected end of data"),
         (b"a,b\n1,\xe8\n", "|not UTF-8 text (byte 1 of column 'b')"),
+        (b"a,b@example.com\n1,\xe8\n", "|not UTF-8 text (byte 1 of column 2)"),
     ],
 )
 def test_csv_lines_that_are_no_rows(tmp_path, content, problem):
@@ -159,6 +159,37 @@ def test_a_file_that_is_no_parquet(tmp_path):
 )
 def test_detects_the_format(columns, objective, form):
     assert detect(columns, objective) == form
+
+
+VALUES = (
+    "Mario Rossi",
+    "mario@example.com",
+    "RSSMRA85T10A562S",
+    "+39 347 1234567",
+    "IT60X0542811101000000123456",
+    "è",
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ((), "none"),
+        (("question", "answer_2", "topK"), "'question', 'answer_2', 'topK'"),
+        (("question", *VALUES), "'question' and 6 more"),
+        (VALUES, "6 whose names look like values (a CSV file begins with a line of names)"),
+        (VALUES[:1], "1 whose name looks like a value (a CSV file begins with a line of names)"),
+        (
+            [f"c{number}" for number in range(12)],
+            "'c0', 'c1', 'c2', 'c3', 'c4', 'c5', 'c6', 'c7', 'c8', 'c9' and 2 more",
+        ),
+        (("x" * 40, "y" * 41), f"'{'x' * 40}' and 1 more"),
+    ],
+)
+def test_what_may_be_a_value_is_told_as_no_name(columns, found):
+    with pytest.raises(RowError) as caught:
+        detect(dict.fromkeys(columns, ""), "pretrain")
+    assert caught.value.text == f"need 'text'; found {found}"
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,9 @@ def test_a_csv_row_with_a_wrong_byte_is_told_where_it_stands_and_reading_goes_on
         (b"prompt,perch\xe9", "the name of column 2 is not UTF-8 text (byte 6)"),
         ("prompt,completion".encode("utf-16"), "the name of column 1 is not UTF-8 text (byte 1)"),
         (b"prompt,completion,completion", "has several columns called 'completion'; give each a name of its own"),
+        (b"a@example.com,b,a@example.com", "has several columns called as column 1 is; give each a name of its own"),
     ],
-    ids=["Latin-1", "UTF-16", "repeated"],
+    ids=["Latin-1", "UTF-16", "repeated", "none"],
 )
 def test_a_csv_header_that_names_no_columns_ends_the_file(tmp_path, header, problem):
     path = csv_of(tmp_path, b"\n" + header + b"\nq,a,b\n")

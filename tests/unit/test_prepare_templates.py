@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from finetune_api.uris import S3Location
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.export.assemble import assemble_model
 from finetune_trainer.model.kind import ModelKind
+from finetune_trainer.prepare import reuse
 from finetune_trainer.prepare.conversation import Conversation
 from finetune_trainer.prepare.encode import Encoded, build_encoder
 from finetune_trainer.prepare.model_files import ModelFiles
@@ -122,6 +124,14 @@ def test_every_template_decides_over_prepared_rows(model):
     changed = key(model)
     path.rename(path.with_name("rag.jinja"))
     assert len({before, changed, key(model)}) == 3
+
+
+@pytest.mark.parametrize("library", ["transformers", "tokenizers", "jinja2", "pyarrow"])
+def test_the_libraries_that_make_rows_decide_over_prepared_ones(model, monkeypatch, library):
+    before = key(model)
+    versions = {library: "0.0"}
+    monkeypatch.setattr(reuse, "version", lambda name: versions.get(name) or metadata.version(name))
+    assert key(model) != before
 
 
 def test_the_jobs_template_stands_for_all(model, tmp_path):

@@ -13,7 +13,8 @@ class DataSource(Record):
 
     uri: S3Uri = Field(
         description="One file, or a prefix (ending in /) whose .jsonl, .csv and .parquet files are all read; .jsonl"
-        " and .csv may be compressed (.gz, .zst)."
+        " and .csv may be compressed (.gz, .zst). A .json file holds lines of JSON too, and is read only where this"
+        " names it."
     )
 
 

@@ -5,7 +5,8 @@ Local layout below the folder that a stage names, the same in the prepare pod th
     cache/<split>.*        the token cache (`cache.py`), and where its rows come from (`places.py`)
     tokenizer/             the tokenizer with the chat template that was used
     test.jsonl             the test rows with all their columns, one line per row of the test split's cache; of a
-                           document that was cut into several rows, one line in all
+                           document that was cut into several rows, one line in all; of a conversation whose end
+                           was cut off, up to the last answer that was begun
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ import json
 from finetune_api.run import Commit, Confusion, Prepared, TrainResult
 from finetune_api.stage import StageInput
 from finetune_api.status import Scores
+from finetune_trainer.data.schedule import schedule_of
 from finetune_trainer.export.loading import how_to_load
 from finetune_trainer.methods import method_of
 
@@ -24,7 +25,8 @@ def render(
     job: StageInput, *, prepared: Prepared, result: TrainResult, commit: Commit, merge_gap: float | None
 ) -> str:
     """Return the card's Markdown."""
-    spec, data, plan = job.spec, prepared.data, prepared.plan
+    spec, data, plan = job.spec, prepared.data, result.plan or prepared.plan
+    steps = schedule_of(spec.training, data.train.sequences)
     by_peft = method_of(spec.method).result == "adapter" and spec.method.type != "adapter"
     header = {
         "library_name": "peft" if by_peft else "transformers",
@@ -41,7 +43,7 @@ def render(
                 "method": _method(job),
                 "objective": spec.objective,
                 "steps": f"{commit.step} of {plan.total_steps}",
-                "global batch": f"{spec.training.global_batch_size} sequences",
+                "global batch": f"{steps.sequences_per_step} sequences",
                 "learning rate": f"{spec.training.learning_rate:g}, {spec.training.scheduler}",
                 "precision": plan.precision,
                 "processes": f"{plan.world_size}, ZeRO stage {plan.zero_stage}",

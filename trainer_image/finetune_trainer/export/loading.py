@@ -5,6 +5,9 @@ from finetune_trainer.methods import method_of
 
 _RESIZED = ["base.resize_token_embeddings(max(len(tokenizer), base.config.vocab_size))"]
 """A base model from S3 has no rows for the tokens that the job added; the adapter has their values."""
+_STOPS = ['base.generation_config = GenerationConfig.from_pretrained("adapter")']
+"""A base model knows the tokens that ended its own answers. Set before the adapter is put in: peft takes it from
+there, while of what is set on its model it hands a part on to the wrong one."""
 
 
 def how_to_load(spec: FineTuneJobSpec) -> str:
@@ -33,10 +36,12 @@ def _whole(spec: FineTuneJobSpec) -> list[str]:
 
 def _adapter(spec: FineTuneJobSpec) -> list[str]:
     auto, method = _auto_class(spec), spec.method.spelled_out()
-    names, options = [auto, "AutoTokenizer"], ""
+    names, options, stops = [auto, "AutoTokenizer"], "", _STOPS
     if spec.objective == "classification":
         names.insert(0, "AutoConfig")
-        options = ', config=AutoConfig.from_pretrained("adapter")'
+        options, stops = ', config=AutoConfig.from_pretrained("adapter")', []
+    else:
+        names.append("GenerationConfig")
     if method.quantization:
         names.append("BitsAndBytesConfig")
         options += ", quantization_config=few_bits"
@@ -53,6 +58,7 @@ def _adapter(spec: FineTuneJobSpec) -> list[str]:
         'tokenizer = AutoTokenizer.from_pretrained("adapter")',
         f'base = {auto}.from_pretrained("base"{options})',
         *(_RESIZED if spec.model.new_tokens else []),
+        *stops,
         f'model = {load}{"" if own else ".from_pretrained"}(base, "adapter")',
     ]
 

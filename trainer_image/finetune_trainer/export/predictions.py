@@ -24,7 +24,7 @@ def _answers(prepared: PreparedFiles, reply: Reply) -> Iterator[dict[str, Any]]:
     test = TokenCache.open(prepared.cache, "test")
     questions = read_questions(test, prepared.test_rows, len(reply.tuned_answers))
     for question, base, tuned in zip(questions, reply.base_answers, reply.tuned_answers, strict=True):
-        yield question.record(base=base, tuned=tuned)
+        yield question.record(prepared.record.data.format, base=base, tuned=tuned)
 
 
 def _labels(prepared: PreparedFiles, reply: Reply) -> Iterator[dict[str, Any]]:

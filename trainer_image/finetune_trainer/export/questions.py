@@ -28,11 +28,17 @@ class Question:
     columns: dict[str, Any]
     """The row as it was read."""
 
-    def record(self, *, base: str, tuned: str) -> dict[str, Any]:
-        """Return the line of predictions.jsonl: further columns, prompt, reference, and both answers."""
+    def record(self, form: str, *, base: str, tuned: str) -> dict[str, Any]:
+        """Return the line of predictions.jsonl: further columns, prompt, reference, and both answers.
+
+        `form` is the format that the row was read in: columns of another one are further columns.
+        """
         row = dict(self.columns)
-        turns = row.pop("messages", None)
-        prompt, reference = (turns[:-1], _said(turns[-1])) if turns else (row["prompt"], row.pop("completion"))
+        if form == "messages":
+            turns = row.pop("messages")
+            prompt, reference = turns[:-1], _said(turns[-1])
+        else:
+            prompt, reference = row.pop("prompt"), row.pop("completion")
         return {**row, "prompt": prompt, "reference": reference, "base": base, "tuned": tuned}
 
 

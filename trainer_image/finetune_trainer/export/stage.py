@@ -115,25 +115,30 @@ class _Export:
         return not is_whole or (self._asks_for_answers and self._job.spec.evaluation.predictions.rows > 0)
 
     def _assemble(self, parts: _Parts) -> None:
-        tokenizer, merged, kind = parts.prepared.tokenizer, self._target / place.MERGED, parts.kind
-        if self._is_adapter:
-            adapter = self._target / place.ADAPTER
-            uri = self._job.spec.model.uri
-            assemble.assemble_adapter(parts.weights, tokenizer=tokenizer, base_uri=uri, target=adapter)
-            if kind.labels:
-                assemble.write_config(parts.own_config, kind, target=adapter)
-            if not self._job.spec.output.merge:
-                return
-            quantization = self._job.spec.method.spelled_out().quantization
+        (self._assemble_adapter if self._is_adapter else self._assemble_whole)(parts)
+        if self._asks_for_answers:
+            for folder in (self._target / place.ADAPTER, self._target / place.MERGED):
+                if folder.exists():
+                    assemble.write_generation_config(folder, parts.base, stop_tokens=parts.stop_tokens)
+
+    def _assemble_adapter(self, parts: _Parts) -> None:
+        tokenizer, kind, adapter = parts.prepared.tokenizer, parts.kind, self._target / place.ADAPTER
+        uri = self._job.spec.model.uri
+        assemble.assemble_adapter(parts.weights, tokenizer=tokenizer, base_uri=uri, target=adapter)
+        if kind.labels:
+            assemble.write_config(parts.own_config, kind, target=adapter)
+        if self._job.spec.output.merge:
+            quantization, merged = self._job.spec.method.spelled_out().quantization, self._target / place.MERGED
             assemble.merge(
                 parts.base, adapter, kind=kind, quantization=quantization, tokenizer=tokenizer, target=merged
             )
-        elif self._job.spec.method.type == "freeze":
+
+    def _assemble_whole(self, parts: _Parts) -> None:
+        tokenizer, kind, merged = parts.prepared.tokenizer, parts.kind, self._target / place.MERGED
+        if self._job.spec.method.type == "freeze":
             assemble.assemble_partial(parts.base, parts.weights, kind=kind, tokenizer=tokenizer, target=merged)
         else:
             assemble.assemble_model(parts.weights, kind=kind, tokenizer=tokenizer, target=merged)
-        if self._asks_for_answers:
-            assemble.write_generation_config(merged, parts.base, stop_tokens=parts.stop_tokens)
 
     def _examine(self, parts: _Parts) -> Reply:
         predictions = self._job.spec.evaluation.predictions

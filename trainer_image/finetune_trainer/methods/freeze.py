@@ -83,10 +83,21 @@ class Partial:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """Return the layers of a decoder: the only list of modules that has as many as the configuration says."""
+    """Return the layers of a decoder: the only list of modules that has as many as the configuration says.
+
+    Some models call another part their decoder than the one with the layers. Raises StageFailure when none has them.
+    """
     count = model.config.get_text_config().num_hidden_layers
-    lists = [module for module in model.get_decoder().modules() if isinstance(module, nn.ModuleList)]
-    return next(module for module in lists if len(module) == count)
+    for part in (model.get_decoder(), model):
+        lists = (module for module in part.modules() if isinstance(module, nn.ModuleList))
+        if (found := next((layers for layers in lists if len(layers) == count), None)) is not None:
+            return found
+    raise StageFailure(
+        ExitCode.INVALID,
+        Reason.INVALID_MODEL,
+        f"a model of type {model.config.model_type} has no list of {count} layers, as many as its config.json says,"
+        " so this trainer cannot tell its layers apart; choose a model of another type",
+    )
 
 
 def _misfit(problem: str) -> StageFailure:

@@ -18,14 +18,16 @@ from transformers import AutoTokenizer
 from finetune_api.spec import Data
 from finetune_trainer.data.cache import SplitName
 from finetune_trainer.prepare.blocks import Block
-from finetune_trainer.prepare.columns import named
-from finetune_trainer.prepare.encode import Encoded, build_encoder, cut
+from finetune_trainer.prepare.columns import as_read, named
+from finetune_trainer.prepare.conversation import Conversation
+from finetune_trainer.prepare.encode import Encoded, build_encoder, cut, cut_off
 from finetune_trainer.prepare.encoded_block import EncodedBlock, EncodedRows
 from finetune_trainer.prepare.formats import (
     Example,
     Format,
     Labelled,
     canonical,
+    comparable,
     other_columns,
     parse,
     to_columns,
@@ -90,7 +92,8 @@ class BlockEncoder:
     def _check(self, block: Block, made: EncodedBlock) -> Iterator[_Checked]:
         privacy = Privacy(self._data.pii)
         made.pii = privacy.counts
-        for row in named(block.rows(), self._data.columns):
+        for found in named(block.rows(), self._data.columns):
+            row = as_read(found, self._form)
             made.read += 1
             try:
                 if isinstance(row.columns, RowError):
@@ -112,7 +115,8 @@ class BlockEncoder:
                 continue
             columns, kept = cleared
             # Rows that are the same once they are masked are the same to the model.
-            digest = sha256(normal if kept is example else canonical(kept)).digest()[:16]
+            same = comparable(kept)
+            digest = sha256(normal if same is example else canonical(same)).digest()[:16]
             yield _Checked(row.place, split, kept, columns, digest, sample, copies)
 
     def _cleared(
@@ -169,7 +173,7 @@ class BlockEncoder:
         if self._data.truncation == "keepAnswer":
             shorter = self._encoder.shorten(example, limit)
         elif self._data.truncation == "end":
-            shorter = Encoded(encoded.input_ids[:limit], encoded.supervised[:limit])
+            shorter = cut_off(encoded, limit)
         if shorter is None or (not self._has_labels and not any(shorter.supervised[1:])):
             return []
         made.truncated += 1
@@ -194,7 +198,7 @@ class BlockEncoder:
             sketches=self._sketches(checked),
             pieces=np.asarray([len(pieces) for _, pieces in rows], np.int32),
             labels=[row.example.label for row in checked if isinstance(row.example, Labelled)],
-            test_rows=[self._test_row(row) for row in checked if row.split == "test"],
+            test_rows=[self._test_row(row, pieces[-1]) for row, pieces in rows if row.split == "test"],
             lengths=lengths,
             input_ids=np.concatenate([np.asarray(piece.input_ids, np.uint32) for piece in pieces]),
             supervised=supervised,
@@ -207,6 +211,10 @@ class BlockEncoder:
 
         return np.stack([sketch(row.example) for row in rows])
 
-    def _test_row(self, row: _Checked) -> str:
-        columns = {**other_columns(row.columns, self._form), **to_columns(row.example)}
+    def _test_row(self, row: _Checked, encoded: Encoded) -> str:
+        """Return the line of a test row, up to the last answer of which there are tokens: that one is asked for."""
+        example = row.example
+        if isinstance(example, Conversation):
+            example = example.without_answers(encoded.answers_lost)
+        columns = {**other_columns(row.columns, self._form), **to_columns(example)}
         return json.dumps(columns, ensure_ascii=False, default=str)

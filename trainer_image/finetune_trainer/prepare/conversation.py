@@ -6,7 +6,7 @@ tools (role `tool`) and another assistant turn; a conversation may also end with
 as `from` (human, gpt, system) and `value`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune_trainer.prepare.problems import RowError
@@ -40,6 +40,28 @@ class Conversation:
     turns: tuple[Turn, ...]
     tools: tuple[dict[str, Any], ...] = ()
     """Tools that may be called, as JSON schemas."""
+
+    def with_numbered_calls(self) -> "Conversation":
+        """Return the conversation with the ids of its calls numbered in their order, or itself where it has none."""
+        numbers: dict[Any, str] = {}
+        turns = tuple(replace(turn, extra=_numbered(turn.extra, numbers)) for turn in self.turns)
+        return replace(self, turns=turns) if numbers else self
+
+    def without_answers(self, lost: int) -> "Conversation":
+        """Return the conversation up to the last of the answers that are left when so many are not."""
+        ends = [index for index, turn in enumerate(self.turns, start=1) if turn.role == "assistant"]
+        return replace(self, turns=self.turns[: ends[-1 - lost]]) if lost else self
+
+
+def _numbered(extra: dict[str, Any], numbers: dict[Any, str]) -> dict[str, Any]:
+    """Return what a turn has with each id of a call by its number; new ones are added to `numbers`."""
+
+    def number(value: Any) -> Any:
+        return numbers.setdefault(value, str(len(numbers))) if isinstance(value, str) else value
+
+    with_id = {"tool_call_id": number(extra["tool_call_id"])} if "tool_call_id" in extra else {}
+    calls = [{**call, "id": number(call["id"])} if "id" in call else call for call in extra.get("tool_calls", [])]
+    return {**extra, **with_id, **({"tool_calls": calls} if calls else {})}
 
 
 def text_of(value: Any, field: str) -> str:

@@ -85,3 +85,15 @@ def fewer_sequences(sequences: int, global_batch_size: int) -> DataWarning | Non
         " packing makes more sequences",
         {"sequences": sequences, "global_batch_size": global_batch_size},
     )
+
+
+def rows_of_fewer_tokens(positions: int | None, max_length: int) -> DataWarning | None:
+    """Return the warning of a model that reads at most so many tokens of a row; None: as many as are wanted."""
+    if positions is None or positions >= max_length:
+        return None
+    return DataWarning(
+        "rows-of-fewer-tokens",
+        f"the model reads rows of {positions} tokens at most, less than spec.data.maxLength; lower it, or choose"
+        " another model",
+        {"positions": positions, "max_length": max_length},
+    )

@@ -37,6 +37,8 @@ class Encoded:
     supervised: list[bool]
     ends: bool = True
     """Whether every answer ends with a token that says so."""
+    answers_lost: int = 0
+    """Answers at the end that were cut off before their first token."""
 
 
 class Encoder(Protocol):
@@ -267,3 +269,14 @@ def cut(document: Encoded, limit: int) -> list[Encoded]:
     starts = range(0, max(1, len(ids) - 1), limit - 1)
     pieces = [ids[start : start + limit] for start in starts]
     return [Encoded(piece, [False] + [True] * (len(piece) - 1)) for piece in pieces]
+
+
+def cut_off(row: Encoded, limit: int) -> Encoded:
+    """Return the first tokens of a row, at most `limit` of them."""
+    kept = row.supervised[:limit]
+    return Encoded(row.input_ids[:limit], kept, answers_lost=_spans(row.supervised) - _spans(kept))
+
+
+def _spans(supervised: Sequence[bool]) -> int:
+    """Return how many stretches of targets there are: one for each answer that is learned."""
+    return sum(is_target and not before for before, is_target in pairwise([False, *supervised]))

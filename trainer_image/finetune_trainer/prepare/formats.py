@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from finetune_api.spec.job import ObjectiveType
 from finetune_trainer.prepare.conversation import Conversation, conversation_of, text_of
-from finetune_trainer.prepare.problems import RowError
+from finetune_trainer.prepare.problems import RowError, listed
 from finetune_trainer.prepare.tools import tools_of
 
 Format = Literal["messages", "promptCompletion", "text", "label"]
@@ -79,8 +79,7 @@ def detect(columns: dict[str, Any], objective: ObjectiveType, name_of: Callable[
             return name
     choices = [needed for name in _FORMATS[objective] for needed in _NEEDED[name]]
     wanted = ", or ".join(" and ".join(repr(name_of(column)) for column in needed) for needed in choices)
-    found = ", ".join(repr(column) for column in columns) or "none"
-    raise RowError("columns", f"need {wanted}; found {found}")
+    raise RowError("columns", f"need {wanted}; found {listed(columns)}")
 
 
 def parse(columns: dict[str, Any], form: Format) -> Example:
@@ -126,6 +125,15 @@ def canonical(example: Example) -> bytes:
         return {key: normal(item) for key, item in value.items()} if isinstance(value, dict) else value
 
     return _CANONICAL.encode(normal(to_columns(example))).encode(errors="surrogatepass")
+
+
+def comparable(example: Example) -> Example:
+    """Return what of an example makes it another one than others: ids of calls, random ones mostly, are numbers."""
+    if isinstance(example, Labelled):
+        content = comparable(example.content)
+        assert isinstance(content, (Document, Conversation))  # noqa: S101 - as it was
+        return example if content is example.content else replace(example, content=content)
+    return example.with_numbered_calls() if isinstance(example, Conversation) else example
 
 
 def _labelled(columns: dict[str, Any]) -> Labelled:

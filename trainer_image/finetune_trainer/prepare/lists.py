@@ -8,7 +8,7 @@ from pathlib import Path
 from finetune_api.spec import Data
 from finetune_api.spec.job import ObjectiveType
 from finetune_trainer.prepare.blocks import Block, cut
-from finetune_trainer.prepare.columns import named, own_name
+from finetune_trainer.prepare.columns import as_read, named, own_name
 from finetune_trainer.prepare.formats import Format, detect
 from finetune_trainer.prepare.problems import Problems, RowError, invalid_data
 from finetune_trainer.prepare.readers import Row
@@ -42,10 +42,11 @@ class RowLists:
         for block in self._blocks["train"]:
             seen.append(block)
             for row in named(block.rows(), self._data.columns):
-                if not isinstance(row.columns, RowError):
+                found = self._detect(row, objective)
+                if not isinstance(found, RowError):
                     self._blocks["train"] = chain(seen, self._blocks["train"])
-                    return self._detect(row, objective)
-        raise self._unreadable(seen)
+                    return found
+        raise self._unreadable(seen, objective)
 
     def blocks(self) -> Iterator[Block]:
         """Yield the rows of each list that is given, in order. Raises StageFailure after one that holds none."""
@@ -69,19 +70,24 @@ class RowLists:
         field = "replay.sources" if name == "replay" else name
         return invalid_data(f"the data set is empty: spec.data.{field} ({files}) holds no rows")
 
-    def _detect(self, row: Row, objective: ObjectiveType) -> Format:
-        assert not isinstance(row.columns, RowError)  # noqa: S101
+    def _detect(self, row: Row, objective: ObjectiveType) -> Format | RowError:
+        """Return the format of a row, or why it cannot be read. Raises StageFailure when it is of none."""
+        if isinstance(row.columns, RowError):
+            return row.columns
         try:
-            return detect(row.columns, objective, self._name_of)
+            form = detect(row.columns, objective, self._name_of)
         except RowError as error:
             raise invalid_data(f"{row.place}: {error.field}: {error.text}") from error
+        columns = as_read(row, form).columns
+        return columns if isinstance(columns, RowError) else form
 
-    def _unreadable(self, blocks: list[Block]) -> Exception:
+    def _unreadable(self, blocks: list[Block], objective: ObjectiveType) -> Exception:
         """Return the failure of a list in which there is no row that can be read."""
         problems = Problems(self._name_of)
         for row in named(chain.from_iterable(block.rows() for block in blocks), self._data.columns):
-            assert isinstance(row.columns, RowError)  # noqa: S101 - else it would have told the format
-            problems.add(row.place, row.columns)
+            found = self._detect(row, objective)
+            assert isinstance(found, RowError)  # noqa: S101 - else it would have told the format
+            problems.add(row.place, found)
         return problems.failure(problems.total)
 
 

@@ -6,6 +6,7 @@ read once and hashed here, so that all later stages load exactly the bits that w
 
 import json
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _SMALL_FILES = (
 )
 _TEMPLATES = "additional_chat_templates/"
 """Folder of a tokenizer's chat templates for tools and other uses, as transformers writes it."""
-_WEIGHTS = "*.safetensors"
+_WEIGHTS, _WHOLE, _INDEX = "*.safetensors", "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEADER_SIZE_BYTES = 8
 _LARGEST_HEADER = 100_000_000
@@ -58,12 +59,40 @@ class ModelFiles:
         self._files = {name: info for name, info in found.items() if "/" not in name}
         self._small = [name for name in self._files if any(fnmatch(name, pattern) for pattern in _SMALL_FILES)]
         self._small += [name for name in found if _is_template(name)]
-        self.weights = sorted(name for name in self._files if fnmatch(name, _WEIGHTS))
+        self._weights = sorted(name for name in self._files if fnmatch(name, _WEIGHTS))
+
+    @cached_property
+    def weights(self) -> list[str]:
+        """The files that transformers would load: folders hold copies of the weights in other forms, too.
+
+        Raises StageFailure when they are not all there.
+        """
+        if _WHOLE in self._files:
+            return [_WHOLE]
+        if _INDEX in self._files:
+            return self._of_index()
+        raise invalid_model(
+            f"{self.location.uri} holds neither {_WHOLE} nor {_INDEX}; it has {', '.join(self._weights[:5])}:"
+            " save the model with save_pretrained of transformers"
+        )
+
+    def _of_index(self) -> list[str]:
+        uri = self._location(_INDEX).uri
+        try:
+            named = sorted(set(json.loads(self._store.read(self._location(_INDEX)))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise invalid_model(f"{uri} is no index of weights ({error}); copy it again") from error
+        if not named:
+            raise invalid_model(f"{uri} is no index of weights (it names no file); copy it again")
+        missing = [str(name) for name in named if name not in self._files]
+        if missing:
+            raise invalid_model(f"{uri} names files that are not there: {', '.join(missing[:3])}; copy them too")
+        return named
 
     def check(self) -> None:
         """Raise StageFailure when the prefix does not hold a model."""
         uri = self.location.uri
-        if not self.weights:
+        if not self._weights:
             pickles = [name for name in self._files if any(fnmatch(name, pattern) for pattern in _PICKLES)]
             if pickles:
                 hint = f"it has {pickles[0]}, but pickled weights are never loaded: save them as safetensors"
@@ -76,6 +105,8 @@ class ModelFiles:
             raise invalid_model(f"{uri} holds no config.json; copy the model's config.json beside its weights")
         if not any(name in self._files for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             raise invalid_model(f"{uri} holds no tokenizer; copy the model's tokenizer.json beside its weights")
+        if others := [name for name in self._weights if name not in self.weights]:
+            log.info("weights-not-used", files=others, why=f"they are not those of {_WHOLE} or its index")
 
     def fetch_small(self, directory: Path) -> list[FileEntry]:
         """Download config, tokenizer with its chat templates, and index; return their entries."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from finetune_api.exitcodes import ExitCode
@@ -25,6 +26,9 @@ from finetune_trainer.prepare.model_files import invalid_model
 _LEAST_ROW = 2
 """Tokens: one to predict the other."""
 LANGUAGE_MODEL = ModelKind()
+_SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
+_UNBUILDABLE = (ValueError, KeyError, AttributeError, TypeError, ImportError, AssertionError, StrictDataclassError)
+"""What models raise at settings that they cannot be built with, or without a library that is not in the image."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def read_config(directory: Path, uri: str) -> Any:
     """Return the model's configuration. Raises StageFailure when transformers does not know the model."""
     try:
         return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, StrictDataclassError) as error:
         raise invalid_model(
             f"{uri}: config.json describes no model this trainer knows ({_first_line(error)});"
             " models that bring code of their own are not run"
@@ -70,22 +74,18 @@ def measure(
     given: Given = Given(),  # noqa: B008
 ) -> ModelShape:
     """Return the sizes of the model under a method. Raises StageFailure when it cannot be built or adapted."""
-    try:
-        with torch.device("meta"):
-            model = kind.auto_class.from_config(kind.configure(config))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise invalid_model(f"{uri}: no {kind} can be built from config.json: {_first_line(error)}") from error
+    model = _built(config, uri, kind)
+    text = _text_config(config, uri)
     quantized = _linear_weights(model) if method.type == "qlora" else 0
     with torch.device("meta"):
         model = method_of(method, given).adapt(model)
-    text = config.get_text_config()
     return ModelShape(
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         trainable_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         quantized_parameters=quantized,
         layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
-        intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        intermediate_size=_intermediate_size(text),
         vocabulary=text.vocab_size,
         outputs=len(kind.labels) or None,
         # Virtual tokens are parameters that stand before every layer.
@@ -94,6 +94,32 @@ def measure(
         max_positions=_room(getattr(text, "max_position_embeddings", None), method),
         experts_left_out=experts.left_out(model) if _adapts_all(method) else 0,
     )
+
+
+def _built(config: Any, uri: str, kind: ModelKind) -> Any:
+    """Return the model without weights. Raises StageFailure when it cannot be built."""
+    try:
+        with torch.device("meta"):
+            return kind.auto_class.from_config(kind.configure(config))
+    except _UNBUILDABLE as error:
+        raise invalid_model(f"{uri}: no {kind} can be built from config.json: {_first_line(error)}") from error
+
+
+def _text_config(config: Any, uri: str) -> Any:
+    """Return the configuration of the part that reads text. Raises StageFailure when it lacks a size."""
+    text = config.get_text_config()
+    for size in _SIZES:
+        if not isinstance(getattr(text, size, None), int):
+            raise invalid_model(
+                f"{uri}: config.json says no {size}, by which this trainer plans; choose another model"
+            )
+    return text
+
+
+def _intermediate_size(text: Any) -> int:
+    """Return the width of feed-forward layers, of the widest where each has its own."""
+    size = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    return int(size) if isinstance(size, int) else max(size)
 
 
 def _adapts_all(method: Method) -> bool:
@@ -139,4 +165,6 @@ def _linear_weights(model: Any) -> int:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """Return the first line of an error, and the next one where that says what the first one announces."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])[:300]

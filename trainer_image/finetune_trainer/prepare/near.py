@@ -1,16 +1,17 @@
 """Near duplicates: rows that have most of their sequences of five words in common.
 
 The likeness of two rows is the Jaccard index of their sets of five-word sequences (shingles), in lower case; a system
-turn counts as one of them. It is estimated from MinHash sketches of 128 numbers
-(https://en.wikipedia.org/wiki/MinHash), with a standard error of 0.035 at 0.8. Rows are compared only where a band of
-their sketches agrees (locality-sensitive hashing, Leskovec, Rajaraman, Ullman: Mining of Massive Datasets,
-chapter 3), with as many bands as fit the threshold best. Rows that are alike make a group, and so do those that are
-alike to one of the group; the first of it stays.
+turn counts as one of them, and of a script that puts no spaces between words each letter is a word. It is estimated
+from MinHash sketches of 128 numbers (https://en.wikipedia.org/wiki/MinHash), with a standard error of 0.035 at 0.8.
+Rows are compared only where a band of their sketches agrees (locality-sensitive hashing, Leskovec, Rajaraman,
+Ullman: Mining of Massive Datasets, chapter 3), with as many bands as fit the threshold best. Rows that are alike make
+a group, and so do those that are alike to one of the group; the first of it stays.
 
 A sketch takes 512 bytes of disk for each row while it is needed; in memory, 24 bytes.
 """
 
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,12 @@ NUMBERS = 128
 DEFAULT_THRESHOLD = 0.8
 _WORDS = 5
 _SCHEME, _SEED = "affine32", 1
+_UNSPACED = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f"  # Thai, Lao, Myanmar, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"  # Chinese characters
+)
+"""Letters that are written without spaces."""
 _PAIRS_AT_ONCE = 100_000
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that multiplying by it loses nothing."""
@@ -39,12 +46,16 @@ _BLANK = MinHash(num_perm=NUMBERS, seed=_SEED, hashfunc=zlib.crc32, scheme=_SCHE
 
 def sketch(example: Example) -> Sketch:
     """Return the sketch of an example, uint32 [NUMBERS]."""
-    words = _text(example).lower().split()
+    words = _words(_text(example).lower())
     starts = range(max(1, len(words) - _WORDS + 1))
     made = _BLANK.copy()
     sequences = {" ".join(words[start : start + _WORDS]).encode() for start in starts}
     made.update_batch(sequences | _frame(example))
     return np.asarray(made.hashvalues, np.uint32)
+
+
+def _words(text: str) -> list[str]:
+    return (text if text.isascii() else _UNSPACED.sub(r" \1 ", text)).split()
 
 
 def _text(example: Example) -> str:
@@ -57,7 +68,8 @@ def _text(example: Example) -> str:
 
 
 def _said(turn: Turn) -> str:
-    calls = turn.extra.get("tool_calls")
+    # Ids of calls are random, mostly.
+    calls = [{name: call[name] for name in call if name != "id"} for call in turn.extra.get("tool_calls", [])]
     return f"{turn.content} {json.dumps(calls, ensure_ascii=False)}" if calls else turn.content
 
 

@@ -5,7 +5,7 @@ Wrong rows may be allowed; a file that cannot be read to its end never is, since
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from finetune_api.exitcodes import ExitCode
@@ -17,6 +17,10 @@ LISTED_IN_LOG = 20
 _LISTED_IN_MESSAGE = 3
 _KINDS = 20
 _MESSAGE_CHARACTERS = 1100
+_LISTED_COLUMNS = 10
+_NAME = re.compile(r"[A-Za-z_]{1,40}|[A-Za-z_]{1,38}[0-9]{1,2}")
+"""Names of columns that may stand in a message. Others may be values: of a CSV file without a header line its first
+row stands there, and personal data with it."""
 
 
 class RowError(Exception):
@@ -96,6 +100,22 @@ class Problems:
             kind = ", but no file that cannot be read to its end" if self.broken_files else ""
             more += f"; spec.data.maxInvalidRows allows {allowed}{kind}"
         return invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
+
+
+def called(column: str, number: int) -> str:
+    """Return how a message calls the column with a number, from 1."""
+    return repr(column) if _NAME.fullmatch(column) else str(number)
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Return how a message lists columns."""
+    every = list(columns)
+    names = [repr(column) for column in every if _NAME.fullmatch(column)][:_LISTED_COLUMNS]
+    more = len(every) - len(names)
+    if names:
+        return ", ".join(names) + (f" and {more} more" if more else "")
+    like = "name looks like a value" if more == 1 else "names look like values"
+    return f"{more} whose {like} (a CSV file begins with a line of names)" if more else "none"
 
 
 def _kind(name: str, text: str) -> str:

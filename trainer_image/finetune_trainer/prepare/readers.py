@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_trainer.prepare.compression import BROKEN, open_file
-from finetune_trainer.prepare.problems import FileError, Place, RowError
+from finetune_trainer.prepare.problems import FileError, Place, RowError, called
 
 LONGEST_LINE = 64 * 1024 * 1024
 """Bytes; a longer line is no row but a file of another kind."""
@@ -122,15 +122,19 @@ def _repeated(names: Sequence[str]) -> FileError | None:
     Columns without a name are what a spreadsheet leaves behind its last one.
     """
     twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
-    return FileError("", f"has several columns called {twice!r}; give each a name of its own") if twice else None
+    if twice is None:
+        return None
+    name = called(twice, names.index(twice) + 1)
+    as_which = name if name == repr(twice) else f"as column {name} is"
+    return FileError("", f"has several columns called {as_which}; give each a name of its own")
 
 
 def _record(header: list[str], fields: list[str]) -> dict[str, Any] | RowError:
     if len(fields) != len(header):
         return RowError("", f"has {len(fields)} fields, the header has {len(header)}; quote fields that hold commas")
-    for column, text in zip(header, fields, strict=True):
+    for number, (column, text) in enumerate(zip(header, fields, strict=True), start=1):
         if byte := _wrong_byte(text):
-            return RowError("", f"not UTF-8 text (byte {byte} of column {column!r})")
+            return RowError("", f"not UTF-8 text (byte {byte} of column {called(column, number)})")
     return dict(zip(header, fields, strict=True))
 
 
@@ -198,11 +202,11 @@ def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | RowError]:
 def _value(row: pa.RecordBatch) -> dict[str, Any] | RowError:
     """Return the row of a batch [1]."""
     columns = {}
-    for name, column in zip(row.schema.names, row.columns, strict=True):
+    for number, (name, column) in enumerate(zip(row.schema.names, row.columns, strict=True), start=1):
         try:
             columns[name] = column[0].as_py()
         except (ValueError, OverflowError) as error:
-            return RowError("", f"column {name!r} has a value that cannot be read: {error}")
+            return RowError("", f"column {called(name, number)} has a value that cannot be read: {error}")
     return columns
 
 

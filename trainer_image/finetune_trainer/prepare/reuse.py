@@ -26,7 +26,7 @@ from finetune_trainer.storage.digest import sha256_of_file
 
 ENCODING = 3
 """To be raised whenever the same rows become other tokens, other rows are chosen, or more is told of them."""
-_LIBRARIES = ("transformers", "tokenizers", "datasketch", "phonenumbers", "python-stdnum")
+_LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "datasketch", "phonenumbers", "python-stdnum")
 _WITHOUT_EFFECT = {"packing"}
 """Fields of spec.data that decide over nothing that is stored."""
 

@@ -16,8 +16,10 @@ from finetune_trainer.storage import ObjectInfo, Store
 ListName = Literal["test", "validation", "train", "replay"]
 LISTS: tuple[ListName, ...] = ("test", "validation", "train", "replay")
 """In the order they are read, which is that of precedence: of a row that several have, the first one's stays."""
-_ENDINGS = ", ".join(ending for ending in READERS if ending.count(".") == 1)
+_JSON = (".json", ".json.gz", ".json.zst")
+_PLAIN = [ending for ending in READERS if ending.count(".") == 1]
 """Compressed ones are left out: those of text may have one more ending."""
+_ENDINGS, _ENDINGS_BELOW = ", ".join(_PLAIN), ", ".join(ending for ending in _PLAIN if ending not in _JSON)
 
 
 class Source(NamedTuple):
@@ -39,13 +41,20 @@ class SourceFile(NamedTuple):
 
 
 def find_files(store: Store, source: Source) -> list[SourceFile]:
-    """Return the files of a source. Raises StageFailure when it names no rows."""
+    """Return the files of a source. Raises StageFailure when it names no rows.
+
+    Files of JSON below a prefix describe a data set more often than they hold its rows.
+    """
     location = parse_s3(source.uri)
     if location.key and not location.key.endswith("/"):
         return [SourceFile(source, location, _single(store, location))]
-    found = [info for info in store.list(location) if info.size and ending_of(info.key) in READERS]
+    every = [info for info in store.list(location) if info.size and ending_of(info.key) in READERS]
+    found = [info for info in every if ending_of(info.key) not in _JSON]
     if not found:
-        raise invalid_data(f"{location.uri} holds no rows: there is no file ending in {_ENDINGS} below it")
+        raise invalid_data(
+            f"{location.uri} holds no rows: there is no file ending in {_ENDINGS_BELOW} below it"
+            + ("; a .json file is read where its own URI is given" if every else "")
+        )
     infos = sorted(found, key=lambda info: info.key)
     return [SourceFile(source, S3Location(location.bucket, info.key), info) for info in infos]
 

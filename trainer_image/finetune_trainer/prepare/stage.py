@@ -27,7 +27,7 @@ from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.model.vocabulary import extend_config
 from finetune_trainer.prepare.adapter_files import fetch_initial_adapter, labels_of_adapter
 from finetune_trainer.prepare.data_card import list_warnings
-from finetune_trainer.prepare.data_warnings import experts_not_adapted, fewer_sequences, tell
+from finetune_trainer.prepare.data_warnings import experts_not_adapted, fewer_sequences, rows_of_fewer_tokens, tell
 from finetune_trainer.prepare.model_files import ModelFiles
 from finetune_trainer.prepare.model_shape import ModelShape, measure, read_config
 from finetune_trainer.prepare.plan import Facts, resolve
@@ -72,7 +72,10 @@ def _prepare(job: StageInput, store: Store, layout: RunLayout) -> Prepared:
     small_files = model.fetch_small(scratch / "model")
     adapter_files = fetch_initial_adapter(store, job.spec.method, scratch / "adapter")
     shape, tokenizer = _shape_and_tokenizer(job, scratch)
-    warnings = tell(experts_not_adapted(shape.experts_left_out))
+    warnings = tell(
+        experts_not_adapted(shape.experts_left_out),
+        rows_of_fewer_tokens(shape.max_positions, job.spec.data.max_length),
+    )
     rows = prepare_rows(RowsInput(job.spec, store, tokenizer, shape, result))
     require_validation_rows(job.spec, rows.validation_rows)
     classes = rows.classes
