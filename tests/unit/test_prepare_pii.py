@@ -27,9 +27,27 @@ def test_all_are_found_where_several_stand_together(text, masked):
     assert RowMask(FINDER).text(text) == masked
 
 
+@pytest.mark.parametrize(
+    ("region", "text", "values"),
+    [
+        ("DE", "030 12345678, (030) 12345679 or 0171/1234567", ["030 12345678", "(030) 12345679", "0171/1234567"]),
+        ("DE", "Telefon 361 69790", ["361 69790"]),
+        ("DE", "pages 3616-9790, 6829 8151 px, 228.572052964344", []),
+        ("GB", "020 7946 0958 of 340 000 0000 people", ["020 7946 0958"]),
+        ("US", "(650) 253-0000 or 650-253-0001", ["(650) 253-0000", "650-253-0001"]),
+        ("FR", "01.12.20.34.56 on 01.12.20 34 56", ["01.12.20.34.56"]),
+        ("PL", "at 10:15 12 348 36 95", ["12 348 36 95"]),
+        ("IT", "RG 33755/2002, tel. 02 33755/2002", ["02 33755/2002"]),
+    ],
+)
+def test_numbers_are_written_as_in_their_country(region, text, values):
+    assert [text[place.start : place.end] for place in Finder(["phone"], region).find(text)] == values
+
+
 @pytest.mark.parametrize("region", ["IT", "DE", "GB", "US", "FR", "ES"])
 @pytest.mark.parametrize(
-    "form", ["%d/%m/%Y %H:%M", "%d.%m.%Y %H:%M", "%d-%m-%y %H:%M", "%Y/%m/%d %H:%M", "%Y-%m-%d %H.%M"]
+    "form",
+    ["%d/%m/%Y %H:%M", "%d.%m.%Y %H:%M", "%d-%m-%y %H:%M", "%d.%m.%y - %H.%M", "%Y/%m/%d %H:%M", "%Y-%m-%d %H.%M"],
 )
 def test_times_are_no_phone_numbers(region, form):
     finder = Finder(["phone"], region)

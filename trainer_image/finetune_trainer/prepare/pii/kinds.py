@@ -70,16 +70,17 @@ def _card_number(match: re.Match[str], region: str) -> int:
     return end_of(match, _is_card, least=13)
 
 
-_UNUSUAL = re.compile(r"[.\n\t]")
-_IN_FOURS = re.compile(r"\d{4}(?:\.\d{4}){3}|(?=[^\n\t]*[\n\t][^\n\t]*$)\d{4}(?:[ \n\t-]\d{4}){3}")
-"""With dots, or with one break; other numbers with dots have decimals, and those with more breaks are a column."""
+_IN_GROUPS = re.compile(
+    r"\d{13,19}|\d{4}(?:[ -]\d{4}){2}[ -]\d{1,7}|\d{4}(?:[ -]\d{4}){3}[ -]\d{1,3}|\d{4}[ -]\d{6}[ -]\d{4,5}"
+    r"|\d{6}[ -]\d{7,13}|\d{8}[ -]\d{8}|\d{4}(?:\.\d{4}){3}"
+    r"|(?=[^\n\t]*[\n\t][^\n\t]*$)\d{4}(?:[ \n\t-]\d{4}){3}"
+)
+"""As cards are written, with one line break at most; a phone number and the year behind it have other groups."""
 
 
 def _is_card(text: str) -> bool:
-    if _UNUSUAL.search(text) and not _IN_FOURS.fullmatch(text):
-        return False
     digits = re.sub(r"\D", "", text)
-    return bool(_CARDS.fullmatch(digits) and luhn.is_valid(digits))
+    return bool(_IN_GROUPS.fullmatch(text) and _CARDS.fullmatch(digits) and luhn.is_valid(digits))
 
 
 def _fiscal_code(match: re.Match[str], region: str) -> int:

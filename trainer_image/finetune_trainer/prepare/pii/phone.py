@@ -16,7 +16,8 @@ _OF_COUNTRY = rf" ?\(?\d[\d \n\r\t().\-/]{{5,21}}\d(?:{_EXTENSION}|(?!\w))"
 WITH_PLUS = rf"[(+](?<![\d_].){_BRACKET}(?:(?<=\+)|\+){_OF_COUNTRY}"
 WITH_ZEROS = rf"[(0]{_APART}{_BRACKET}(?:(?<=0)0|(?<=\()00){_OF_COUNTRY}"
 NATIONAL = (
-    rf"[(\d]{_APART}{_BRACKET}(?!(?<=0)0|(?<=\()00)[\d ().\-/]{{6,21}}(?<=\d)(?:{_EXTENSION}|(?!\w|[/-]\d|:\d\d))"
+    rf"[(\d]{_APART}(?<!\d:.){_BRACKET}(?!(?<=0)0|(?<=\()00)[\d ().\-/]{{6,21}}(?<=\d)"
+    rf"(?:{_EXTENSION}|(?!\w|[/-]\d|:\d\d))"
 )
 _LEAST_DIGITS = 7
 _KEPT_NUMBERS = 16384
@@ -25,14 +26,20 @@ _YEAR = r"(?:19|20)\d\d"
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _DAY_FIRST = rf"{_DAY}(?P<first>[-/. ]){_DAY}(?P=first){_YEAR}"
 _YEAR_FIRST = rf"{_YEAR}(?P<last>[-/.]){_DAY}(?P=last){_DAY}"
-_NO_PHONE = re.compile(rf"(?:{_DAY_FIRST}|{_YEAR_FIRST}|{_YEAR}-{_YEAR}$|{_BYTE}(?:\.{_BYTE}){{3}}(?!\.))(?!\d)")
+_SHORT_YEAR = rf"{_DAY}(?P<mark>[-/.])(?:0?[1-9]|1[0-2])(?P=mark)\d\d(?=\s)"
+_NO_PHONE = re.compile(
+    rf"(?:{_DAY_FIRST}|{_YEAR_FIRST}|{_SHORT_YEAR}|{_YEAR}-{_YEAR}$|{_BYTE}(?:\.{_BYTE}){{3}}(?!\.))(?!\d)"
+)
 """A day, whatever follows it, some years, or four bytes."""
 _LATER_DAY = re.compile(rf"\s(?:{_DAY_FIRST.replace('. ]', '.]')}|{_YEAR_FIRST})(?!\d)")
 _OTHER = re.compile(
     r"\d{1,2}[-/. ]\d{1,2}[-/. ](?:\d\d){1,2}|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}(?:[ T].*)?|(?:[1-9]?|1\d)\d\.\d+"
 )
 """Dates, and numbers with decimals."""
-_AMOUNT = re.compile(r"[1-9]\d{0,2}(?:\.\d{3})+")
+_COUNT = re.compile(r"\d+|[1-9]\d{0,2}(?:\.\d{3})+|\d+/(?:19|20)\d\d")
+"""A run of digits, an amount, or the number of a file and its year."""
+_WITH_ZERO = frozenset({"AT", "BE", "CH", "DE", "FI", "FR", "GB", "IE", "NL", "SE"})
+"""Countries where everybody writes the zero before the area; the numbering plan knows numbers without it, too."""
 _DECIMALS = re.compile(r"\d+\.\d+")
 _GROUP = re.compile(r"\d+")
 _NUMBER_BEFORE = re.compile(r"\d[\d ()-]{5,20}\d[,/]$")
@@ -43,7 +50,9 @@ def verify_international(match: re.Match[str], region: str) -> int:
     """Return where a phone number with its country ends, 0 when the candidate is none."""
     if "+" not in match[0] and _is_part(match):
         return 0
-    return end_of(match, lambda text: _is_in_groups(text) and _is_in_plan(_plain(text), region), least=_LEAST_DIGITS)
+    return end_of(
+        match, lambda text: _is_in_groups(text, 1.5) and _is_in_plan(_plain(text), region), least=_LEAST_DIGITS
+    )
 
 
 def verify_national(match: re.Match[str], region: str) -> int:
@@ -63,17 +72,19 @@ def same(value: str, region: str) -> str:
 
 def _is_national(text: str, match: re.Match[str], region: str) -> bool:
     """Check against the region's numbering plan; what may be another number needs a word that says what it is."""
-    if _OTHER.fullmatch(text) or ".." in text or text.count("(") != text.count(")") or not _is_in_groups(text):
+    if _OTHER.fullmatch(text) or ".." in text or text.count("(") != text.count(")") or not _is_in_groups(text, 2):
         return False
-    is_bare = text.isdigit() or _AMOUNT.fullmatch(text)
-    is_doubtful = is_bare or _is_part(match) or is_of_book(match.string, match.start())
+    is_short_of_zero = region in _WITH_ZERO and not text.startswith(("0", "(0"))
+    is_doubtful = (
+        is_short_of_zero or _COUNT.fullmatch(text) or _is_part(match) or is_of_book(match.string, match.start())
+    )
     return (not is_doubtful or says_phone(match.string, match.start())) and _is_in_plan(_plain(text), region)
 
 
-def _is_in_groups(text: str) -> bool:
-    """Tell a number from a column of figures, since nobody writes one digit by digit, and from a short range."""
+def _is_in_groups(text: str, digits: float) -> bool:
+    """Tell a number, of so many digits a group or more, from a column of figures and from a short range."""
     groups = _GROUP.findall(text)
-    return sum(map(len, groups)) >= max(2 * len(groups), _LEAST_DIGITS)
+    return sum(map(len, groups)) >= max(digits * len(groups), _LEAST_DIGITS)
 
 
 def _is_part(match: re.Match[str]) -> bool:
