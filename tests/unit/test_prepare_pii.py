@@ -3,11 +3,14 @@
 from datetime import datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pii_texts import ALL_FOUND, FOUND, NOTHING
 
 from finetune_trainer.prepare.pii.find import Finder
 from finetune_trainer.prepare.pii.kinds import KINDS
 from finetune_trainer.prepare.pii.masking import RowMask
+from finetune_trainer.prepare.pii.spelling import plain
 
 FINDER = Finder([kind.name for kind in KINDS], "IT")
 
@@ -59,6 +62,11 @@ def test_times_are_no_phone_numbers(region, form):
 def test_only_wanted_kinds_are_found():
     text = "a@example.com, +39 02 1234 5678"
     assert [place.kind for place in Finder(["phone"], "IT").find(text)] == ["phone"]
+
+
+@given(st.text() | st.text("_\\nu0a@. \uff12\u0663\u2011"))
+def test_a_text_of_one_spelling_is_as_long_as_before(text):
+    assert len(plain(text)) == len(text)
 
 
 @pytest.mark.timeout(20)
