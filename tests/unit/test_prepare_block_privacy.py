@@ -24,13 +24,13 @@ def tokenizer(tmp_path_factory) -> Path:
     return folder
 
 
-def encoded(folder: Path, tokenizer: Path, rows: list[dict[str, Any]], *, form="promptCompletion", **data):
-    """Encode rows of a test list in one block."""
+def encoded(folder: Path, tokenizer: Path, rows: list[dict[str, Any] | str], *, form="promptCompletion", **data):
+    """Encode rows of a test list, or the lines that they are written in, in one block."""
     path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     settings = Data.model_validate({"train": [{"uri": "s3://data/f"}], "pii": MASK, **data})
     (block,) = cut(path, "s3://data/rows.jsonl", Source(0, "test", "s3://data/", 1))
-    made: EncodedBlock = BlockEncoder(Rules(tokenizer, form, settings, 256)).encode(block)
+    made: EncodedBlock = BlockEncoder(Rules(tokenizer, form, settings, 512)).encode(block)
     return made
 
 
@@ -58,6 +58,39 @@ def test_calls_are_masked_however_their_arguments_are_written(tmp_path, tokenize
     (row,) = map(json.loads, made.rows["test"].test_rows)
     assert row["messages"][1]["tool_calls"][0]["function"]["arguments"] == masked
     assert row["owner"].startswith("<EMAIL_")
+
+
+def test_what_tools_and_the_model_answer_in_json_stays_json(tmp_path, tokenizer):
+    result = {"note": "Reach him:\nmario@example.com\n+39 347 1234567\n4111111111111111"}
+    turns = [
+        *call({"mario@example.com": 1}),
+        {"role": "tool", "content": json.dumps(result)},
+        {"role": "assistant", "content": '{"card": 4111111111111111, "total": 1.50}'},
+    ]
+    made = encoded(tmp_path, tokenizer, [{"messages": turns}], form="messages")
+    (row,) = map(json.loads, made.rows["test"].test_rows)
+    _, called, answered, last = row["messages"]
+    assert called["tool_calls"][0]["function"]["arguments"] == {"<EMAIL_1>": 1}
+    assert json.loads(answered["content"]) == {"note": "Reach him:\n<EMAIL_1>\n<PHONE_1>\n<CARD_NUMBER_1>"}
+    assert last["content"] == '{"card": "<CARD_NUMBER_1>", "total": 1.50}'
+
+
+def test_test_rows_are_json_whatever_a_table_holds(tmp_path, tokenizer):
+    text = '{"prompt": "How?", "completion": "So.", "score": NaN, "more": [{"most": -Infinity}], '
+    text += '"phone": 393471234567.0}'
+    made = encoded(tmp_path, tokenizer, [text])
+    (row,) = made.rows["test"].test_rows
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    assert json.loads(row, parse_constant=refuse) == {
+        "prompt": "How?",
+        "completion": "So.",
+        "score": None,
+        "more": [{"most": None}],
+        "phone": "<PHONE_1>",
+    }
 
 
 @pytest.mark.parametrize(("action", "same"), [("mask", True), ("report", False)])

@@ -5,6 +5,7 @@ A block is worked on by itself, so that it does not matter which process does it
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -217,4 +218,13 @@ class BlockEncoder:
         if isinstance(example, Conversation):
             example = example.without_answers(encoded.answers_lost)
         columns = {**other_columns(row.columns, self._form), **to_columns(example)}
-        return json.dumps(columns, ensure_ascii=False, default=str)
+        return json.dumps(_without_nan(columns), ensure_ascii=False, default=str)
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a value as JSON can hold it: tables have gaps that are no numbers."""
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

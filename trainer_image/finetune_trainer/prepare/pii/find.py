@@ -6,6 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from finetune_trainer.prepare.pii.kinds import KINDS, Kind
+from finetune_trainer.prepare.pii.spelling import may_hold_any, plain
+
+_MOST_ROUNDS = 32
+"""Each costs time in proportion to the text; two are usual."""
+_SPACE = re.compile(r"\s")
 
 
 class Found(NamedTuple):
@@ -29,22 +34,25 @@ class Finder:
 
         What stands `before` the text may say what its numbers are; nothing is looked for there.
         """
-        if not _may_hold_any(text):
+        if not may_hold_any(text):
             return []
-        whole, begin = before + text, len(before)
+        whole, begin = plain(before + text), len(before)
         taken: list[Found] = []
-        while places := self._places(_without(taken, whole)):
+        for _ in range(_MOST_ROUNDS):
+            places = self._places(_without(taken, whole))
+            if not places:
+                break
             taken += places
         found = [Found(place.kind, place.start - begin, place.end - begin) for place in taken if place.start >= begin]
         return sorted(found, key=lambda place: place.start)
 
     def same(self, kind: str, value: str) -> str:
         """Return what all spellings of a value that was found have in common."""
-        return next(one for one in self._kinds if one.name == kind).same(value, self._region)
+        return next(one for one in self._kinds if one.name == kind).same(plain(value), self._region)
 
     def _places(self, text: str) -> list[Found]:
         """Return the longest; what they covered may hide others, which are found once these are gone."""
-        places = [place for kind in self._kinds for place in self._candidates(kind, text)]
+        places = [place for kind in self._kinds if kind.sign in text for place in self._candidates(kind, text)]
         taken: list[Found] = []  # by place; none overlaps another
         for place in sorted(places, key=lambda place: place.start - place.end):
             at = bisect_left(taken, place.start, key=lambda other: other.start)
@@ -71,12 +79,7 @@ def _without(places: list[Found], text: str) -> str:
     return "".join([*parts, text[position:]])
 
 
-def _may_hold_any(text: str) -> bool:
-    """Tell most texts apart at the speed of the C library: every kind has an @, a digit or a double colon."""
-    return "@" in text or "::" in text or any(digit in text for digit in "0123456789")
-
-
 def _after_first_word(match: re.Match[str]) -> int:
     """Return where to look on behind a candidate that is nothing: a part of it may still be something."""
-    space = match[0].find(" ")
-    return match.start() + space + 1 if space > 0 else match.end()
+    space = _SPACE.search(match[0], 1)
+    return match.start() + space.end() if space else match.end()

@@ -2,7 +2,9 @@
 
 A form alone would take order numbers for phone numbers and versions for addresses. So every candidate is verified:
 check digits by python-stdnum, numbering plans by phonenumbers, addresses by the standard library. Forms repeat at
-most a fixed number of times, so that no text makes them slow.
+most a fixed number of times, so that no text makes them slow. They are looked for in texts of one spelling
+(`spelling.py`). A form begins with what its first character is and looks back only then, which the `re` module
+searches twice as fast as the other way round.
 """
 
 import ipaddress
@@ -15,7 +17,7 @@ from stdnum.eu import vat
 from stdnum.it import codicefiscale, iva
 
 from finetune_trainer.prepare.pii import phone
-from finetune_trainer.prepare.pii.groups import SPACES, end_of
+from finetune_trainer.prepare.pii.groups import end_of
 
 Verify = Callable[[re.Match[str], str], int]
 """Takes a candidate and the region of phone numbers; returns where what it found ends, 0 when it is nothing."""
@@ -28,6 +30,8 @@ class Kind:
     """A kind of personal data."""
 
     name: str
+    sign: str
+    """What stands in every text that holds one."""
     form: re.Pattern[str]
     verify: Verify
     same: Same
@@ -41,8 +45,12 @@ def _in_lower_case(value: str, region: str) -> str:
     return value.casefold()
 
 
+_PICTURE = re.compile(r"@\dx\.(?:png|jpe?g|gif|webp)$", re.IGNORECASE)
+"""`icon@2x.png` is a file."""
+
+
 def _email(match: re.Match[str], region: str) -> int:
-    return match.end()
+    return 0 if _PICTURE.search(match[0]) else match.end()
 
 
 def _iban(match: re.Match[str], region: str) -> int:
@@ -62,17 +70,25 @@ def _card_number(match: re.Match[str], region: str) -> int:
     return end_of(match, _is_card, least=13)
 
 
+_IN_GROUPS = re.compile(
+    r"\d{13,19}|\d{4}(?:[ -]\d{4}){2}[ -]\d{1,7}|\d{4}(?:[ -]\d{4}){3}[ -]\d{1,3}|\d{4}[ -]\d{6}[ -]\d{4,5}"
+    r"|\d{6}[ -]\d{7,13}|\d{8}[ -]\d{8}|\d{4}(?:\.\d{4}){3}"
+    r"|(?=[^\n\t]*[\n\t][^\n\t]*$)\d{4}(?:[ \n\t-]\d{4}){3}"
+)
+"""As cards are written, with one line break at most; a phone number and the year behind it have other groups."""
+
+
 def _is_card(text: str) -> bool:
     digits = re.sub(r"\D", "", text)
-    return bool(_CARDS.fullmatch(digits) and luhn.is_valid(digits))
+    return bool(_IN_GROUPS.fullmatch(text) and _CARDS.fullmatch(digits) and luhn.is_valid(digits))
 
 
 def _fiscal_code(match: re.Match[str], region: str) -> int:
-    return match.end() if codicefiscale.is_valid(match[0]) else 0
+    return match.end() if codicefiscale.is_valid(_characters(match[0], region)) else 0
 
 
 _VAT_WORD = re.compile(
-    r"(?<![^\W_])(?:p\.?\s?iva|partita\s+iva|vat|iva|codice\s+fiscale|c\.?\s?f\.?)"
+    r"(?<![^\W_])(?:p\.?\s?iva|p\.\s?i\.|partita[\s_]*iva|vat|iva|codice[\s_]*fiscale|(?:tax|fiscal)[\s_]*code|c\.?\s?f\.?)"
     r"(?:[\W_]|(?:è|is|id|n|nr|no|num|numero|numbers?|code|e|c|f|cf|codice|fiscale)(?![^\W_])){0,14}$",
     re.IGNORECASE,
 )
@@ -90,6 +106,19 @@ def _vat_number(match: re.Match[str], region: str) -> int:
 _VERSION_WORD = re.compile(r"(?:\bv|ver\.?|version[ei]?|release|build)[\s:=]{0,3}$", re.IGNORECASE)
 
 
+_IN_USE = [ipaddress.ip_network(network) for network in ("2000::/3", "fc00::/7", "fe80::/10", "64:ff9b::/96")]
+_INDEX = re.compile(r"[\w)\]]\[$")
+
+
+def _is_code(address: ipaddress.IPv4Address | ipaddress.IPv6Address, match: re.Match[str]) -> bool:
+    """Tell whether what could be an IPv6 address is rather code: `A::B`, `feed::bed`, `x[1::2]`, `::add1(1)`."""
+    if address.version == 4 or "." in match[0]:
+        return False
+    if not any(address in network for network in _IN_USE) or not re.search(r"\d", match[0]):
+        return True
+    return bool(_INDEX.search(match.string, max(0, match.start() - 2), match.start()))
+
+
 def _ip_address(match: re.Match[str], region: str) -> int:
     if _VERSION_WORD.search(match.string, max(0, match.start() - 12), match.start()):
         return 0
@@ -99,47 +128,67 @@ def _ip_address(match: re.Match[str], region: str) -> int:
     except ValueError:
         return 0
     is_nobody = address.is_loopback or address.is_unspecified or address.is_multicast or text.startswith("255.")
-    return 0 if is_nobody else match.start() + len(text)
+    return 0 if is_nobody or _is_code(address, match) else match.start() + len(text)
 
 
 def _same_address(value: str, region: str) -> str:
     return str(ipaddress.ip_address(value))
 
 
-_FOUR = r"\d{1,3}(?:\.\d{1,3}){3}"
-_PART = "[0-9A-Fa-f]{0,4}:"
 _OMOCODE = "[0-9L-Vl-v]"
 """A digit of a fiscal code, or the letter that stands for it where two people would have the same code."""
-_FORMS: tuple[tuple[str, str, Verify, Same], ...] = (
+_FORMS: tuple[tuple[str, str, str, Verify, Same], ...] = (
     (
         "email",
-        r"(?<![\w%+-])[\w%+-]{1,64}(?:\.[\w%+-]{1,64}){0,9}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}(?!\w)",
+        "@",
+        r"[\w%+-](?:(?<![\w%+-].)|(?<=[A-Za-z]{2}-.))[\w%+-]{0,63}(?:(?:\.|(?<=\b[OoDd])')[\w%+-]{1,64}){0,9}"
+        r"@(?:[\w-]{1,63}\.){1,8}(?:xn--[A-Za-z0-9-]{2,40}|[A-Za-z]{2,24}|[^\W\d_A-Za-z]{2,24})(?![A-Za-z0-9])",
         _email,
         _in_lower_case,
     ),
-    ("iban", rf"(?<!\w)[A-Za-z]{{2}}\d{{2}}(?:[{SPACES}]?[A-Za-z0-9]){{11,30}}(?!\w)", _iban, _characters),
-    ("cardNumber", rf"(?<![\w.-])\d(?:[{SPACES}-]?\d){{12,18}}(?![\w-])", _card_number, _characters),
+    (
+        "iban",
+        "",
+        r"[A-Za-z](?<!\w.)[A-Za-z]\d{2}(?:[ \n\t-]?[A-Za-z0-9]){11,30}(?!\w)",
+        _iban,
+        _characters,
+    ),
+    (
+        "cardNumber",
+        "",
+        r"\d(?<!\w.)(?<!x>[.-].)(?:(?<!\d[.-].)|(?<=\d{13}[.-].))(?:[ .\n\t-]?\d){12,18}(?!\w|-\d(?!\d{12}))",
+        _card_number,
+        _characters,
+    ),
     (
         "fiscalCode",
-        rf"(?<!\w)[A-Za-z]{{3}} ?[A-Za-z]{{3}} ?{_OMOCODE}{{2}}[A-Za-z]{_OMOCODE}{{2}}"
-        rf" ?[A-Za-z]{_OMOCODE}{{3}}[A-Za-z](?!\w)",
+        "",
+        rf"[A-Za-z](?<!\w.)[A-Za-z]{{2}}[ -]?[A-Za-z]{{3}}[ -]?{_OMOCODE}{{2}}[A-Za-z]{_OMOCODE}{{2}}"
+        rf"[ -]?[A-Za-z]{_OMOCODE}{{3}}[A-Za-z](?!\w)",
         _fiscal_code,
         _characters,
     ),
     (
         "vatNumber",
-        r"(?<!\w)(?:[A-Za-z]{2}(?=[A-Za-z]{0,2}\d)[A-Za-z0-9]{8,12}|[A-Z]{2} [A-Z0-9]{8,12}|\d{11})(?!\w)",
+        "",
+        r"[A-Za-z\d](?<!\w.)(?:(?<=\d)\d{10}|(?<=[A-Z])[A-Z] [A-Z0-9]{8,12}"
+        r"|(?<=[A-Za-z])[A-Za-z](?=[A-Za-z]{0,2}\d)[A-Za-z0-9]{8,12})(?!\w)",
         _vat_number,
         _characters,
     ),
-    ("ipAddress", rf"(?<![\w.]){_FOUR}(?!\w|\.\d)", _ip_address, _same_address),
+    ("ipAddress", ".", r"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)", _ip_address, _same_address),
     (
         "ipAddress",
-        rf"(?:(?<=IPv6:)|(?<![\w.])(?<![0-9A-Fa-f:]:))(?={_PART}{_PART})[0-9A-Fa-f:]{{2,39}}(?:{_FOUR})?(?!\w|\.\d)",
+        ":",
+        r"[0-9A-Fa-f:](?:(?<=IPv6:.)|(?<![\w.].)(?<![0-9A-Fa-f:]:.))"
+        r"(?:(?<=:)|[0-9A-Fa-f]{0,3}:)(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{1,38}"
+        r"(?:\d{1,3}(?:\.\d{1,3}){3})?(?!\w|\.\d)",
         _ip_address,
         _same_address,
     ),
-    ("phone", phone.FORM, phone.verify, phone.same),
+    ("phone", "+", phone.WITH_PLUS, phone.verify_international, phone.same),
+    ("phone", "00", phone.WITH_ZEROS, phone.verify_international, phone.same),
+    ("phone", "", phone.NATIONAL, phone.verify_national, phone.same),
 )
-KINDS = tuple(Kind(name, re.compile(form), verify, same) for name, form, verify, same in _FORMS)
+KINDS = tuple(Kind(name, sign, re.compile(form), verify, same) for name, sign, form, verify, same in _FORMS)
 """In this order: of two that overlap at equal length, the earlier one is meant."""

@@ -5,26 +5,63 @@ from functools import lru_cache
 
 import phonenumbers
 
-from finetune_trainer.prepare.pii.groups import SPACES, end_of
+from finetune_trainer.prepare.pii.groups import end_of
+from finetune_trainer.prepare.pii.phone_words import is_of_book, says_phone
 
-FORM = rf"(?<![\w,/-])(?<!\d\.)(?:\+|00)?\(?\d[\d{SPACES}().\-/]{{5,20}}\d(?:(?=[xX]\d)|(?![\w/-]))"
+_BRACKET = r"(?:(?<!\()|(?=\+?\d{1,6}\)[ ./-]?\d))"
+"""One that is open encloses the first group."""
+_APART = r"(?<![\w+].)(?<!\d\..)"
+_EXTENSION = r"(?=[xX]\d)"
+_OF_COUNTRY = rf" ?\(?\d[\d \n\r\t().\-/]{{5,21}}\d(?:{_EXTENSION}|(?!\w))"
+WITH_PLUS = rf"[(+](?<![\d_].){_BRACKET}(?:(?<=\+)|\+){_OF_COUNTRY}"
+WITH_ZEROS = rf"[(0]{_APART}{_BRACKET}(?:(?<=0)0|(?<=\()00){_OF_COUNTRY}"
+NATIONAL = (
+    rf"[(\d]{_APART}(?<!\d:.){_BRACKET}(?!(?<=0)0|(?<=\()00)[\d ().\-/]{{6,21}}(?<=\d)"
+    rf"(?:{_EXTENSION}|(?!\w|[/-]\d|:\d\d))"
+)
 _LEAST_DIGITS = 7
 _KEPT_NUMBERS = 16384
-_WORD = re.compile(
-    r"(?:tel|phones?|call|mobile|cell|fax|whatsapp|numero|numeri|numbers?|telefon[oi]|cellular[ei]|chiam\w{1,6})"
-    r"[\W_]{0,4}(?:(?:è|is|at|on|al|il|me|mi|us|n|nr|no)\b\W{1,4}){0,2}$",
-    re.IGNORECASE,
+_DAY = "(?:0?[1-9]|[12][0-9]|3[01])"
+_YEAR = r"(?:19|20)\d\d"
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_DAY_FIRST = rf"{_DAY}(?P<first>[-/. ]){_DAY}(?P=first){_YEAR}"
+_YEAR_FIRST = rf"{_YEAR}(?P<last>[-/.]){_DAY}(?P=last){_DAY}"
+_SHORT_YEAR = rf"{_DAY}(?P<mark>[-/.])(?:0?[1-9]|1[0-2])(?P=mark)\d\d(?=\s)"
+_NO_PHONE = re.compile(
+    rf"(?:{_DAY_FIRST}|{_YEAR_FIRST}|{_SHORT_YEAR}|{_YEAR}-{_YEAR}$|{_BYTE}(?:\.{_BYTE}){{3}}(?!\.))(?!\d)"
 )
-_OTHER = re.compile(r"\d{1,2}[-/. ]\d{1,2}[-/. ](?:\d\d){1,2}|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}(?:[ T].*)?|\d\.\d+")
+"""A day, whatever follows it, some years, or four bytes."""
+_LATER_DAY = re.compile(rf"\s(?:{_DAY_FIRST.replace('. ]', '.]')}|{_YEAR_FIRST})(?!\d)")
+_OTHER = re.compile(
+    r"\d{1,2}[-/. ]\d{1,2}[-/. ](?:\d\d){1,2}|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}(?:[ T].*)?|(?:[1-9]?|1\d)\d\.\d+"
+)
 """Dates, and numbers with decimals."""
+_COUNT = re.compile(r"\d+|[1-9]\d{0,2}(?:\.\d{3})+|\d+/(?:19|20)\d\d")
+"""A run of digits, an amount, or the number of a file and its year."""
+_WITH_ZERO = frozenset({"AT", "BE", "CH", "DE", "FI", "FR", "GB", "IE", "NL", "SE"})
+"""Countries where everybody writes the zero before the area; the numbering plan knows numbers without it, too."""
+_DECIMALS = re.compile(r"\d+\.\d+")
 _GROUP = re.compile(r"\d+")
+_NUMBER_BEFORE = re.compile(r"\d[\d ()-]{5,20}\d[,/]$")
+_LONGEST_BEFORE = 24
 
 
-def verify(match: re.Match[str], region: str) -> int:
-    """Return where a phone number ends, 0 when the candidate is none."""
-    if not region and not _is_international(match[0]):
+def verify_international(match: re.Match[str], region: str) -> int:
+    """Return where a phone number with its country ends, 0 when the candidate is none."""
+    if "+" not in match[0] and _is_part(match):
+        return 0
+    return end_of(
+        match, lambda text: _is_in_groups(text, 1.5) and _is_in_plan(_plain(text), region), least=_LEAST_DIGITS
+    )
+
+
+def verify_national(match: re.Match[str], region: str) -> int:
+    """Return where a phone number of the region ends, 0 when the candidate is none."""
+    if not region or _NO_PHONE.match(match[0]):
         return 0  # no country's plan tells what it is
-    return end_of(match, lambda text: _is_phone(text, match, region), least=_LEAST_DIGITS)
+    day = _LATER_DAY.search(match[0])
+    most = day.start() if day else len(match[0])
+    return end_of(match, lambda text: len(text) <= most and _is_national(text, match, region), least=_LEAST_DIGITS)
 
 
 def same(value: str, region: str) -> str:
@@ -33,19 +70,47 @@ def same(value: str, region: str) -> str:
     return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
 
 
-def _is_phone(text: str, match: re.Match[str], region: str) -> bool:
-    """Check against the country's numbering plan; a bare run of digits also needs a word that says what it is."""
-    is_bare = text.isdigit() and not _is_international(text)
-    groups = _GROUP.findall(text)
-    if _OTHER.fullmatch(text) or sum(map(len, groups)) < 2 * len(groups):
-        return False  # nobody writes a number digit by digit, as columns of figures are
-    if is_bare and not _WORD.search(match.string, max(0, match.start() - 40), match.start()):
+def _is_national(text: str, match: re.Match[str], region: str) -> bool:
+    """Check against the region's numbering plan; what may be another number needs a word that says what it is."""
+    if _OTHER.fullmatch(text) or ".." in text or text.count("(") != text.count(")") or not _is_in_groups(text, 2):
         return False
-    return _is_in_plan(_plain(text), region)
+    is_short_of_zero = region in _WITH_ZERO and not text.startswith(("0", "(0"))
+    is_doubtful = (
+        is_short_of_zero or _COUNT.fullmatch(text) or _is_part(match) or is_of_book(match.string, match.start())
+    )
+    return (not is_doubtful or says_phone(match.string, match.start())) and _is_in_plan(_plain(text), region)
+
+
+def _is_in_groups(text: str, digits: float) -> bool:
+    """Tell a number, of so many digits a group or more, from a column of figures and from a short range."""
+    groups = _GROUP.findall(text)
+    return sum(map(len, groups)) >= max(digits * len(groups), _LEAST_DIGITS)
+
+
+def _is_part(match: re.Match[str]) -> bool:
+    """Tell whether the candidate is a part of a path, a code or an amount: PN-02-1234567, 347-1234567-AB, 1,234 567.
+
+    That of two numbers, as in 02 12345678/02 87654321, is none.
+    """
+    text, start = match.string, match.start()
+    mark, other = text[start - 1 : start], text[max(0, start - 2) : start - 1]
+    if mark in {",", "/"} and other.isdigit():
+        return not _NUMBER_BEFORE.search(text, max(0, start - _LONGEST_BEFORE), start)
+    if mark == "-" and _DECIMALS.fullmatch(match[0]):
+        return True
+    return (mark in {"-", "/"} and other.isalnum()) or _goes_on(match)
+
+
+def _goes_on(match: re.Match[str]) -> bool:
+    """Tell whether a code or a path goes on behind the candidate, and not a name: 347 1234567-Mario."""
+    if " " in match[0]:
+        return False
+    mark, other = match.string[match.end() : match.end() + 1], match.string[match.end() + 1 : match.end() + 2]
+    return (mark == "-" and other.isalnum()) or (mark == "/" and other.islower())
 
 
 def _is_international(text: str) -> bool:
-    return text.startswith(("+", "00"))
+    return text.lstrip("(").startswith(("+", "00"))
 
 
 def _plain(text: str) -> str:

@@ -37,7 +37,7 @@ class Privacy:
         if self._action == "none":
             return columns
         mask = RowMask(self._finder)
-        masked: dict[str, Any] = mask.value(columns)
+        masked = mask.row(columns)
         if not mask.found:
             return columns
         self.counts.places.update(mask.found)
