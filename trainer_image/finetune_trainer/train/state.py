@@ -117,8 +117,9 @@ def _load_engine(engine: Engine, method: Method, directory: Path, *, resharded: 
         raise ValueError(f"{directory} holds no DeepSpeed checkpoint")
     if resharded:
         for state in engine.optimizer.state.values():
-            # DeepSpeed's loader of the universal form gives all groups one tensor, which each would count up.
-            state["step"] = state["step"].clone()
+            # DeepSpeed's loader of the universal form gives all groups one tensor, which each would count up, and
+            # leaves it on the host; the fused kernel of AdamW takes it from where the moments are alone.
+            state["step"] = state["step"].to(state["exp_avg"].device, torch.float32, copy=True)
 
 
 def _restore_random(process: Process, path: Path) -> None:
