@@ -63,3 +63,17 @@ def test_the_step_of_a_divided_state_stands_beside_the_moments(tmp_path, monkeyp
     if device.type == "cpu":
         steps[0] += 1
         assert steps[1] == 3
+
+
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_a_paged_optimizer_is_paged_when_its_state_is_loaded(tmp_path, monkeypatch, is_wrapped):
+    monkeypatch.setattr(state, "trusted", nullcontext)
+    weight, moment, paged = torch.ones(4), torch.full((4,), 2.0), torch.zeros(4)
+    optimizer = SimpleNamespace(
+        is_paged=True, state={weight: {"state1": moment}}, get_state_buffer=lambda parameter, dtype: paged
+    )
+    engine = Loaded([])
+    engine.optimizer = SimpleNamespace(optimizer=optimizer) if is_wrapped else optimizer
+    state._load_engine(engine, SimpleNamespace(saves_frozen=True), tmp_path, resharded=False)
+    assert optimizer.state[weight]["state1"] is paged
+    assert paged.equal(moment)

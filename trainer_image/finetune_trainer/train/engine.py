@@ -10,7 +10,7 @@ from finetune_api.spec import Training
 from finetune_api.status import Plan
 from finetune_trainer.objectives import Inputs, LossModule
 from finetune_trainer.prepare.memory import LARGEST_BUCKET
-from finetune_trainer.train.optimizers import set_learning_rate
+from finetune_trainer.train.optimizers import set_learning_rate, standing_still
 
 
 class Engine(Protocol):
@@ -81,10 +81,12 @@ def start_engine(loss: LossModule, plan: Plan, optimizer: torch.optim.Optimizer,
 
         if plan.zero_stage == 3:
             _join_head(loss)
-        engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=config, dist_init_required=False)
-    # At stage 0 in bf16 DeepSpeed allocates Adam's state by a step without gradients. It would count as the first
-    # step, and by the bias correction make the next ones too small.
-    optimizer.state.clear()
+        # At stage 0 in bf16 DeepSpeed allocates Adam's state by a step without gradients. It would count as the first
+        # step, and by the bias correction make the next ones too small; and paged memory is never given back.
+        with standing_still(optimizer):
+            engine, *_ = deepspeed.initialize(
+                model=loss, optimizer=optimizer, config=config, dist_init_required=False
+            )
     if plan.world_size == 1 and plan.zero_stage == 0:
         # Nobody to sum up with: DeepSpeed would copy every gradient into a buffer and back all the same.
         engine.enable_backward_allreduce = False
