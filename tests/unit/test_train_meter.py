@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from plain_models import plain_model
 from torch.utils.flop_counter import FlopCounterMode
-from train_cases import plain_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_trainer.model.flops import count_flops
