@@ -1,7 +1,8 @@
 """DeepSpeed's configuration and engine, and the one rule of loss scaling."""
 
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, Protocol, cast
 
 import torch
@@ -10,7 +11,7 @@ from finetune_api.spec import Training
 from finetune_api.status import Plan
 from finetune_trainer.objectives import Inputs, LossModule
 from finetune_trainer.prepare.memory import LARGEST_BUCKET
-from finetune_trainer.train.optimizers import set_learning_rate, standing_still
+from finetune_trainer.train.optimizers import set_learning_rate
 
 
 class Engine(Protocol):
@@ -83,7 +84,7 @@ def start_engine(loss: LossModule, plan: Plan, optimizer: torch.optim.Optimizer,
             _join_head(loss)
         # At stage 0 in bf16 DeepSpeed allocates Adam's state by a step without gradients. It would count as the first
         # step, and by the bias correction make the next ones too small; and paged memory is never given back.
-        with standing_still(optimizer):
+        with _standing_still(optimizer):
             engine, *_ = deepspeed.initialize(
                 model=loss, optimizer=optimizer, config=config, dist_init_required=False
             )
@@ -91,6 +92,16 @@ def start_engine(loss: LossModule, plan: Plan, optimizer: torch.optim.Optimizer,
         # Nobody to sum up with: DeepSpeed would copy every gradient into a buffer and back all the same.
         engine.enable_backward_allreduce = False
     return cast(Engine, engine)
+
+
+@contextmanager
+def _standing_still(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """While this lasts, a step of the optimizer does nothing."""
+    vars(optimizer)["step"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del vars(optimizer)["step"]
 
 
 def _join_head(loss: LossModule) -> None:

@@ -6,8 +6,7 @@ parameter where 32 bits take 8. Paged ones stand in memory that CUDA moves to th
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -72,16 +71,6 @@ def shapes_in_groups(module: nn.Module, settings: Optimizer, rates: Rates) -> di
     groups = parameter_groups(module, settings.weight_decay, rates)
     members = [parameter for group in groups for parameter in group["params"]]
     return {names[parameter]: whole_shape(parameter) for parameter in members}
-
-
-@contextmanager
-def standing_still(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """While this lasts, a step of the optimizer does nothing."""
-    vars(optimizer)["step"] = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        del vars(optimizer)["step"]
 
 
 def page(optimizer: Any) -> None:
