@@ -7,7 +7,8 @@ from itertools import product
 
 import pytest
 from extent import IS_WHOLE
-from train_cases import Case, reference, run_cases, weights_of
+from plain_training import reference
+from train_cases import Case, run_cases, weights_of
 
 pytestmark = pytest.mark.timeout(3600)  # the first test waits for all runs
 

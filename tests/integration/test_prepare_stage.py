@@ -4,9 +4,9 @@ import json
 
 import pytest
 from peft import LoraConfig, get_peft_model
+from plain_models import write_adapter
 from prepare_rows import NO_SPLIT, another, base_data, fails, fetched, row, rows, texts
 from tiny_model import CHATML
-from train_cases import write_adapter
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_api.reasons import Reason

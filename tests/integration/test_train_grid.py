@@ -8,7 +8,8 @@ import re
 
 import pytest
 from extent import IS_WHOLE
-from train_cases import Case, reference, run_cases, weights_of
+from plain_training import reference
+from train_cases import Case, run_cases, weights_of
 
 from finetune_trainer.data.batches import TrainingBatches
 from finetune_trainer.data.cache import TokenCache

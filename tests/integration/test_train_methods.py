@@ -6,7 +6,9 @@ Each runs at one ZeRO stage with all tests, and at others alone and in company w
 import pytest
 import torch
 from extent import IS_WHOLE
-from train_cases import Case, base_loss, plain_model, reference, run_cases, weights_of, work_of
+from plain_models import plain_model
+from plain_training import base_loss, reference
+from train_cases import Case, run_cases, weights_of, work_of
 
 pytestmark = pytest.mark.timeout(1500)  # the first test waits for all runs
 

@@ -3,6 +3,7 @@
 What a step computes is left out, its collectives are not: several processes can play the same script together.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ class Script:
     """Upload of a step: after which step it ends, if nobody waits for it before."""
     stop_at_look: int = 0
     """SIGTERM arrives while the saver waits so often in vain, counted over all uploads; 0: never."""
+    save_seconds: float = 0.0
+    """What a save takes before its upload."""
     spec: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -62,6 +65,9 @@ class HeldWriter:
         """By step, the validation loss that the commit names; of rank 0."""
         self.waits = 0
         """How often something in flight was waited for."""
+        self.begun: list[float] = []
+        self.handed: list[float] = []
+        """Times at which steps began and saves were handed in, by the clock of the machine."""
         self._script = script
         self._rank = rank
         self._stop = stop
@@ -75,6 +81,7 @@ class HeldWriter:
 
     def submit(self, step: int, directory: Path, meta: CommitMeta) -> bool:
         assert not self.busy
+        self.handed.append(time.monotonic())
         self.submitted[step] = meta
         self._in_flight, self._looks = step, self._script.looks.get(step, 0)
         if not self._looks:
@@ -96,6 +103,7 @@ class HeldWriter:
 
     def begin(self, done: int) -> None:
         """A step begins after so many."""
+        self.begun.append(time.monotonic())
         if self._in_flight is not None and self._script.ends_after.get(self._in_flight) == done:
             self._end()
 
@@ -143,6 +151,9 @@ class Played:
     best: dict[int, float | None]
     best_commit: int | None
     waits: int
+    begun: list[float]
+    handed: list[float]
+    """Times at which steps began and saves were handed in."""
     failure: StageFailure | None
 
 
@@ -161,7 +172,14 @@ def play(script: Script, scratch: Path, *, rank: int = 0, world_size: int = 1) -
             failure = error
     best_commit = kept.best.step if kept.best else None
     return Played(
-        list(writer.submitted), writer.committed, told.best if told else {}, best_commit, writer.waits, failure
+        saved=list(writer.submitted),
+        committed=writer.committed,
+        best=told.best if told else {},
+        best_commit=best_commit,
+        waits=writer.waits,
+        begun=writer.begun,
+        handed=writer.handed,
+        failure=failure,
     )
 
 
@@ -169,7 +187,8 @@ def play_together(rank: int, plays: Sequence[Sequence[Script]], scratch: Path) -
     """Be one process of several, in plays that have a script for each; `scratch/<rank>` tells how they went."""
     join(scratch, rank, len(plays[0]))
     played = [play(scripts[rank], scratch, rank=rank, world_size=len(scripts)) for scripts in plays]
-    (scratch / f"{rank}").write_text(repr([(one.saved, one.committed) for one in played]))
+    told = [{name: getattr(one, name) for name in ("saved", "committed", "begun", "handed")} for one in played]
+    (scratch / f"{rank}").write_text(repr(told))
 
 
 def join(scratch: Path, rank: int = 0, world_size: int = 1) -> None:
@@ -190,10 +209,13 @@ def _stand_in(stack: ExitStack, script: Script, writer: HeldWriter) -> None:
     def evaluate(*_: Any) -> Evaluation:
         return Evaluation(Scores(loss=script.losses[done - 1]), None)
 
+    def save_state(*_: Any) -> None:
+        time.sleep(script.save_seconds)
+
     stack.enter_context(mock.patch.object(loop, "train_step", train_step))
     stack.enter_context(mock.patch.object(loop, "evaluate", evaluate))
     stack.enter_context(mock.patch.object(loop, "count_flops", return_value=None))
-    stack.enter_context(mock.patch.object(saver, "save_state"))
+    stack.enter_context(mock.patch.object(saver, "save_state", save_state))
 
 
 def _run(script: Script, stop: StopSignal, *, rank: int, world_size: int) -> Any:

@@ -139,6 +139,29 @@ def test_micro_batches_are_halved_though_their_size_is_set_and_what_else_is_set_
         plan_of(job(out_of_memory=3, training=training, offloadOptimizer="off"))
 
 
+def plans_until_nothing_is_left(**settings):
+    plans = []
+
+    def run_out_of_memory():
+        while True:
+            plans.append(plan_of(job(out_of_memory=len(plans), **settings)))
+
+    with pytest.raises(StageFailure, match="no plan is left"):
+        run_out_of_memory()
+    return plans
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "stages"),
+    [("adamw", {2, 3}), ("adamw8bit", {2}), ("pagedAdamw8bit", {2}), ("pagedAdamw32bit", {2})],
+)
+def test_no_plan_takes_a_stage_that_the_state_of_a_commit_cannot_be_divided_for(optimizer, stages):
+    """The next attempt would be refused as it goes on from its commit, and the job would end."""
+    plans = plans_until_nothing_is_left(training={"optimizer": {"type": optimizer}}, processesPerNode=2)
+    assert {plan.zero_stage for plan in plans} == stages
+    assert plans[-1].micro_batch_size == 1
+
+
 def test_on_cpus_a_lower_limit_is_met_or_refused():
     about = job(device="cpu", limit=64 * GIB)
     tight = job(device="cpu", limit=20 * GIB)

@@ -79,13 +79,26 @@ def test_a_stop_while_it_waits_ends_within_the_grace(alone):
     assert (played.failure.code, played.saved) == (ExitCode.STOPPED, [1])
 
 
+def played_by_two(plays, scratch):
+    """Return what each of two processes has to tell of plays with a script for each."""
+    torch.multiprocessing.spawn(play_together, (plays, scratch), nprocs=2)
+    return [literal_eval((scratch / f"{rank}").read_text()) for rank in range(2)]
+
+
 @pytest.mark.slow
 def test_processes_wait_for_the_slowest_of_them(tmp_path):
     """Whichever is slow, and where uploads fail: all of them save the same steps, and none waits for ever."""
     losses = [3.0, 2.0, 2.5, 2.9]
     fast, slow, failing = Script(losses), Script(losses, looks={1: 2}), Script(losses, fails=[2])
-    plays = [(fast, slow), (slow, fast), (failing, failing)]
-    torch.multiprocessing.spawn(play_together, (plays, tmp_path), nprocs=2)
-    first, second = (literal_eval((tmp_path / f"{rank}").read_text()) for rank in range(2))
-    assert [saved for saved, _ in first] == [saved for saved, _ in second] == [[1, 2, 4], [1, 2, 4], [1, 2, 3, 4]]
-    assert [committed for _, committed in first][2] == {1: 3.0, 3: 2.5, 4: 2.9}
+    first, second = played_by_two([(fast, slow), (slow, fast), (failing, failing)], tmp_path)
+    saved = [[1, 2, 4], [1, 2, 4], [1, 2, 3, 4]]
+    assert [play["saved"] for play in first] == [play["saved"] for play in second] == saved
+    assert first[2]["committed"] == {1: 3.0, 3: 2.5, 4: 2.9}
+
+
+@pytest.mark.slow
+def test_the_step_after_a_save_begins_when_all_have_saved(tmp_path):
+    """Rank 0 alone writes the whole weights; in a step the others would have less patience with it than in a save."""
+    (first,), (second,) = played_by_two([(Script([2.0, 3.0], save_seconds=1.5), Script([2.0, 3.0]))], tmp_path)
+    assert first["saved"] == second["saved"] == [1, 2]
+    assert second["begun"][0] < first["handed"][0] < second["begun"][1]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from plain_models import plain_model
 from torch.utils.flop_counter import FlopCounterMode
-from train_cases import plain_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_trainer.model.flops import count_flops
@@ -43,6 +43,21 @@ def test_the_clock_starts_anew_after_the_work_before_the_first_step(clock):
     taken.begin(0)
     clock[0] += 2
     assert taken.step(1, tokens=100, flops=0.0, waited=0.0).tokens_per_second == 50.0
+
+
+def test_what_is_done_between_steps_is_no_step(clock):
+    """Each is left out as it ends: an evaluation, and the save of it."""
+    taken = Meter()
+    taken.begin(0)
+    for done in range(1, 31):
+        clock[0] += 1
+        speed = taken.step(done, tokens=100, flops=5e12, waited=0.5)
+        if done % 10 == 0:
+            for seconds in (600, 60):
+                clock[0] += seconds
+                taken.skip()
+    assert speed.seconds_per_step == 1.0
+    assert (speed.tokens_per_second, speed.flops_per_second, speed.data_wait_share) == (100.0, 5e12, 0.5)
 
 
 @pytest.mark.parametrize(

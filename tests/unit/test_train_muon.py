@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from train_cases import plain_model
+from plain_models import plain_model
 
 from finetune_trainer.train.muon import MUON, MuonWithAdamW, hidden_matrices
 from finetune_trainer.train.optimizers import RATE, parameter_groups, set_learning_rate

@@ -15,6 +15,7 @@ from finetune_trainer.train.devices import Devices
 from finetune_trainer.train.report import Reporter, duration
 from finetune_trainer.train.series import MetricsSeries
 from finetune_trainer.train.sync import Outcome, Votes
+from finetune_trainer.train.watchdog import Watchdog
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,22 @@ def test_a_step_just_told_needs_no_heartbeat(tmp_path, clock):
     clock[0] += INTERVAL_SECONDS
     reporter.heartbeat()
     assert [sample.progress.step for sample, _ in poster.samples] == [4, 5, 5]
+    reporter.close()
+
+
+def test_an_evaluation_makes_no_step_seem_slow(tmp_path, clock):
+    """Neither its speed, nor the time that is left."""
+    reporter = quiet_reporter(tmp_path, Samples())
+    reporter.begin(4, None, None, None)
+    watchdog = Watchdog(0, tmp_path / "last-word")
+    watchdog.listener = reporter
+    for done in (5, 6, 7):
+        clock[0] += 2
+        reporter.step(done, loss=2, learning_rate=1e-4, grad_norm=1, **STEP)
+        with watchdog.during("while it evaluates"):
+            clock[0] += 600
+    progress = reporter.progress
+    assert (progress.tokens_per_second, progress.estimated_remaining_seconds) == (500.0, 6)
     reporter.close()
 
 

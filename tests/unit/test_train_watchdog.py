@@ -31,6 +31,8 @@ class Listener:
     heartbeats = 0
     def heartbeat(self):
         self.heartbeats += 1
+    def between_steps(self):
+        pass
     def reached(self, message):
         return message.model_copy(update={"progress": Progress(step=7, total_steps=9)})
 

@@ -83,12 +83,13 @@ def more_frugal(spec: FineTuneJobSpec, facts: Facts, plan: Plan) -> Plan | None:
     """Return the fastest plan that needs less memory than one that ran out of it; None when there is none.
 
     Smaller micro-batches are taken whatever the spec says of their size: they change no number but by rounding, since
-    the global batch stays.
+    the global batch stays. The ZeRO stage stays where the optimizer's state, which may be committed, fits no other.
     """
     any_size = {"training": spec.training.model_copy(update={"micro_batch_size": "auto"})}
     for choice in _choices(spec.model_copy(update=any_size), facts):
         needs_less = choice.estimate.total < plan.estimated_bytes_per_device
-        if needs_less and choice.micro_batch_size <= plan.micro_batch_size:
+        goes_on = spec.training.optimizer.can_reshard or choice.layout.zero_stage == plan.zero_stage
+        if needs_less and goes_on and choice.micro_batch_size <= plan.micro_batch_size:
             return _plan(spec, facts, choice)
     return None
 

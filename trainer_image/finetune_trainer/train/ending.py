@@ -2,14 +2,14 @@
 
 from math import isfinite
 
-import torch
-
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageFailure
 from finetune_trainer.train.processes import from_rank_zero
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.sync import Outcome
+
+_LACKS_OF_MEMORY = ("out of memory", "ALLOC_FAILED")
 
 
 def stopped(saver: Saver, *, done: int, stuck: bool) -> StageFailure:
@@ -36,12 +36,19 @@ def no_number(outcome: Outcome) -> str:
     return f"{what} is no longer a number at step {outcome.done}"
 
 
-def out_of_memory(error: torch.OutOfMemoryError) -> StageFailure:
-    """Return the end of a process whose GPU is full; the next attempt takes a plan that needs less."""
+def out_of_memory(error: RuntimeError) -> StageFailure | None:
+    """Return the end of a process whose GPU is full, None if an error says something else.
+
+    The next attempt takes a plan that needs less. NCCL, cuBLAS and pinned memory ask the driver for theirs and not
+    torch, whose own error is then never raised; their words alone tell.
+    """
+    telling = [line for line in str(error).splitlines() if any(words in line for words in _LACKS_OF_MEMORY)]
+    if not telling:
+        return None
     return StageFailure(
         ExitCode.OUT_OF_DEVICE_MEMORY,
         Reason.OUT_OF_DEVICE_MEMORY,
-        f"the GPU's memory did not suffice: {str(error).splitlines()[0]}",
+        f"the GPU's memory did not suffice: {telling[0]}",
     )
 
 

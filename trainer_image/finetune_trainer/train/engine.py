@@ -1,7 +1,8 @@
 """DeepSpeed's configuration and engine, and the one rule of loss scaling."""
 
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, Protocol, cast
 
 import torch
@@ -81,14 +82,26 @@ def start_engine(loss: LossModule, plan: Plan, optimizer: torch.optim.Optimizer,
 
         if plan.zero_stage == 3:
             _join_head(loss)
-        engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=config, dist_init_required=False)
-    # At stage 0 in bf16 DeepSpeed allocates Adam's state by a step without gradients. It would count as the first
-    # step, and by the bias correction make the next ones too small.
-    optimizer.state.clear()
+        # At stage 0 in bf16 DeepSpeed allocates Adam's state by a step without gradients. It would count as the first
+        # step, and by the bias correction make the next ones too small; and paged memory is never given back.
+        with _standing_still(optimizer):
+            engine, *_ = deepspeed.initialize(
+                model=loss, optimizer=optimizer, config=config, dist_init_required=False
+            )
     if plan.world_size == 1 and plan.zero_stage == 0:
         # Nobody to sum up with: DeepSpeed would copy every gradient into a buffer and back all the same.
         engine.enable_backward_allreduce = False
     return cast(Engine, engine)
+
+
+@contextmanager
+def _standing_still(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """While this lasts, a step of the optimizer does nothing."""
+    vars(optimizer)["step"] = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del vars(optimizer)["step"]
 
 
 def _join_head(loss: LossModule) -> None:

@@ -13,8 +13,9 @@ from finetune_trainer.errors import StageFailure
 from finetune_trainer.model import weights
 from finetune_trainer.storage import Store
 from finetune_trainer.train.cadence import best_commit, export_commit
+from finetune_trainer.train.errand import run_errand
 from finetune_trainer.train.evaluation import Evaluation, evaluate
-from finetune_trainer.train.processes import everywhere, on_rank_zero
+from finetune_trainer.train.processes import on_rank_zero
 from finetune_trainer.train.run import Run, commits_of
 from finetune_trainer.train.saver import Saver
 from finetune_trainer.train.state import WEIGHTS, is_weights
@@ -49,11 +50,13 @@ def tuned_scores(
 
 
 def _load_weights(run: Run, store: Store, commit: Commit, directory: Path) -> None:
-    whole = True
-    if run.process.local_rank == 0:
+    def fetch() -> bool:
+        if run.process.local_rank != 0:
+            return True
         rmtree(directory, ignore_errors=True)
-        whole = fetch_commit(store, run.layout, commit, directory, is_weights)
-    if not everywhere(whole, run.process):
+        return fetch_commit(store, run.layout, commit, directory, is_weights)
+
+    if not run_errand(fetch, directory, run.process, run.watchdog):
         raise StageFailure(
             ExitCode.STORAGE,
             Reason.STORAGE_FAILED,

@@ -18,7 +18,7 @@ from finetune_trainer.train.cadence import commit_due, evaluates, is_better
 from finetune_trainer.train.early_stopping import is_over, scored
 from finetune_trainer.train.ending import diverged, no_number, stopped
 from finetune_trainer.train.evaluation import evaluate
-from finetune_trainer.train.processes import anywhere, from_rank_zero
+from finetune_trainer.train.processes import anywhere, from_rank_zero, meet
 from finetune_trainer.train.report import Reporter
 from finetune_trainer.train.run import Run
 from finetune_trainer.train.sampler import Sampler
@@ -193,6 +193,8 @@ class Loop:
         )
         with run.watchdog.during(f"while it saves after step {self.done}", slow=True):
             self._saver.save(self.done, self.state, meta)
+            # Rank 0 alone writes the whole weights: in the next step the others would take that for a hang.
+            meet(run.process)
 
     def _settle(self) -> None:
         """Wait until no upload is in flight; each ends, well or badly, by its own deadlines."""

@@ -13,7 +13,7 @@ class Mark:
     """Sums at the end of a step; all but the time count from the first mark."""
 
     time: float
-    """Seconds on a clock that only goes forward."""
+    """Seconds on a clock that only goes forward, and stands still between steps."""
     done: int = 0
     tokens: int = 0
     flops: float = 0.0
@@ -36,19 +36,28 @@ class Meter:
     """Takes the time of steps, told with what they did over all processes and how long this one waited."""
 
     def __init__(self) -> None:
-        self._marks: deque[Mark] = deque([Mark(time.monotonic())], maxlen=_WINDOW + 1)
+        self._left_out = 0.0
+        """Seconds that were no step."""
+        self._marks: deque[Mark] = deque([Mark(self._now())], maxlen=_WINDOW + 1)
 
     def begin(self, done: int) -> None:
         """Start the clock after `done` steps."""
         self._marks.clear()
-        self._marks.append(Mark(time.monotonic(), done))
+        self._marks.append(Mark(self._now(), done))
+
+    def skip(self) -> None:
+        """The next step begins now: what was done since the last one was no step."""
+        self._left_out += self._now() - self._marks[-1].time
 
     def step(self, done: int, *, tokens: int, flops: float, waited: float) -> Speed:
         """Take the time of a step and return the speed of the newest ones."""
         last = self._marks[-1]
-        now = time.monotonic()
-        self._marks.append(Mark(now, done, last.tokens + tokens, last.flops + flops, last.waited + waited))
+        sums = last.tokens + tokens, last.flops + flops, last.waited + waited
+        self._marks.append(Mark(self._now(), done, *sums))
         return speed_between(self._marks[0], self._marks[-1])
+
+    def _now(self) -> float:
+        return time.monotonic() - self._left_out
 
 
 def speed_between(first: Mark, last: Mark) -> Speed:

@@ -20,6 +20,8 @@ from finetune_trainer.train.muon import MUON, MuonWithAdamW, hidden_matrices
 
 RATE = "rate"
 """Key of a parameter group: its share of the run's learning rate, which the loop sets in every step."""
+_PAGED = {"state1", "state2"}
+"""What bitsandbytes calls the moments."""
 
 Rates = Mapping[nn.Parameter, float]
 
@@ -69,6 +71,20 @@ def shapes_in_groups(module: nn.Module, settings: Optimizer, rates: Rates) -> di
     groups = parameter_groups(module, settings.weight_decay, rates)
     members = [parameter for group in groups for parameter in group["params"]]
     return {names[parameter]: whole_shape(parameter) for parameter in members}
+
+
+def page(optimizer: Any) -> None:
+    """Give a paged optimizer, bare or as DeepSpeed wraps it, its loaded state in memory that CUDA may move.
+
+    bitsandbytes takes such memory for the states of a first step alone; loaded ones stand fixed on the GPU.
+    """
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    if not getattr(optimizer, "is_paged", False):
+        return
+    for parameter, state in optimizer.state.items():
+        for name in _PAGED.intersection(state):
+            paged = optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
+            state[name] = paged.copy_(state[name])
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

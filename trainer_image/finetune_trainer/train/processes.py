@@ -89,6 +89,11 @@ def anywhere(flag: bool, process: Process) -> bool:
     return all_sum(torch.tensor([float(flag)], device=process.device))[0] > 0
 
 
+def meet(process: Process) -> None:
+    """Wait until every rank has come here."""
+    all_sum(torch.zeros(1, device=process.device))
+
+
 def all_sum(values: torch.Tensor) -> list[float]:
     """Return the sums of values over all ranks."""
     dist.all_reduce(values)

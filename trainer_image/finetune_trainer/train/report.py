@@ -64,6 +64,10 @@ class Reporter:
             self._bar = tqdm(total=self._schedule.total_steps, initial=done, unit="step")
         self._post(urgent=True)
 
+    def between_steps(self) -> None:
+        """Take note that what was done since the newest step was no step. All steps done by then must be told."""
+        self._meter.skip()
+
     def step(
         self,
         done: int,

@@ -129,7 +129,8 @@ def load_whole(module: nn.Module, optimizer: torch.optim.Optimizer, directory: P
             parameter.copy_(master)
         moments = {key: _load(folder / f"{key}.pt")["param"].view_as(master) for key in _MOMENTS}
         state = {key: moment.to(master.device, torch.float32) for key, moment in moments.items()}
-        optimizer.state[master] = {**state, "step": _load(folder / "step.pt").float()}
+        # Beside the moments: the fused kernel takes no step from another device.
+        optimizer.state[master] = {**state, "step": _load(folder / "step.pt").to(master.device, torch.float32)}
 
 
 def _with_masters(optimizer: Any) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:

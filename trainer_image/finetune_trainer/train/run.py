@@ -74,8 +74,8 @@ class Run:
 
     @property
     def evaluation_tokens(self) -> int:
-        """Most tokens of an evaluation batch: what a training batch may hold."""
-        return self.plan.micro_batch_size * self.spec.data.max_length
+        """Most tokens of an evaluation batch, though a longer row stands alone: what a training batch may hold."""
+        return self.plan.micro_batch_size * self.data.batches.longest_sequence
 
 
 def commits_of(run: Run, store: Store) -> list[Commit]:

@@ -31,6 +31,7 @@ from finetune_trainer.train.attempt_plan import plan_of_attempt
 from finetune_trainer.train.cadence import evaluates
 from finetune_trainer.train.early_stopping import scored
 from finetune_trainer.train.engine import deepspeed_config, start_engine
+from finetune_trainer.train.errand import run_errand
 from finetune_trainer.train.evaluation import evaluate
 from finetune_trainer.train.optimizers import make_optimizer, shapes_in_groups
 from finetune_trainer.train.processes import Process
@@ -159,17 +160,22 @@ def score_resumed(run: Run, saver: Saver, reporter: Reporter | None, store: Stor
 
 def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:
     """Fetch a commit once per pod, in the layout of this run; return whether all pods got it whole."""
-    whole, resharded = True, not _has_our_layout(run, commit)
-    if run.process.local_rank == 0:
+    process, resharded = run.process, not _has_our_layout(run, commit)
+
+    def fetch() -> bool:
+        if process.local_rank != 0:
+            return True
         rmtree(directory, ignore_errors=True)
         whole = fetch_commit(
-            store, run.layout, commit, directory, lambda name: wanted(name, run.process, resharded=resharded)
+            store, run.layout, commit, directory, lambda name: wanted(name, process, resharded=resharded)
         )
         if whole:
             join_shards(directory)
         if whole and resharded:
             reshard(run, directory)
-    return processes.everywhere(whole, run.process)
+        return whole
+
+    return run_errand(fetch, directory, process, run.watchdog)
 
 
 def reshard(run: Run, directory: Path) -> None:

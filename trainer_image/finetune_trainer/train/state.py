@@ -22,6 +22,7 @@ from finetune_api.status import Scores, Validation
 from finetune_trainer.methods import Method
 from finetune_trainer.model import weights
 from finetune_trainer.train.engine import Engine, expect_universal
+from finetune_trainer.train.optimizers import page
 from finetune_trainer.train.processes import Process
 from finetune_trainer.train.reshard import ENGINE, SHARDS, UNIVERSAL, load_whole
 from finetune_trainer.train.run import Run
@@ -115,10 +116,12 @@ def _load_engine(engine: Engine, method: Method, directory: Path, *, resharded: 
         )
     if path is None:
         raise ValueError(f"{directory} holds no DeepSpeed checkpoint")
+    page(engine.optimizer)
     if resharded:
         for state in engine.optimizer.state.values():
-            # DeepSpeed's loader of the universal form gives all groups one tensor, which each would count up.
-            state["step"] = state["step"].clone()
+            # DeepSpeed's loader of the universal form gives all groups one tensor, which each would count up, and
+            # leaves it on the host; the fused kernel of AdamW takes it from where the moments are alone.
+            state["step"] = state["step"].to(state["exp_avg"].device, torch.float32, copy=True)
 
 
 def _restore_random(process: Process, path: Path) -> None:

@@ -52,6 +52,9 @@ class Listener(Protocol):
     def heartbeat(self) -> None:
         """Take note that the process lives."""
 
+    def between_steps(self) -> None:
+        """Take note that what was done since the newest step was no step."""
+
     def reached(self, message: TerminationMessage) -> TerminationMessage:
         """Return the message with progress and checkpoints."""
 
@@ -102,6 +105,8 @@ class Watchdog:
             self.beat()
             self._doing, self._is_slow = before
             self.pace.begin()
+            if self.listener is not None:
+                self.listener.between_steps()
 
     @property
     def limit(self) -> float:

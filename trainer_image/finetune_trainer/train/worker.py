@@ -3,8 +3,6 @@
 import signal
 from typing import cast
 
-import torch
-
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
 from finetune_api.run import Prepared, TrainResult
@@ -40,8 +38,11 @@ def run(job: StageInput, store: Store) -> TerminationMessage:
     pod = read_pod()
     try:
         return last_word(_train(job, store, pod))
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(error) from error
+    except RuntimeError as error:
+        failure = out_of_memory(error)
+        if failure is None:
+            raise
+        raise failure from error
 
 
 def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
@@ -74,10 +75,12 @@ def _train_and_score(run: Run, sampler: Sampler | None, store: Store, pod: Pod, 
         failure = _stopped(saver)
         failure.reached = _reached(failure, run, saver, reporter)
         raise failure from stop
-    except torch.OutOfMemoryError as error:
-        failure = out_of_memory(error)
-        failure.reached = _reached(failure, run, saver, reporter)
-        raise failure from error
+    except RuntimeError as error:
+        lack = out_of_memory(error)
+        if lack is None:
+            raise
+        lack.reached = _reached(lack, run, saver, reporter)
+        raise lack from error
     except StageFailure as failure:
         failure.reached = _reached(failure, run, saver, reporter)
         raise
