@@ -6,8 +6,8 @@ tensors that a decoder layer with fused attention keeps for its backward pass
 
 A step has two peaks, and the higher one counts. At the head all activations are there, and what the head makes. In
 the update no activation is left, but a copy of the gradients in fp32, beside those of 16 bits they were made of: at
-ZeRO stage 0 of all of them, at stages 1 and 2 of this process's share, at stage 3 of a part of it at a time. Gradients
-of several micro-batches are summed up in fp32 all along: at stages 0 and 2 the update takes those as they are.
+ZeRO stage 0 of all of them, at stages 1 and 2 of this process's share, at stage 3 of a part of it at a time. Those of
+several micro-batches are summed up in fp32 from the first on: at stages 0 and 2 the update takes them as they are.
 
 An optimizer that is offloaded (https://arxiv.org/abs/2101.06840) has its state, the master weights and those
 gradients on the host, whatever the step is at.
@@ -131,8 +131,8 @@ def estimate(shape: ModelShape, layout: Layout) -> Estimate:
 def _offloaded(made: Estimate, share: int, layout: Layout, width: int) -> Estimate:
     """Return the estimate with the optimizer on the host, given the parameters that this process updates.
 
-    There are the moments, and what a GPU copies from and to: master weights and gradients in fp32, at stage 3 gradients
-    that are summed up over micro-batches, else the new weights and the sum if that is of 16 bits. On the device,
+    There are the moments, and what a GPU copies from and to: master weights and gradients in fp32, and at stage 3 the
+    sum of gradients over micro-batches, else the new weights, and that sum if it is of 16 bits. On the device,
     gradients are counted as before.
     """
     summed = _FP32_BYTES if layout.accumulates else width

@@ -77,7 +77,14 @@ def build(
     gap = selfcheck.check(engine.module, process.device, backend, virtual_tokens=spec.method.virtual_tokens)
     engine.train()
     processes.seed(spec.training.seed, process)
-    log.info("engine-ready", zeroStage=plan.zero_stage, precision=plan.precision, attention=backend, packingGap=gap)
+    log.info(
+        "engine-ready",
+        zeroStage=plan.zero_stage,
+        precision=plan.precision,
+        gradientSum="fp32" if gradients.are_summed_in_fp32(plan) else plan.precision,
+        attention=backend,
+        packingGap=gap,
+    )
     return Run(
         job=job,
         plan=plan,
