@@ -42,6 +42,8 @@ class Case:
     checkpointing_every: int = 1
     steps: int = 4
     resume_at: int = 0
+    rows: int = 40
+    """Rows to train on."""
     classes: int = 0
     """Classes that the rows have, for objective classification."""
     resume_from: str = ""
@@ -171,10 +173,11 @@ def run_cases(tiny_model: Path, root: Path, cases: Sequence[Case]) -> dict[str, 
 
 def work_of(tiny_model: Path, root: Path, case: Case) -> Path:
     """Return the folder that the cases of one world size and one kind of rows share, made at need."""
-    work = root / (f"work-{case.world_size}" + ("-classes" if case.classes else ""))
+    kind = "-classes" if case.classes else "" if case.rows == Case.rows else f"-{case.rows}"
+    work = root / f"work-{case.world_size}{kind}"
     if not work.exists():
         copytree(tiny_model, work / "model")
-        write_cache(work / "prepared" / "cache", classes=case.classes)
+        write_cache(work / "prepared" / "cache", rows=case.rows, classes=case.classes)
         copytree(tiny_model, work / "prepared" / "tokenizer")
         write_adapter(tiny_model, work / "adapter")
     return work

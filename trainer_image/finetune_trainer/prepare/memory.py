@@ -6,7 +6,8 @@ tensors that a decoder layer with fused attention keeps for its backward pass
 
 A step has two peaks, and the higher one counts. At the head all activations are there, and what the head makes. In
 the update no activation is left, but a copy of the gradients in fp32, beside those of 16 bits they were made of: at
-ZeRO stage 0 of all of them, at stages 1 and 2 of this process's share, at stage 3 of a part of it at a time.
+ZeRO stage 0 of all of them, at stages 1 and 2 of this process's share, at stage 3 of a part of it at a time. Those of
+several micro-batches are summed up in fp32 from the first on: at stages 0 and 2 the update takes them as they are.
 
 An optimizer that is offloaded (https://arxiv.org/abs/2101.06840) has its state, the master weights and those
 gradients on the host, whatever the step is at.
@@ -31,6 +32,8 @@ CUDA context and NCCL.
 """
 LARGEST_BUCKET = 200_000_000
 """Elements per reduction bucket; DeepSpeed allocates buffers of this size."""
+_REDUCED_AT_ONCE = 500_000_000
+"""Gradients that DeepSpeed copies together at stage 0 to sum them up over the processes, in fp32 and in 16 bits."""
 _SUB_GROUP_PARAMETERS = 1_000_000_000
 """Of a process's share, how many parameters DeepSpeed updates at a time at stage 3."""
 _HIDDEN_TENSORS = 10
@@ -68,6 +71,8 @@ class Layout:
     """Bits of the base's numbers where it is quantised."""
     offload_optimizer: bool = False
     """Whether the optimizer's state is on the host."""
+    accumulates: bool = False
+    """Whether a step has several micro-batches, whose gradients are summed up in fp32."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def estimate(shape: ModelShape, layout: Layout) -> Estimate:
     buckets = 2 * min(trained, LARGEST_BUCKET) * width if is_divided else 0
     made = Estimate(
         weights=share((shape.total_parameters - shape.quantized_parameters) * width, 3) + _quantized(shape, layout),
-        gradients=share(trained * width, 2) + buckets,
+        gradients=share(trained * _gradient_bytes(layout, width), 2) + buckets,
         optimizer=share(trained * (master + layout.moment_bytes), 1),
         activations=_kept(shape, layout, width) + _head(shape, layout, width) + _unpacked(shape, layout, width),
         update=_update(share(trained, 1), layout, width),
@@ -126,19 +131,32 @@ def estimate(shape: ModelShape, layout: Layout) -> Estimate:
 def _offloaded(made: Estimate, share: int, layout: Layout, width: int) -> Estimate:
     """Return the estimate with the optimizer on the host, given the parameters that this process updates.
 
-    There are the moments, and what a GPU copies from and to: master weights and gradients in fp32, gradients that are
-    summed up over micro-batches, and but at stage 3 the new weights. On the device, gradients are counted as before.
+    There are the moments, and what a GPU copies from and to: master weights and gradients in fp32, and at stage 3 the
+    sum of gradients over micro-batches, else the new weights, and that sum if it is of 16 bits. On the device,
+    gradients are counted as before.
     """
-    copied = share * (2 * _FP32_BYTES + (1 if layout.zero_stage == 3 else 2) * width)
+    summed = _FP32_BYTES if layout.accumulates else width
+    others = summed if layout.zero_stage == 3 else width * (1 if summed > width else 2)
+    copied = share * (2 * _FP32_BYTES + others)
     moments = share * layout.moment_bytes
     if layout.device == "cpu":
         return replace(made, optimizer=moments + copied, update=0)
     return replace(made, optimizer=0, update=0, host=int(moments + _PINNED_SHARE * copied) + _RUNTIME_BYTES["cpu"])
 
 
+def _gradient_bytes(layout: Layout, width: int) -> int:
+    """Return the bytes of a gradient on the device from its micro-batch to the end of the step."""
+    is_on_host = layout.offload_optimizer and layout.zero_stage == 3
+    return _FP32_BYTES if layout.accumulates and not is_on_host else width
+
+
 def _update(share: int, layout: Layout, width: int) -> int:
     """Return the bytes of the gradients' copies, given the parameters that this process updates."""
     if layout.zero_stage == 0 and width == _FP32_BYTES:
+        return 0
+    if layout.zero_stage == 0 and layout.accumulates:
+        return min(share, _REDUCED_AT_ONCE) * (_FP32_BYTES + width) if layout.world_size > 1 else 0
+    if layout.zero_stage == 2 and layout.accumulates and width < _FP32_BYTES:
         return 0
     return (min(share, _SUB_GROUP_PARAMETERS) if layout.zero_stage == 3 else share) * _FP32_BYTES
 

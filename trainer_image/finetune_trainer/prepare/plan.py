@@ -121,6 +121,7 @@ def _choices(spec: FineTuneJobSpec, facts: Facts) -> Iterator[_Choice]:
                 moment_bytes=MOMENT_BYTES[spec.training.optimizer.type],
                 quantized_bits=quantized_bits,
                 offload_optimizer=offload,
+                accumulates=micro < per_process(facts.schedule, world),
             )
             choice = _Choice(layout, micro, estimate(facts.shape, layout))
             # Where it is the user's wish, a host without a known limit is as large as it takes.

@@ -26,7 +26,7 @@ from finetune_trainer.objectives import objective_of
 from finetune_trainer.prepare.model_shape import measure, read_config
 from finetune_trainer.prepare.plan import Facts
 from finetune_trainer.storage import Store
-from finetune_trainer.train import processes
+from finetune_trainer.train import gradients, processes
 from finetune_trainer.train.attempt_plan import plan_of_attempt
 from finetune_trainer.train.cadence import evaluates
 from finetune_trainer.train.early_stopping import scored
@@ -73,11 +73,19 @@ def build(
         compile_layers(loss.transformer)
     optimizer = make_optimizer(loss, spec.training.optimizer, rates_of(loss.transformer, spec.method, spec.training))
     engine = start_engine(loss, plan, optimizer, config)
+    gradients.sum_in_fp32(engine.module, plan)
     backend = backend_for(process.device, DTYPES[plan.precision])
     gap = selfcheck.check(engine.module, process.device, backend, virtual_tokens=spec.method.virtual_tokens)
     engine.train()
     processes.seed(spec.training.seed, process)
-    log.info("engine-ready", zeroStage=plan.zero_stage, precision=plan.precision, attention=backend, packingGap=gap)
+    log.info(
+        "engine-ready",
+        zeroStage=plan.zero_stage,
+        precision=plan.precision,
+        gradientSum="fp32" if gradients.are_summed_in_fp32(plan) else plan.precision,
+        attention=backend,
+        packingGap=gap,
+    )
     return Run(
         job=job,
         plan=plan,

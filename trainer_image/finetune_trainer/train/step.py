@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 
 from finetune_trainer.data.batches import MicroBatch
+from finetune_trainer.train import gradients
 from finetune_trainer.train.engine import optimizer_step, scaled
 from finetune_trainer.train.inputs import inputs_of
 from finetune_trainer.train.run import Run
@@ -42,6 +43,8 @@ def train_step(run: Run, index: int) -> Step:
         waited += time.perf_counter() - start
         run.engine.set_gradient_accumulation_boundary(is_last)
         loss, _ = run.engine(inputs)
+        if is_last:
+            gradients.complete(run.engine.module, run.plan)
         run.engine.backward(scaled(loss, weight, run.process.world_size), scale_wrt_gas=False)
         losses.append(loss.detach())
         run.watchdog.beat()
