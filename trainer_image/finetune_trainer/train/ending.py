@@ -1,5 +1,7 @@
 """How the loop says that it ends before the last step; every process says the same, in the words of rank 0."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
 
 from finetune_api.exitcodes import ExitCode
@@ -36,20 +38,24 @@ def no_number(outcome: Outcome) -> str:
     return f"{what} is no longer a number at step {outcome.done}"
 
 
-def out_of_memory(error: RuntimeError) -> StageFailure | None:
-    """Return the end of a process whose GPU is full, None if an error says something else.
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Raise StageFailure for what says that the GPU is full; the next attempt takes a plan that needs less.
 
-    The next attempt takes a plan that needs less. NCCL, cuBLAS and pinned memory ask the driver for theirs and not
-    torch, whose own error is then never raised; their words alone tell.
+    NCCL, cuBLAS and pinned memory ask the driver for theirs and not torch, whose own error is then never raised;
+    their words alone tell.
     """
-    telling = [line for line in str(error).splitlines() if any(words in line for words in _LACKS_OF_MEMORY)]
-    if not telling:
-        return None
-    return StageFailure(
-        ExitCode.OUT_OF_DEVICE_MEMORY,
-        Reason.OUT_OF_DEVICE_MEMORY,
-        f"the GPU's memory did not suffice: {telling[0]}",
-    )
+    try:
+        yield
+    except RuntimeError as error:
+        telling = [line for line in str(error).splitlines() if any(words in line for words in _LACKS_OF_MEMORY)]
+        if not telling:
+            raise
+        raise StageFailure(
+            ExitCode.OUT_OF_DEVICE_MEMORY,
+            Reason.OUT_OF_DEVICE_MEMORY,
+            f"the GPU's memory did not suffice: {telling[0]}",
+        ) from error
 
 
 def _how_saved(saver: Saver, *, done: int, stuck: bool) -> str:

@@ -36,13 +36,8 @@ from finetune_trainer.train.watchdog import Patience, Watchdog
 def run(job: StageInput, store: Store) -> TerminationMessage:
     """Train, as one of the processes of the run. Raises StageFailure on every end but the good one."""
     pod = read_pod()
-    try:
+    with out_of_memory():
         return last_word(_train(job, store, pod))
-    except RuntimeError as error:
-        failure = out_of_memory(error)
-        if failure is None:
-            raise
-        raise failure from error
 
 
 def _train(job: StageInput, store: Store, pod: Pod) -> TrainResult:
@@ -68,19 +63,14 @@ def _train_and_score(run: Run, sampler: Sampler | None, store: Store, pod: Pod, 
     run.watchdog.listener = reporter
     signal.signal(signal.SIGTERM, stop_at_once)
     try:
-        result = _run(run, saver, reporter, sampler, store, scratch, writer)
+        with out_of_memory():
+            result = _run(run, saver, reporter, sampler, store, scratch, writer)
         succeeded = True
         return result
     except StopRequested as stop:
         failure = _stopped(saver)
         failure.reached = _reached(failure, run, saver, reporter)
         raise failure from stop
-    except RuntimeError as error:
-        lack = out_of_memory(error)
-        if lack is None:
-            raise
-        lack.reached = _reached(lack, run, saver, reporter)
-        raise lack from error
     except StageFailure as failure:
         failure.reached = _reached(failure, run, saver, reporter)
         raise
