@@ -16,13 +16,13 @@ LOOK_SECONDS = 5.0
 
 
 def run_errand(work: Callable[[], bool], place: Path, process: Process, watchdog: Watchdog) -> bool:
-    """Do work that fills a folder, in a thread; return whether it went well on all processes, which all must call it.
+    """Do work that fills a folder, once per pod and in a thread; return whether it went well in all pods.
 
-    Raises what the work raises.
+    Every process must call it. Raises what the work raises.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="errand")
     try:
-        errand, seen = pool.submit(work), _written(place)
+        errand, seen = pool.submit(work if process.local_rank == 0 else _nothing), _written(place)
         while anywhere(not _is_done(errand), process):
             before, seen = seen, _written(place)
             if errand.done() or seen != before:
@@ -31,6 +31,11 @@ def run_errand(work: Callable[[], bool], place: Path, process: Process, watchdog
     finally:
         # After SIGTERM nobody waits for it.
         pool.shutdown(wait=False)
+
+
+def _nothing() -> bool:
+    """Do what is left to do where another process does the work."""
+    return True
 
 
 def _is_done(errand: Future[bool]) -> bool:

@@ -51,8 +51,6 @@ def tuned_scores(
 
 def _load_weights(run: Run, store: Store, commit: Commit, directory: Path) -> None:
     def fetch() -> bool:
-        if run.process.local_rank != 0:
-            return True
         rmtree(directory, ignore_errors=True)
         return fetch_commit(store, run.layout, commit, directory, is_weights)
 

@@ -171,8 +171,6 @@ def _fetch(run: Run, store: Store, commit: Commit, directory: Path) -> bool:
     process, resharded = run.process, not _has_our_layout(run, commit)
 
     def fetch() -> bool:
-        if process.local_rank != 0:
-            return True
         rmtree(directory, ignore_errors=True)
         whole = fetch_commit(
             store, run.layout, commit, directory, lambda name: wanted(name, process, resharded=resharded)
