@@ -11,7 +11,7 @@ from finetune_api.spec import Training
 from finetune_api.status import Plan
 from finetune_trainer.objectives import Inputs, LossModule
 from finetune_trainer.prepare.memory import LARGEST_BUCKET
-from finetune_trainer.train.gradients import are_summed_in_fp32
+from finetune_trainer.train.gradients import deepspeed_types
 from finetune_trainer.train.optimizers import set_learning_rate
 
 
@@ -61,14 +61,13 @@ def deepspeed_config(plan: Plan, training: Training, *, device: str, hidden_size
         zero |= {"stage3_param_persistence_threshold": 10 * hidden_size, "stage3_prefetch_bucket_size": bucket}
     if plan.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device == "gpu"}
-    sums_in_fp32 = plan.zero_stage >= 2 and are_summed_in_fp32(plan)
     return {
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         # At stage 0 in fp32 DeepSpeed tells no norm, so that case is clipped in `optimizer_step`.
         "gradient_clipping": 0.0 if is_plain(plan) else training.optimizer.max_grad_norm,
         "bf16": {"enabled": plan.precision == "bf16"},
-        "data_types": {"grad_accum_dtype": "fp32"} if sums_in_fp32 else {},
+        "data_types": deepspeed_types(plan),
         "zero_optimization": zero,
         # DeepSpeed knows torch's optimizers by name; those of bitsandbytes are tried by our own tests.
         "zero_allow_untested_optimizer": True,

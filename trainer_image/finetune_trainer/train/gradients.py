@@ -21,6 +21,11 @@ def are_summed_in_fp32(plan: Plan) -> bool:
     return plan.precision == "bf16" and plan.gradient_accumulation_steps > 1
 
 
+def deepspeed_types(plan: Plan) -> dict[str, str]:
+    """Return DeepSpeed's `data_types`: what tells it to sum up in fp32, where it does so."""
+    return {"grad_accum_dtype": "fp32"} if are_summed_in_fp32(plan) and plan.zero_stage >= 2 else {}
+
+
 def sum_in_fp32(module: nn.Module, plan: Plan) -> None:
     """Have autograd add gradients up in fp32 where that is needed and DeepSpeed does not do it."""
     for parameter in _summed_by_autograd(module, plan):
