@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from checkpoint_builders import commit
 
-from finetune_api.run import Commit, OutputManifest, RunLayout, TrainResult
+from finetune_api.run import OutputManifest, RunLayout, TrainResult
 from finetune_api.status import CheckpointRef, EvaluationResult, Progress, Scores
 from finetune_api.uris import parse_s3
 from finetune_trainer.data.cache import TokenCache
@@ -61,24 +62,14 @@ def commit_weights(s3_job, job, weights: Path, compared_losses: Sequence[float] 
     layout = RunLayout(job.spec.checkpoint.uri, job.run_id)
     prefix = layout.shards(step=7, writer="a1-abcdefgh")
     now = datetime.now(UTC)
-    commit = Commit(
-        writer="a1-abcdefgh",
-        attempt=1,
-        step=7,
-        world_size=1,
-        zero_stage=0,
-        consumed_sequences=28,
-        eval_loss=1.5,
-        time=now,
-        config_digest="0" * 64,
-        files=s3_job.store.upload_all(weights, prefix.child("rank-0/weights")),
-    )
-    s3_job.store.put(layout.commit(7), commit.model_dump_json(by_alias=True).encode())
+    files = s3_job.store.upload_all(weights, prefix.child("rank-0/weights"))
+    newest = commit(7, *files, writer="a1-abcdefgh", consumed_sequences=28, eval_loss=1.5, time=now)
+    s3_job.store.put(layout.commit(7), newest.model_dump_json(by_alias=True).encode())
     result = TrainResult(
         writer="a1-abcdefgh",
         export_commit=layout.commit(7).key,
         progress=Progress(step=7, total_steps=7),
-        last_checkpoint=CheckpointRef(uri=layout.commit(7).uri, step=7, time=now, size_bytes=commit.size_bytes),
+        last_checkpoint=CheckpointRef(uri=layout.commit(7).uri, step=7, time=now, size_bytes=newest.size_bytes),
         evaluation=EvaluationResult(base=SCORES, tuned=SCORES),
         compared_losses=list(compared_losses),
     )

@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 
 import pytest
+from checkpoint_builders import commit
 from plans import RESOLVED
 
-from finetune_api.run import Commit, Prepared, TrainResult
+from finetune_api.run import Prepared, TrainResult
 from finetune_api.stage import StageInput
 from finetune_api.status import CheckpointRef, DataReport, EvaluationResult, Plan, Progress, SplitReport
 from finetune_loopback.jobs import minimal_job
@@ -36,19 +37,8 @@ def card(*, ran: Plan | None = None, sequences: int = 1000) -> str:
         last_checkpoint=last,
         evaluation=EvaluationResult(),
     )
-    commit = Commit(
-        writer="w",
-        attempt=1,
-        step=7,
-        world_size=1,
-        zero_stage=0,
-        consumed_sequences=7,
-        time=NOW,
-        config_digest="0" * 64,
-        files=[],
-    )
     job = StageInput(name="tiny", namespace="test", uid="u", spec=spec)
-    return render(job, prepared=prepared, result=result, commit=commit, merge_gap=None)
+    return render(job, prepared=prepared, result=result, commit=commit(step=7), merge_gap=None)
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,8 @@
-from datetime import UTC, datetime
-
 import pytest
+from checkpoint_builders import commit
 
-from finetune_api.run import Commit
 from finetune_api.spec import Checkpoint
 from finetune_trainer.train.cadence import best_commit, commit_due, evaluates, export_commit
-
-
-def commit(step, eval_loss=None, **scores):
-    return Commit(
-        writer="a1-x",
-        attempt=1,
-        step=step,
-        world_size=1,
-        zero_stage=0,
-        consumed_sequences=step,
-        eval_loss=eval_loss,
-        **scores,
-        time=datetime(2026, 1, 1, tzinfo=UTC),
-        config_digest="d",
-        files=[],
-    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +45,7 @@ def test_when_a_commit_is_due(every_steps, every_minutes, done, saved, seconds, 
     ],
 )
 def test_best_and_exported_commit(commits, best, exported):
-    records = [commit(step, eval_loss) for step, eval_loss in commits]
+    records = [commit(step, eval_loss=eval_loss) for step, eval_loss in commits]
     chosen_best, chosen = best_commit(records), export_commit(records)
     assert (chosen_best.step if chosen_best else None) == best
     assert (chosen.step if chosen else None) == exported
@@ -72,10 +54,10 @@ def test_best_and_exported_commit(commits, best, exported):
 @pytest.mark.parametrize(("metric", "best"), [("loss", 1), ("accuracy", 2), ("f1", 3)])
 def test_the_best_commit_by_each_metric(metric, best):
     records = [
-        commit(4, 0.5),
-        commit(3, 0.4, eval_accuracy=0.8, eval_f1=0.9),
-        commit(2, 0.3, eval_accuracy=0.9, eval_f1=0.7),
-        commit(1, 0.2, eval_accuracy=0.7, eval_f1=0.8),
+        commit(4, eval_loss=0.5),
+        commit(3, eval_loss=0.4, eval_accuracy=0.8, eval_f1=0.9),
+        commit(2, eval_loss=0.3, eval_accuracy=0.9, eval_f1=0.7),
+        commit(1, eval_loss=0.2, eval_accuracy=0.7, eval_f1=0.8),
     ]
     chosen = best_commit(records, metric)
     assert chosen is not None

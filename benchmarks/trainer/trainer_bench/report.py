@@ -61,10 +61,11 @@ def _parts(document: dict[str, Any]) -> list[str]:
 
 def _title(line: dict[str, Any]) -> str:
     settings, machine, rows = line["settings"], line["machine"], line["rows"]
+    warm_up = ", the first to warm up" if settings["repeats"] > 1 else ""
     busy = "" if line["calm"] else " Other programs took more than a tenth of the CPU in some turns."
     return (
         f"**{settings['precision']}**, commit {line['commit']}: {settings['repeats']} passes of {settings['steps']}"
-        f" steps each, the first to warm up, over {rows['rows']} rows ({rows['tokens']:,} tokens,"
+        f" steps each{warm_up}, over {rows['rows']} rows ({rows['tokens']:,} tokens,"
         f" {rows['supervised_tokens']:,} of them"
         f" supervised; {rows['shortest']} to {rows['longest']} tokens a row, median {rows['median']};"
         f" {100 * rows['padding_share']:.0f} % padding in batches of eight), {settings['threads']} threads of"

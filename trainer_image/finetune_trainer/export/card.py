@@ -4,7 +4,7 @@ import json
 
 from finetune_api.run import Commit, Confusion, Prepared, TrainResult
 from finetune_api.stage import StageInput
-from finetune_api.status import Scores
+from finetune_api.status import DataReport, Plan, Scores
 from finetune_trainer.data.schedule import schedule_of
 from finetune_trainer.export.loading import how_to_load
 from finetune_trainer.methods import method_of
@@ -25,48 +25,59 @@ def render(
     job: StageInput, *, prepared: Prepared, result: TrainResult, commit: Commit, merge_gap: float | None
 ) -> str:
     """Return the card's Markdown."""
-    spec, data, plan = job.spec, prepared.data, result.plan or prepared.plan
-    steps = schedule_of(spec.training, data.train.sequences)
+    sections = [
+        _front(job),
+        f"Fine-tuned by the FineTuneJob `{job.namespace}/{job.name}` (uid `{job.uid}`)"
+        f" from `{job.spec.model.uri}`.\n",
+        "## Training\n",
+        _table(_training(job, prepared, result.plan or prepared.plan, commit)),
+        "## Data\n",
+        _table(_data(job, prepared.data)),
+        _scores(result),
+        _confusion(result.confusion),
+        how_to_load(job.spec),
+        _merge(merge_gap),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _front(job: StageInput) -> str:
+    """Return what the hub's pages and loaders read, and the title."""
+    spec = job.spec
     by_peft = method_of(spec.method).result == "adapter" and spec.method.type != "adapter"
     header = {
         "library_name": "peft" if by_peft else "transformers",
         "base_model": spec.model.uri,
         "tags": [spec.objective],
     }
-    front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
-    sections = [
-        f"---\n{front}\n---\n\n# {job.name}\n",
-        f"Fine-tuned by the FineTuneJob `{job.namespace}/{job.name}` (uid `{job.uid}`) from `{spec.model.uri}`.\n",
-        "## Training\n",
-        _table(
-            {
-                "method": _method(job),
-                "objective": spec.objective,
-                "steps": f"{commit.step} of {plan.total_steps}",
-                "global batch": f"{steps.sequences_per_step} sequences",
-                "learning rate": f"{spec.training.learning_rate:g}, {spec.training.scheduler}",
-                "precision": plan.precision,
-                "processes": f"{plan.world_size}, ZeRO stage {plan.zero_stage}",
-                "trained parameters": f"{plan.trainable_parameters:,} of {plan.total_parameters:,}",
-                "seed": spec.training.seed,
-            }
-        ),
-        "## Data\n",
-        _table(
-            {
-                "sources": ", ".join(f"`{source.uri}`" for source in spec.data.train),
-                "rows": f"{data.train.rows} train, {data.validation.rows} validation, {data.test.rows} test",
-                "tokens": f"{data.train.tokens:,}, of which {data.train.supervised_tokens:,} supervised",
-                "dropped as too long": data.dropped_too_long,
-                "digest": f"`{data.digest}`",
-            }
-        ),
-        _scores(result),
-        _confusion(result.confusion),
-        how_to_load(spec),
-        _merge(merge_gap),
-    ]
-    return "\n".join(section for section in sections if section)
+    lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
+    return f"---\n{lines}\n---\n\n# {job.name}\n"
+
+
+def _training(job: StageInput, prepared: Prepared, plan: Plan, commit: Commit) -> dict[str, object]:
+    training = job.spec.training
+    schedule = schedule_of(training, prepared.data.train.sequences)
+    return {
+        "method": _method(job),
+        "objective": job.spec.objective,
+        "steps": f"{commit.step} of {plan.total_steps}",
+        "global batch": f"{schedule.sequences_per_step} sequences",
+        "learning rate": f"{training.learning_rate:g}, {training.scheduler}",
+        "precision": plan.precision,
+        "processes": f"{plan.world_size}, ZeRO stage {plan.zero_stage}",
+        "trained parameters": f"{plan.trainable_parameters:,} of {plan.total_parameters:,}",
+        "seed": training.seed,
+    }
+
+
+def _data(job: StageInput, data: DataReport) -> dict[str, object]:
+    return {
+        "sources": ", ".join(f"`{source.uri}`" for source in job.spec.data.train),
+        "rows": f"{data.train.rows} train, {data.validation.rows} validation, {data.test.rows} test",
+        "tokens": f"{data.train.tokens:,}, of which {data.train.supervised_tokens:,} supervised",
+        "dropped as too long": data.dropped_too_long,
+        "digest": f"`{data.digest}`",
+    }
 
 
 def _method(job: StageInput) -> str:
