@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 PYTHON_DIRS := api operator trainer_image cli dev tests benchmarks
 
-GRIDS := $(addprefix tests/integration/test_,$(addsuffix .py,exactness train_grid train_methods train_optimizers operator_crash_points planner_memory bench_trainer))
+GRIDS := $(addprefix tests/integration/test_,$(addsuffix .py,exactness train_grid train_methods train_optimizers train_accumulation train_offload operator_crash_points planner_memory bench_trainer))
 CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler kwok
 
 .PHONY: help quickstart venv cluster cluster-down images generate costs requirements lint lint-code test test-unit test-chart test-integration test-exact test-e2e chaos bench-operator bench-trainer bench-data clean
