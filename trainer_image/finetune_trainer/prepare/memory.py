@@ -42,14 +42,14 @@ attention, residuals.
 """
 _INTERMEDIATE_TENSORS = 4
 """Tensors of the intermediate size: gate, up, activation, product."""
-_HOLES = {"cpu": 0.1, "gpu": 0.0}
-"""Of activations: what the holes between them in a process's heap take, measured. For those of a GPU's memory there
-is what the planner does not use of it.
+_HOLES = {"cpu": 0.2, "gpu": 0.0}
+"""Of activations: what the holes between them in a process's heap take, measured when they grow no more, after six
+steps or so. For those of a GPU's memory there is what the planner does not use of it.
 """
 _PINNED_SHARE = 1.5
 """Of tensors on the host that a GPU copies from and to: torch makes room for them in powers of two."""
-_UNPACKED_HOLES = {"cpu": 0.4, "gpu": 0.0}
-"""Of quantised weights in full: holes that matrices leave which are unpacked for one product each, measured."""
+_UNPACKED_HOLES = {"cpu": 0.8, "gpu": 0.0}
+"""Of quantised weights in full: holes that matrices leave which are unpacked for one product each, measured alike."""
 
 
 @dataclass(frozen=True)
