@@ -43,6 +43,8 @@ class Conversation:
 
     def with_numbered_calls(self) -> "Conversation":
         """Return the conversation with the ids of its calls numbered in their order, or itself where it has none."""
+        if not any(turn.extra for turn in self.turns):
+            return self
         numbers: dict[Any, str] = {}
         turns = tuple(replace(turn, extra=_numbered(turn.extra, numbers)) for turn in self.turns)
         return replace(self, turns=turns) if numbers else self

@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from jinja2.runtime import LoopContext
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from finetune_api.exitcodes import ExitCode
@@ -183,6 +184,7 @@ def _compiled(template: str) -> Render:
     call each time. A row is rendered several times, and rows of JSON have nothing that a template must be kept from.
     """
     compiled = _compile_jinja_template(_with_fixed_date(template))
+    _trust_loops(compiled.environment)
     environment, known = compiled.environment, dict(compiled.globals)
 
     def render(**given: Any) -> str:
@@ -190,6 +192,19 @@ def _compiled(template: str) -> Render:
         return "".join(compiled.root_render_func(context))
 
     return render
+
+
+def _trust_loops(environment: Any) -> None:
+    """Let `loop.first` and the like be read at once, of which Jinja's sandbox finds each time that they are safe.
+
+    What it asks of all else stays. Most templates read one at each turn: a tenth of the time of a row.
+    """
+    is_safe = type(environment).is_safe_attribute
+
+    def is_safe_attribute(value: Any, name: str, found: Any) -> bool:
+        return (type(value) is LoopContext and not name.startswith("_")) or is_safe(environment, value, name, found)
+
+    environment.is_safe_attribute = is_safe_attribute
 
 
 def _with_fixed_date(template: str) -> str:
