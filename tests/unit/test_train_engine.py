@@ -88,6 +88,25 @@ def test_a_loaded_state_is_paged_anew(kind):
         assert state.any()
 
 
+@pytest.fixture
+def emptied(monkeypatch):
+    """Return a list that grows each time that torch gives its free memory back to the device."""
+    times = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: times.append("emptied"))
+    return times
+
+
+def test_memory_of_what_was_paged_is_given_back(emptied):
+    """Managed memory is none of torch's: what torch keeps for itself would be taken twice."""
+    module = nn.Linear(64, 128)
+    optimizer = PagedAdamW32bit(module.parameters(), lr=1e-2)
+    page(optimizer)
+    assert emptied == []
+    step_of(module, optimizer)
+    page(optimizer)
+    assert emptied == ["emptied"]
+
+
 @pytest.mark.parametrize("kind", [AdamW8bit, torch.optim.AdamW])
 def test_the_state_of_others_is_left_where_it_is(kind):
     module = nn.Linear(64, 128, bias=False)

@@ -60,6 +60,23 @@ def test_what_is_done_between_steps_is_no_step(clock):
     assert (speed.tokens_per_second, speed.flops_per_second, speed.data_wait_share) == (100.0, 5e12, 0.5)
 
 
+def test_the_time_left_holds_the_evaluations_to_come(clock):
+    """As many of them as there were in the steps so far; the work before the first step does not come again."""
+    taken = Meter()
+    taken.begin(0)
+    clock[0] += 600  # the base model is scored
+    taken.skip()
+    taken.begin(500)
+    for done in range(501, 601):
+        clock[0] += 1
+        taken.step(done, tokens=100, flops=0.0, waited=0.0)
+        if done % 10 == 0:
+            clock[0] += 60
+            taken.skip()
+    assert taken.seconds_left(900) == 6300.0
+    assert taken.seconds_left(0) == 0.0
+
+
 @pytest.mark.parametrize(
     ("name", "tflops"),
     [

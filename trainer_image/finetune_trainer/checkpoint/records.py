@@ -61,13 +61,6 @@ class Committed:
 
 
 @dataclass(frozen=True)
-class BytesSent:
-    """More of this step is in S3: the upload is slow, not stuck."""
-
-    step: int
-
-
-@dataclass(frozen=True)
 class Uploaded:
     """Another rank: its part of this step is in S3."""
 

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from ctypes import c_uint64
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +19,6 @@ from finetune_trainer import log
 from finetune_trainer.checkpoint.commit import gather_ranks, put_commit, upload_rank
 from finetune_trainer.checkpoint.discover import checkpoint_ref
 from finetune_trainer.checkpoint.records import (
-    BytesSent,
     Committed,
     Outcome,
     Save,
@@ -32,13 +32,35 @@ from finetune_trainer.orphans import die_with
 from finetune_trainer.storage import Store, open_s3
 
 _NICENESS = 5
-_SECONDS_BETWEEN_SIGNS = 1.0
 _Work = Callable[[Store, WriterSettings, int], None]
-_Tell = Callable[[BytesSent], None]
 
 
-def run_uploader(connection: Connection, settings: WriterSettings, parent: int, log_fields: dict[str, Any]) -> None:
-    """Serve `Save` requests until None arrives or the parent is gone; answer each with its outcome."""
+class Signs:
+    """Counts signs of life, in memory that the training reads when it likes: a pipe would fill while it does not."""
+
+    def __init__(self, counter: c_uint64) -> None:
+        self._counter = counter
+        self._lock = threading.Lock()
+        """Between the threads of an upload; it is not shared, for a killed uploader would leave it held."""
+
+    def sent(self, size: int) -> None:
+        """Count a piece, unless it is taken back; `size`: its bytes."""
+        if size > 0:
+            self.count()
+
+    def count(self) -> None:
+        """Count a sign."""
+        with self._lock:
+            self._counter.value += 1
+
+
+def run_uploader(
+    connection: Connection, counter: c_uint64, settings: WriterSettings, parent: int, log_fields: dict[str, Any]
+) -> None:
+    """Serve `Save` requests until None arrives or the parent is gone; answer each with its outcome.
+
+    `counter` lies in memory that the parent reads: it goes up by one for each piece sent and each save ended.
+    """
     die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)  # the training goes first
@@ -47,24 +69,20 @@ def run_uploader(connection: Connection, settings: WriterSettings, parent: int, 
     store = open_s3(settings.s3, settings.budget)
     if settings.rank == 0:
         _housekeeping("orphans-left", collect_orphans, store, settings, 0)
-    lock = threading.Lock()
-
-    def tell(message: Outcome | BytesSent) -> None:
-        with lock:
-            connection.send(message)
-
+    signs = Signs(counter)
     while (save := _next(connection)) is not None:
-        outcome = handle(store, settings, save, tell)
-        tell(outcome)
+        outcome = handle(store, settings, save, signs)
+        signs.count()
+        connection.send(outcome)
         if isinstance(outcome, Committed):
             _housekeeping("old-checkpoints-left", tidy, store, settings, outcome.step)
 
 
-def handle(store: Store, settings: WriterSettings, save: Save, tell: _Tell) -> Outcome:
-    """Carry out one save; whatever goes wrong is the outcome, not an exception. `tell` is called by threads."""
+def handle(store: Store, settings: WriterSettings, save: Save, signs: Signs) -> Outcome:
+    """Carry out one save; whatever goes wrong is the outcome, not an exception."""
     start = time.monotonic()
     try:
-        outcome = _save(store, settings, save, tell)
+        outcome = _save(store, settings, save, signs)
     except StageFailure as failure:
         return SaveFailed(save.step, failure.message)
     except Exception as error:  # noqa: BLE001 - a failed save must never end the uploader, and by it the next saves
@@ -78,28 +96,13 @@ def handle(store: Store, settings: WriterSettings, save: Save, tell: _Tell) -> O
     return outcome
 
 
-def _save(store: Store, settings: WriterSettings, save: Save, tell: _Tell) -> Outcome:
-    upload_rank(store, settings, save, _Signs(save.step, tell))
+def _save(store: Store, settings: WriterSettings, save: Save, signs: Signs) -> Outcome:
+    upload_rank(store, settings, save, signs.sent)
     if settings.rank != 0:
         return Uploaded(save.step)
     files = gather_ranks(store, settings, save.step)
     commit = put_commit(store, settings, save, files)
     return Committed(save.step, checkpoint_ref(settings.layout, commit))
-
-
-class _Signs:
-    """Tells the training that bytes go, once in a while: they go in thousands of pieces, by several threads."""
-
-    def __init__(self, step: int, tell: _Tell) -> None:
-        self._step = step
-        self._tell = tell
-        self._told = -_SECONDS_BETWEEN_SIGNS
-
-    def __call__(self, sent: int) -> None:
-        now = time.monotonic()
-        if sent > 0 and now - self._told >= _SECONDS_BETWEEN_SIGNS:
-            self._told = now
-            self._tell(BytesSent(self._step))
 
 
 def _housekeeping(event: str, work: _Work, store: Store, settings: WriterSettings, step: int) -> None:

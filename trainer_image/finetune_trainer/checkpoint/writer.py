@@ -4,22 +4,17 @@ import multiprocessing
 import os
 import shutil
 import time
+from ctypes import c_uint64
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NamedTuple
 
 from finetune_trainer import log
-from finetune_trainer.checkpoint.records import (
-    BytesSent,
-    CommitMeta,
-    Committed,
-    Outcome,
-    Save,
-    SaveFailed,
-    WriterSettings,
-)
+from finetune_trainer.checkpoint.records import CommitMeta, Committed, Outcome, Save, SaveFailed, WriterSettings
 from finetune_trainer.checkpoint.uploader import run_uploader
+
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 class _Uploader(NamedTuple):
@@ -37,16 +32,21 @@ class CheckpointWriter:
 
     def __init__(self, settings: WriterSettings) -> None:
         self._settings = settings
+        # No lock: one uploader at a time writes it, and eight bytes are read as a whole.
+        self._counter = _SPAWN.RawValue(c_uint64)
         self._uploader: _Uploader | None = None
         self._in_flight: Save | None = None
         self._committed: list[Committed] = []
         self.skipped = 0
         self.failed = 0
-        self.signs = 0
-        """Signs of life of the uploader: bytes sent and saves ended."""
         self.last_error = ""
         """Why the last failed save failed."""
         self._running()
+
+    @property
+    def signs(self) -> int:
+        """Signs of life of the uploader so far: pieces sent and saves ended."""
+        return self._counter.value
 
     @property
     def busy(self) -> bool:
@@ -104,8 +104,8 @@ class CheckpointWriter:
     def _running(self) -> _Uploader:
         if self._uploader is None:
             ours, theirs = multiprocessing.Pipe()
-            arguments = (theirs, self._settings, os.getpid(), log.bound())
-            process = multiprocessing.get_context("spawn").Process(target=run_uploader, args=arguments, daemon=True)
+            arguments = (theirs, self._counter, self._settings, os.getpid(), log.bound())
+            process = _SPAWN.Process(target=run_uploader, args=arguments, daemon=True)
             process.start()
             # Only the child may hold its end, or its death would not be seen.
             theirs.close()
@@ -126,10 +126,7 @@ class CheckpointWriter:
         if not alive:
             self._discard()
 
-    def _take(self, outcome: Outcome | BytesSent) -> None:
-        self.signs += 1
-        if isinstance(outcome, BytesSent):
-            return
+    def _take(self, outcome: Outcome) -> None:
         if isinstance(outcome, SaveFailed):
             self._fail(outcome.message)
             return

@@ -85,6 +85,9 @@ def page(optimizer: Any) -> None:
         for name in _PAGED.intersection(state):
             paged = optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
             state[name] = paged.copy_(state[name])
+    if optimizer.state:
+        # What the state took is free in torch's cache alone, and managed memory does not come from there.
+        torch.cuda.empty_cache()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -97,7 +97,7 @@ class Reporter:
             "data_wait_share": _rounded(speed.data_wait_share),
             "peak_bytes_per_device": peak_bytes,
             "median_step_seconds": _rounded(median_seconds),
-            "estimated_remaining_seconds": round(speed.seconds_per_step * (self._schedule.total_steps - done)),
+            "estimated_remaining_seconds": round(self._meter.seconds_left(self._schedule.total_steps - done)),
         }
         line = {
             "step": done,
