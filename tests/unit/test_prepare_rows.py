@@ -228,6 +228,15 @@ def turns(*roles):
             "is 'bot'; write system, user, assistant or tool",
         ),
         ({"messages": [{"content": "x"}]}, "messages[0].role", f"is None; {ROLES}"),
+        *(
+            ({"messages": [{"from": value, "value": "x"}]}, "messages[0].role", f"is none of them; {ROLES}")
+            for value in ("+39 347 1234567", "Sean O'Brien <sean@example.com>", "x" * 100, ["user"])
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "sean@example.com": "y"}]},
+            "messages[0]",
+            "has a field that is not known; a turn has role and content",
+        ),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "is NoneType, not text"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content", "is list, not text"),
         ({"messages": [{"role": "user", "content": " \n"}]}, "messages[0].content", "is empty"),
