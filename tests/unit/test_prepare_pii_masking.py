@@ -2,6 +2,7 @@
 
 import json
 from decimal import Decimal
+from time import process_time
 
 import pytest
 from hypothesis import example, given
@@ -48,6 +49,18 @@ def test_the_same_value_has_the_same_placeholder_in_all_texts_of_a_row():
 )
 def test_spellings_of_one_value_have_one_placeholder_and_others_another(text, masked):
     assert RowMask(FINDER).text(text) == masked
+
+
+def test_time_is_in_proportion_to_the_values_of_a_row():
+    def seconds(values: int) -> float:
+        text = ", ".join(f"user{number}@example.com" for number in range(values))
+        begin = process_time()
+        masked = RowMask(FINDER).text(text)
+        assert masked.endswith(f"<EMAIL_{values}>")
+        return process_time() - begin
+
+    few = min(seconds(1000) for _ in range(3))
+    assert seconds(16000) < 48 * few
 
 
 def test_numbers_are_masked_too_and_names_tell_what_values_are():
