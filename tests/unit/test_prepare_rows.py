@@ -51,7 +51,7 @@ def test_jsonl_rows_and_their_lines(tmp_path):
         (b'"x"', "is a JSON string, not an object; write one JSON object per line"),
         (b'{"a": "\xe8"}', "not UTF-8 text (byte 8)"),
         (b"1" * 5000, "not valid JSON: Exceeds the limit (4300 digits)"),
-        (b"[" * 100_000, "not valid JSON: maximum recursion depth exceeded"),
+        (b"[" * 100_000, "is nested too deeply; 200 lists and objects"),
     ],
 )
 def test_jsonl_lines_that_are_no_rows(tmp_path, line, problem):
