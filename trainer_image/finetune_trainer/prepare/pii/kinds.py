@@ -149,7 +149,7 @@ _FORMS: tuple[tuple[str, str, str, Verify, Same], ...] = (
     (
         "iban",
         "",
-        r"[A-Za-z](?<!\w.)[A-Za-z]\d{2}(?:[ \n\t-]?[A-Za-z0-9]){11,30}(?!\w)",
+        r"[A-Za-z](?<!\w.)[A-Za-z][ -]?\d{2}(?:[ \n\t-]?[A-Za-z0-9]){11,30}(?!\w)",
         _iban,
         _characters,
     ),
