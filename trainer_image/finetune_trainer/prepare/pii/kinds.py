@@ -103,6 +103,14 @@ def _vat_number(match: re.Match[str], region: str) -> int:
     return match.end() if vat.is_valid(_characters(text, region)) else 0
 
 
+_OF_ITALY = re.compile(r"it(?=\d{11}$)")
+
+
+def _without_italy(value: str, region: str) -> str:
+    """Return a VAT number; an Italian one is written with its country or, behind a word, without it."""
+    return _OF_ITALY.sub("", _characters(value, region))
+
+
 _VERSION_WORD = re.compile(r"(?:\bv|ver\.?|version[ei]?|release|build)[\s:=]{0,3}$", re.IGNORECASE)
 
 
@@ -174,7 +182,7 @@ _FORMS: tuple[tuple[str, str, str, Verify, Same], ...] = (
         r"[A-Za-z\d](?<!\w.)(?:(?<=\d)\d{10}|(?<=[A-Z])[A-Z] [A-Z0-9]{8,12}"
         r"|(?<=[A-Za-z])[A-Za-z](?=[A-Za-z]{0,2}\d)[A-Za-z0-9]{8,12})(?!\w)",
         _vat_number,
-        _characters,
+        _without_italy,
     ),
     ("ipAddress", ".", r"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)", _ip_address, _same_address),
     (
