@@ -2,6 +2,9 @@
 
 FULL_WIDTH = {ord(digit): ord(digit) + 0xFEE0 for digit in "0123456789"}
 FOUND = [
+    ("email", r"mail mario\_rossi@example.com", r"mario\_rossi@example.com"),
+    ("email", r"mario\_rossi\.b\-c@example.com", r"mario\_rossi\.b\-c@example.com"),
+    ("email", "scrivi a mario@esempio.città.", "mario@esempio.città"),
     *(("phone", f"+39 347{space}1234567.", f"+39 347{space}1234567") for space in "\u2002\u2003\u2008\u200a\u205f"),
     ("cardNumber", "4111\u20141111\u20141111\u20141111", "4111\u20141111\u20141111\u20141111"),
     ("phone", "cell. 347\u20151234567", "347\u20151234567"),

@@ -21,7 +21,7 @@ _LONG_DASH = re.compile(r"(?<=\d)[\u2014\u2015](?=\d)")
 """Between words it parts sentences: what stands behind it is no part of what stands before it."""
 _ESCAPE = re.compile(r"\\(?:[nrt]|u[0-9A-Fa-f]{4})")
 """A line break, a tab or another character as JSON writes it: its letter is no part of the word behind it."""
-_EMPHASIS = re.compile(r"_(?:(?<![\w.@+-]_)_*(?=\w)|(?<=[^\W_]_)_*(?![\w@]|\.\w))")
+_EMPHASIS = re.compile(r"_(?:(?<![\w.@+\\-]_)_*(?=\w)|(?<=[^\W_]_)_*(?![\w@]|\.\w))")
 """Marks of Markdown around words; those within a name, as in `first_last`, belong to it."""
 
 
