@@ -2,6 +2,19 @@
 
 FULL_WIDTH = {ord(digit): ord(digit) + 0xFEE0 for digit in "0123456789"}
 FOUND = [
+    ("email", r"mail mario\_rossi@example.com", r"mario\_rossi@example.com"),
+    ("email", r"mario\_rossi\.b\-c@example.com", r"mario\_rossi\.b\-c@example.com"),
+    ("email", "scrivi a mario@esempio.città.", "mario@esempio.città"),
+    *(("phone", f"+39 347{space}1234567.", f"+39 347{space}1234567") for space in "\u2002\u2003\u2008\u200a\u205f"),
+    ("cardNumber", "4111\u20141111\u20141111\u20141111", "4111\u20141111\u20141111\u20141111"),
+    ("phone", "cell. 347\u20151234567", "347\u20151234567"),
+    ("phone", "call me\u2014347 1234567\u2014now", "347 1234567"),
+    ("cardNumber", "card 4111  1111  1111  1111 exp", "4111  1111  1111  1111"),
+    ("iban", "IBAN: IT 60 X 05428 11101 000000123456, grazie", "IT 60 X 05428 11101 000000123456"),
+    ("iban", "IT 60 X 0542811101000000123456", "IT 60 X 0542811101000000123456"),
+    ("iban", "IT-60-X-05428-11101-000000123456", "IT-60-X-05428-11101-000000123456"),
+    ("iban", "DE 89 3704 0044 0532 0130 00 BIC", "DE 89 3704 0044 0532 0130 00"),
+    ("iban", "FR 14 2004 1010 0505 0001 3M02 606", "FR 14 2004 1010 0505 0001 3M02 606"),
     ("email", "Write to mario.rossi+shop@mail.example.co.uk, please.", "mario.rossi+shop@mail.example.co.uk"),
     ("email", "<info@example.com>", "info@example.com"),
     ("iban", "IBAN IT60X0542811101000000123456.", "IT60X0542811101000000123456"),
@@ -132,6 +145,7 @@ ALL_FOUND = [
     ("4111\u20131111\u20131111\u20131111, 4111 1111 1111 1111", "<CARD_NUMBER_1>, <CARD_NUMBER_1>"),
 ]
 NOTHING = [
+    "in 20 righe di 12345 e 678 parole, of 60 words in 12 lines",
     "order 3471234567 was shipped",
     "on 12/03/2024 and 2024-03-12 10:15",
     "v1.2.3.4 and version 10.20.30.40, version: 10.20.30.40",

@@ -18,7 +18,7 @@ from finetune_trainer.export.assemble import (
 )
 from finetune_trainer.export.examine import judge, judge_losses
 from finetune_trainer.export.fresh import Reply, Request, divergence
-from finetune_trainer.export.questions import prompt_of, read_questions, turn_end
+from finetune_trainer.export.questions import line_of, prompt_of, read_questions, turn_end
 from finetune_trainer.export.weights import check_adapter, check_model
 from finetune_trainer.methods import method_of
 from finetune_trainer.model import weights
@@ -170,6 +170,27 @@ def test_predictions_keep_the_columns(cache, tmp_path, form, columns, line):
     [question] = read_questions(cache, tmp_path / "test.jsonl", 5)
     line = line or {"messages": columns["messages"], "prompt": "p", "reference": "c"}
     assert question.record(form, **ANSWERS) == {**line, **ANSWERS}
+
+
+def test_predictions_keep_columns_that_are_called_as_what_a_line_says(cache, tmp_path):
+    others = {"prompt": "of the row", "base": 1, "tuned": 2, "row_base": 3, "reference": 4}
+    (tmp_path / "test.jsonl").write_text(json.dumps({"messages": TURNS, **others}))
+    [question] = read_questions(cache, tmp_path / "test.jsonl", 1)
+    assert question.record("messages", **ANSWERS) == {
+        "row_prompt": "of the row",
+        "row_row_base": 1,
+        "row_tuned": 2,
+        "row_base": 3,
+        "row_reference": 4,
+        "prompt": TURNS[:1],
+        "reference": "a",
+        **ANSWERS,
+    }
+
+
+def test_predicted_labels_keep_columns_that_are_called_as_what_a_line_says():
+    said = {"reference": "a", "tuned": "b", "probability": 0.5}
+    assert line_of({"text": "x", "probability": 7}, said) == {"text": "x", "row_probability": 7, **said}
 
 
 def test_a_reference_holds_the_calls_of_tools(cache, tmp_path):

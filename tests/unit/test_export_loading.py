@@ -2,10 +2,12 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from export_jobs import load_as_card_says, shift_trained
+from transformers import Gemma3Config
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_loopback.jobs import minimal_job
@@ -61,3 +63,13 @@ def test_an_answer_ends_where_it_was_trained_to_end(method, tiny_model, tmp_path
 def test_a_classifier_has_no_answers():
     spec = FineTuneJobSpec.model_validate(minimal_job(objective="classification")["spec"])
     assert "GenerationConfig" not in how_to_load(spec)
+
+
+def test_a_model_of_text_and_pictures_gets_rows_for_new_tokens():
+    fields = minimal_job(method={"type": "lora"})["spec"]
+    fields["model"]["newTokens"] = ["<ticket>"]
+    card = how_to_load(FineTuneJobSpec.model_validate(fields))
+    [line] = [line for line in card.splitlines() if "resize" in line]
+    base = Mock(config=Gemma3Config(text_config={"vocab_size": 300}))
+    exec(line, {"base": base, "tokenizer": "x" * 320})  # noqa: S102 - as its reader does
+    base.resize_token_embeddings.assert_called_once_with(320)

@@ -82,6 +82,15 @@ def test_a_label_that_the_spec_does_not_list_is_refused():
     assert caught.value.text == "is 'c', which spec.data.labels does not list ('a', 'b')"
 
 
+def test_a_label_that_may_be_another_columns_value_is_not_repeated(tmp_path):
+    with pytest.raises(RowError) as caught:
+        require_listed("+39 347 1234567", ["a", "b"])
+    assert caught.value.text == "is one, which spec.data.labels does not list ('a', 'b')"
+    labels = read(tmp_path, [*train("a", "b"), ("+39 347 1234567", "test")])
+    [(_, error)] = labels.problems()
+    assert error.text.startswith("is one, which no training row has (1 of validation and test have it)")
+
+
 @pytest.mark.parametrize(
     ("names", "given", "problem"),
     [

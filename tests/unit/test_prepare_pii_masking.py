@@ -2,6 +2,7 @@
 
 import json
 from decimal import Decimal
+from time import process_time
 
 import pytest
 from hypothesis import example, given
@@ -43,11 +44,27 @@ def test_the_same_value_has_the_same_placeholder_in_all_texts_of_a_row():
         ("2001:db8::1 and 2001:DB8:0::1", "<IP_ADDRESS_1> and <IP_ADDRESS_1>"),
         ("mario.rossi@x.it and mariorossi@x.it", "<EMAIL_1> and <EMAIL_2>"),
         ("+39 347 1234567, 0039 347 1234567 and 347 1234567", "<PHONE_1>, <PHONE_1> and <PHONE_1>"),
+        (r"mario\_rossi@x.it and mario_rossi@x.it", "<EMAIL_1> and <EMAIL_1>"),
+        ("la mail d'anna@x.it: anna@x.it, D'Anna@x.it", "la mail <EMAIL_1>: <EMAIL_1>, <EMAIL_1>"),
+        ("P.IVA 01114601006, fattura a IT01114601006", "P.IVA <VAT_NUMBER_1>, fattura a <VAT_NUMBER_1>"),
+        ("IT 60 X 05428 11101 000000123456, IT60X0542811101000000123456", "<IBAN_1>, <IBAN_1>"),
         ("4111 1111 1111 1111 and 4111-1111-1111-1111", "<CARD_NUMBER_1> and <CARD_NUMBER_1>"),
     ],
 )
 def test_spellings_of_one_value_have_one_placeholder_and_others_another(text, masked):
     assert RowMask(FINDER).text(text) == masked
+
+
+def test_time_is_in_proportion_to_the_values_of_a_row():
+    def seconds(values: int) -> float:
+        text = ", ".join(f"user{number}@example.com" for number in range(values))
+        begin = process_time()
+        masked = RowMask(FINDER).text(text)
+        assert masked.endswith(f"<EMAIL_{values}>")
+        return process_time() - begin
+
+    few = min(seconds(1000) for _ in range(3))
+    assert seconds(16000) < 48 * few
 
 
 def test_numbers_are_masked_too_and_names_tell_what_values_are():

@@ -45,6 +45,13 @@ def test_so_many_wrong_rows_are_allowed_but_no_broken_file():
     )
 
 
+def test_kinds_of_problems_hold_no_quoted_value():
+    problems = Problems()
+    for number, name in enumerate(("Sean O'Brien", "Sean"), start=1):
+        problems.add(Place("f", number), RowError("label", f"is {name!r}, which no row has"))
+    assert problems.kinds == {"label: is …, which no row has": 2}
+
+
 def test_a_file_that_breaks_off_is_named_however_many_rows_are_wrong_before_it(capsys):
     problems = Problems()
     for line in range(1, 31):

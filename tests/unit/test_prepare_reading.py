@@ -174,7 +174,7 @@ def test_calls_of_tools_are_part_of_a_conversation():
         ([{**TALK[0], "tool_calls": [CALL]}, TALK[3]], "messages[0].tool_calls", "stands in a user turn"),
         ([TALK[0], {**TALK[1], "tool_calls": "price"}, TALK[2]], "messages[1].tool_calls", "not a list of calls"),
         ([{"from": "robot", "value": "x"}], "messages[0].role", "is 'robot'; write system"),
-        ([{"from": ["human"], "value": "x"}], "messages[0].role", "is ['human']; write system"),
+        ([{"from": ["human"], "value": "x"}], "messages[0].role", "is none of them; write system"),
         ([TALK[0], TALK[1], {**TALK[2], "name": 5}], "messages[2].name", "is int, not text"),
     ],
 )

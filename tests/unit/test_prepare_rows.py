@@ -51,7 +51,7 @@ def test_jsonl_rows_and_their_lines(tmp_path):
         (b'"x"', "is a JSON string, not an object; write one JSON object per line"),
         (b'{"a": "\xe8"}', "not UTF-8 text (byte 8)"),
         (b"1" * 5000, "not valid JSON: Exceeds the limit (4300 digits)"),
-        (b"[" * 100_000, "not valid JSON: maximum recursion depth exceeded"),
+        (b"[" * 100_000, "is nested too deeply; 200 lists and objects"),
     ],
 )
 def test_jsonl_lines_that_are_no_rows(tmp_path, line, problem):
@@ -228,6 +228,15 @@ def turns(*roles):
             "is 'bot'; write system, user, assistant or tool",
         ),
         ({"messages": [{"content": "x"}]}, "messages[0].role", f"is None; {ROLES}"),
+        *(
+            ({"messages": [{"from": value, "value": "x"}]}, "messages[0].role", f"is none of them; {ROLES}")
+            for value in ("+39 347 1234567", "Sean O'Brien <sean@example.com>", "x" * 100, ["user"])
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "sean@example.com": "y"}]},
+            "messages[0]",
+            "has a field that is not known; a turn has role and content",
+        ),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "is NoneType, not text"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content", "is list, not text"),
         ({"messages": [{"role": "user", "content": " \n"}]}, "messages[0].content", "is empty"),

@@ -3,7 +3,7 @@
 from finetune_api.spec import FineTuneJobSpec, Quantization
 from finetune_trainer.methods import method_of
 
-_RESIZED = ["base.resize_token_embeddings(max(len(tokenizer), base.config.vocab_size))"]
+_RESIZED = ["base.resize_token_embeddings(max(len(tokenizer), base.config.get_text_config().vocab_size))"]
 """A base model from S3 has no rows for the tokens that the job added; the adapter has their values."""
 _STOPS = ['base.generation_config = GenerationConfig.from_pretrained("adapter")']
 """A base model knows the tokens that ended its own answers. Set before the adapter is put in: peft takes it from

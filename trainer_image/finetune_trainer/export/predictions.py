@@ -9,7 +9,7 @@ from typing import Any
 from finetune_trainer.data.cache import TokenCache
 from finetune_trainer.data.prepared import PreparedFiles
 from finetune_trainer.export.fresh import Reply
-from finetune_trainer.export.questions import read_questions
+from finetune_trainer.export.questions import line_of, read_questions
 
 
 def write_predictions(prepared: PreparedFiles, reply: Reply, path: Path) -> None:
@@ -32,4 +32,5 @@ def _labels(prepared: PreparedFiles, reply: Reply) -> Iterator[dict[str, Any]]:
         for line, found in zip(islice(file, len(reply.predictions)), reply.predictions, strict=True):
             row = json.loads(line)
             reference = row.pop("label")
-            yield {**row, "reference": reference, "tuned": found.label, "probability": found.probability}
+            said = {"reference": reference, "tuned": found.label, "probability": found.probability}
+            yield line_of(row, said)

@@ -39,7 +39,21 @@ class Question:
             prompt, reference = turns[:-1], _said(turns[-1])
         else:
             prompt, reference = row.pop("prompt"), row.pop("completion")
-        return {**row, "prompt": prompt, "reference": reference, "base": base, "tuned": tuned}
+        return line_of(row, {"prompt": prompt, "reference": reference, "base": base, "tuned": tuned})
+
+
+def line_of(row: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """Return a line of predictions.jsonl: what is `said`, and the further columns of its row.
+
+    A column that is called as something that is said, as `base` is, has `row_` before its name.
+    """
+    line: dict[str, Any] = {}
+    for name, value in row.items():
+        free = name
+        while free in said or (free != name and free in row):
+            free = f"row_{free}"
+        line[free] = value
+    return {**line, **said}
 
 
 def _said(turn: dict[str, Any]) -> str:

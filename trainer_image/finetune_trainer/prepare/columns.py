@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from finetune_api.spec import Columns
+from finetune_trainer.prepare.depth import too_deep
 from finetune_trainer.prepare.formats import Format
 from finetune_trainer.prepare.problems import RowError
 from finetune_trainer.prepare.readers import Row
@@ -47,6 +48,8 @@ def _decode(columns: dict[str, Any], form: Format) -> dict[str, Any] | RowError:
         if isinstance(text, str):
             try:
                 decoded[name] = json.loads(text) if text.strip() else None
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                return too_deep()
+            except ValueError as error:
                 return RowError(name, f"not valid JSON: {error}; write a JSON list")
     return {**columns, **decoded} if decoded else columns

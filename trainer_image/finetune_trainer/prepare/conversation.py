@@ -9,7 +9,7 @@ as `from` (human, gpt, system) and `value`.
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from finetune_trainer.prepare.problems import RowError
+from finetune_trainer.prepare.problems import RowError, is_name
 from finetune_trainer.prepare.tools import calls_of
 
 _ROLES = ("system", "user", "assistant", "tool")
@@ -102,17 +102,25 @@ def _turn(value: Any, field: str) -> Turn:
         speaker = present.pop("from")
         role = _OTHER_ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
         present = {"role": role, "content": present.pop("value"), **present}
-    unknown = sorted(present.keys() - {"role", "content", *_EXTRA})
+    unknown = sorted(present.keys() - {"role", "content", *_EXTRA}, key=str)
     if unknown:
-        raise RowError(f"{field}.{unknown[0]}", "is not known; a turn has role and content")
+        raise _unknown(unknown[0], field)
     role = present.get("role")
     if role not in _ROLES:
-        raise RowError(f"{field}.role", f"is {role!r}; write system, user, assistant or tool")
+        shown = repr(role) if role is None or is_name(role) else "none of them"
+        raise RowError(f"{field}.role", f"is {shown}; write system, user, assistant or tool")
     extra = {key: _extra(present[key], key, role, field) for key in _EXTRA if present.get(key)}
     content = present.get("content", "")
     if content == "" and (role == "tool" or "tool_calls" in extra):
         return Turn(role, "", extra)
     return Turn(role, text_of(present.get("content"), f"{field}.content"), extra)
+
+
+def _unknown(key: Any, field: str) -> RowError:
+    """Return what is wrong with a key of a turn, which may be a value that stands in the wrong place."""
+    if is_name(key):
+        return RowError(f"{field}.{key}", "is not known; a turn has role and content")
+    return RowError(field, "has a field that is not known; a turn has role and content")
 
 
 def _extra(value: Any, key: str, role: str, field: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from finetune_api.spec.job import ObjectiveType
 from finetune_trainer.prepare.conversation import Conversation, conversation_of, text_of
+from finetune_trainer.prepare.depth import require_shallow
 from finetune_trainer.prepare.problems import RowError, listed
 from finetune_trainer.prepare.tools import tools_of
 
@@ -84,6 +85,7 @@ def detect(columns: dict[str, Any], objective: ObjectiveType, name_of: Callable[
 
 def parse(columns: dict[str, Any], form: Format) -> Example:
     """Return the example of a row. Raises RowError."""
+    require_shallow(columns)
     if form == "label":
         return _labelled(columns)
     for column in _NEEDED[form][0]:

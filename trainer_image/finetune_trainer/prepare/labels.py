@@ -14,7 +14,7 @@ import numpy as np
 from finetune_api.run import Classes
 from finetune_api.status import ClassReport
 from finetune_trainer.data.cache import SPLITS, SplitName, classes_of, renumber_classes
-from finetune_trainer.prepare.problems import Place, RowError, invalid_data
+from finetune_trainer.prepare.problems import Place, RowError, invalid_data, is_name
 
 MOST_CLASSES = 1000
 _REPORTED = 20
@@ -32,7 +32,12 @@ def require_listed(label: str, listed: Sequence[str]) -> None:
     """Raise RowError when the spec lists labels and this is none of them."""
     if listed and label not in listed:
         shown = ", ".join(map(repr, listed[:5])) + (", ..." if len(listed) > 5 else "")
-        raise RowError("label", f"is {label!r}, which spec.data.labels does not list ({shown})")
+        raise RowError("label", f"is {_shown(label)}, which spec.data.labels does not list ({shown})")
+
+
+def _shown(label: str) -> str:
+    """Return how a message calls a label of a row: what is no plain word may be another column's value."""
+    return repr(label) if is_name(label) else "one"
 
 
 class Labels:
@@ -73,7 +78,7 @@ class Labels:
                     seen.first,
                     RowError(
                         "label",
-                        f"is {label!r}, which no training row has ({sum(seen.rows.values())} of validation and test"
+                        f"is {_shown(label)}, which no training row has ({sum(seen.rows.values())} of validation and test"
                         " have it), so it cannot be learned; add training rows of it, or remove these",
                     ),
                 )

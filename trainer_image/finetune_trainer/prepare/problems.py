@@ -19,8 +19,8 @@ _KINDS = 20
 _MESSAGE_CHARACTERS = 1100
 _LISTED_COLUMNS = 10
 _NAME = re.compile(r"[A-Za-z_]{1,40}|[A-Za-z_]{1,38}[0-9]{1,2}")
-"""Names of columns that may stand in a message. Others may be values: of a CSV file without a header line its first
-row stands there, and personal data with it."""
+"""Names that may stand in a message, of columns, roles and labels. Others may be values, and personal data with them:
+of a CSV file without a header line its first row stands there."""
 
 
 class RowError(Exception):
@@ -102,15 +102,20 @@ class Problems:
         return invalid_data(f"{self.total} of {rows} {verb} invalid: {'; '.join(shown)}{more}")
 
 
+def is_name(value: object) -> bool:
+    """Tell whether a value of a row is a plain, short word, which a message may repeat."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
 def called(column: str, number: int) -> str:
     """Return how a message calls the column with a number, from 1."""
-    return repr(column) if _NAME.fullmatch(column) else str(number)
+    return repr(column) if is_name(column) else str(number)
 
 
 def listed(columns: Iterable[str]) -> str:
     """Return how a message lists columns."""
     every = list(columns)
-    names = [repr(column) for column in every if _NAME.fullmatch(column)][:_LISTED_COLUMNS]
+    names = [repr(column) for column in every if is_name(column)][:_LISTED_COLUMNS]
     more = len(every) - len(names)
     if names:
         return ", ".join(names) + (f" and {more} more" if more else "")
@@ -121,7 +126,7 @@ def listed(columns: Iterable[str]) -> str:
 def _kind(name: str, text: str) -> str:
     """Return the field and the problem with numbers and quoted values left out."""
     name = re.sub(r"\[\d+\]", "[]", name)
-    text = re.sub(r"'[^']*'|\d+", "…", text.split(";", maxsplit=1)[0])
+    text = re.sub(r'''"[^"]*"|'[^']*'|\d+''', "…", text.split(";", maxsplit=1)[0])
     return f"{name}: {text}" if name else text
 
 

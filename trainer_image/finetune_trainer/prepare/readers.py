@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_trainer.prepare.compression import BROKEN, open_file
+from finetune_trainer.prepare.depth import too_deep
 from finetune_trainer.prepare.problems import FileError, Place, RowError, called
 
 LONGEST_LINE = 64 * 1024 * 1024
@@ -61,7 +62,9 @@ def _object(line: bytes) -> dict[str, Any] | RowError:
         return RowError("", f"not UTF-8 text (byte {error.start + 1})")
     except json.JSONDecodeError as error:
         return RowError("", f"not valid JSON: {error.msg} at column {error.colno}; write one JSON object per line")
-    except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
+    except RecursionError:
+        return too_deep()
+    except ValueError as error:  # a number of thousands of digits
         return RowError("", f"not valid JSON: {error}")
     if not isinstance(value, dict):
         return RowError("", f"is a JSON {_kind(value)}, not an object; write one JSON object per line")

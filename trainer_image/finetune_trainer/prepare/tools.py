@@ -10,9 +10,12 @@ of them write it as JSON themselves and would quote a text once more.
 import json
 from typing import Any
 
+from finetune_trainer.prepare.depth import require_shallow, too_deep
 from finetune_trainer.prepare.problems import RowError
 
 Json = dict[str, Any]
+_ABOVE_ARGUMENTS = 6
+"""Levels of a row: itself, its turns, one of them, its calls, one of them, and the function."""
 
 
 def tools_of(value: Any) -> tuple[Json, ...]:
@@ -59,10 +62,13 @@ def _arguments(value: Any, field: str) -> Json:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise too_deep() from None
+        except ValueError as error:
             raise RowError(field, f"not valid JSON: {error}; write a JSON object") from error
     if not isinstance(value, dict):
         raise RowError(field, f"is {type(value).__name__}, not an object")
+    require_shallow(value, above=_ABOVE_ARGUMENTS)
     _check_text(value, field)
     return value
 

@@ -41,8 +41,12 @@ def _characters(value: str, region: str) -> str:
     return re.sub(r"[\W_]", "", value).casefold()
 
 
-def _in_lower_case(value: str, region: str) -> str:
-    return value.casefold()
+_NO_PART = re.compile(r"^d'|\\")
+
+
+def _same_email(value: str, region: str) -> str:
+    """Return an address without marks of Markdown; `d'anna@x.it` is mostly that of `anna@x.it`."""
+    return _NO_PART.sub("", value.casefold())
 
 
 _PICTURE = re.compile(r"@\dx\.(?:png|jpe?g|gif|webp)$", re.IGNORECASE)
@@ -80,7 +84,7 @@ _IN_GROUPS = re.compile(
 
 def _is_card(text: str) -> bool:
     digits = re.sub(r"\D", "", text)
-    return bool(_IN_GROUPS.fullmatch(text) and _CARDS.fullmatch(digits) and luhn.is_valid(digits))
+    return bool(_IN_GROUPS.fullmatch(text.replace("  ", " ")) and _CARDS.fullmatch(digits) and luhn.is_valid(digits))
 
 
 def _fiscal_code(match: re.Match[str], region: str) -> int:
@@ -101,6 +105,14 @@ def _vat_number(match: re.Match[str], region: str) -> int:
         is_named = _VAT_WORD.search(match.string, max(0, match.start() - 40), match.start())
         return match.end() if is_named and iva.is_valid(text) else 0
     return match.end() if vat.is_valid(_characters(text, region)) else 0
+
+
+_OF_ITALY = re.compile(r"it(?=\d{11}$)")
+
+
+def _without_italy(value: str, region: str) -> str:
+    """Return a VAT number; an Italian one is written with its country or, behind a word, without it."""
+    return _OF_ITALY.sub("", _characters(value, region))
 
 
 _VERSION_WORD = re.compile(r"(?:\bv|ver\.?|version[ei]?|release|build)[\s:=]{0,3}$", re.IGNORECASE)
@@ -141,22 +153,24 @@ _FORMS: tuple[tuple[str, str, str, Verify, Same], ...] = (
     (
         "email",
         "@",
-        r"[\w%+-](?:(?<![\w%+-].)|(?<=[A-Za-z]{2}-.))[\w%+-]{0,63}(?:(?:\.|(?<=\b[OoDd])')[\w%+-]{1,64}){0,9}"
-        r"@(?:[\w-]{1,63}\.){1,8}(?:xn--[A-Za-z0-9-]{2,40}|[A-Za-z]{2,24}|[^\W\d_A-Za-z]{2,24})(?![A-Za-z0-9])",
+        r"[\w%+-](?:(?<![\w%+-].)|(?<=[A-Za-z]{2}-.))[\w%+-]{0,63}"
+        r"(?:(?:\\?\.|(?:\\[_+-]){1,3}|(?<=\b[OoDd])')[\w%+-]{1,64}){0,9}"
+        r"@(?:[\w-]{1,63}\.){1,8}(?:xn--[A-Za-z0-9-]{2,40}"
+        r"|[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f]{2,24}|[^\W\d_A-Za-z]{2,24})(?![A-Za-z0-9])",
         _email,
-        _in_lower_case,
+        _same_email,
     ),
     (
         "iban",
         "",
-        r"[A-Za-z](?<!\w.)[A-Za-z]\d{2}(?:[ \n\t-]?[A-Za-z0-9]){11,30}(?!\w)",
+        r"[A-Za-z](?<!\w.)[A-Za-z][ -]?\d{2}(?:[ \n\t-]?[A-Za-z0-9]){11,30}(?!\w)",
         _iban,
         _characters,
     ),
     (
         "cardNumber",
         "",
-        r"\d(?<!\w.)(?<!x>[.-].)(?:(?<!\d[.-].)|(?<=\d{13}[.-].))(?:[ .\n\t-]?\d){12,18}(?!\w|-\d(?!\d{12}))",
+        r"\d(?<!\w.)(?<!x>[.-].)(?:(?<!\d[.-].)|(?<=\d{13}[.-].))(?:(?:  |[ .\n\t-])?\d){12,18}(?!\w|-\d(?!\d{12}))",
         _card_number,
         _characters,
     ),
@@ -174,7 +188,7 @@ _FORMS: tuple[tuple[str, str, str, Verify, Same], ...] = (
         r"[A-Za-z\d](?<!\w.)(?:(?<=\d)\d{10}|(?<=[A-Z])[A-Z] [A-Z0-9]{8,12}"
         r"|(?<=[A-Za-z])[A-Za-z](?=[A-Za-z]{0,2}\d)[A-Za-z0-9]{8,12})(?!\w)",
         _vat_number,
-        _characters,
+        _without_italy,
     ),
     ("ipAddress", ".", r"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)", _ip_address, _same_address),
     (

@@ -31,6 +31,7 @@ class RowMask:
     def __init__(self, finder: Finder) -> None:
         self._finder = finder
         self._numbers: dict[tuple[str, str], int] = {}
+        self._last: Counter[str] = Counter()
         self._json = json_text.Masks(self.value, self._words)
         self.found: Counter[str] = Counter()
         """Places by kind."""
@@ -98,10 +99,11 @@ class RowMask:
 
     def _placeholder(self, kind: str, value: str) -> str:
         same = self._finder.same(kind, value)
-        earlier = sum(1 for other, _ in self._numbers if other == kind)
-        number = self._numbers.setdefault((kind, same), earlier + 1)
+        if (kind, same) not in self._numbers:
+            self._last[kind] += 1
+            self._numbers[kind, same] = self._last[kind]
         label = re.sub("([A-Z])", r"_\1", kind).upper()
-        return f"<{label}_{number}>"
+        return f"<{label}_{self._numbers[kind, same]}>"
 
 
 @lru_cache(4096)
