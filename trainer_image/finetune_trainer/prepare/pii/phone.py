@@ -43,12 +43,13 @@ _WITH_ZERO = frozenset({"AT", "BE", "CH", "DE", "FI", "FR", "GB", "IE", "NL", "S
 _DECIMALS = re.compile(r"\d+\.\d+")
 _GROUP = re.compile(r"\d+")
 _NUMBER_BEFORE = re.compile(r"\d[\d ()-]{5,20}\d[,/]$")
+_OPERAND_BEFORE = re.compile(r"[\w)\]][^\S\n]*\Z")
 _LONGEST_BEFORE = 24
 
 
 def verify_international(match: re.Match[str], region: str) -> int:
     """Return where a phone number with its country ends, 0 when the candidate is none."""
-    if "+" not in match[0] and _is_part(match):
+    if _is_summand(match) if "+" in match[0] else _is_part(match):
         return 0
     return end_of(
         match, lambda text: _is_in_groups(text, 1.5) and _is_in_plan(_plain(text), region), least=_LEAST_DIGITS
@@ -107,6 +108,14 @@ def _goes_on(match: re.Match[str]) -> bool:
         return False
     mark, other = match.string[match.end() : match.end() + 1], match.string[match.end() + 1 : match.end() + 2]
     return (mark == "-" and other.isalnum()) or (mark == "/" and other.islower())
+
+
+def _is_summand(match: re.Match[str]) -> bool:
+    """Tell whether the plus adds the candidate to what stands before it: x + 39061234."""
+    text, start = match.string, match.start()
+    if not match[0].startswith("+ ") or not _OPERAND_BEFORE.search(text, max(0, start - _LONGEST_BEFORE), start):
+        return False
+    return not says_phone(text, start)
 
 
 def _is_international(text: str) -> bool:
