@@ -1,6 +1,7 @@
 """Phone numbers: any run of digits in groups that a country's numbering plan has, told from dates and counts."""
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 import phonenumbers
@@ -45,6 +46,9 @@ _GROUP = re.compile(r"\d+")
 _NUMBER_BEFORE = re.compile(r"\d[\d ()-]{5,20}\d[,/]$")
 _OPERAND_BEFORE = re.compile(r"[\w)\]][^\S\n]*\Z")
 _LONGEST_BEFORE = 24
+_JOINT = re.compile(r" */ *(?=[0(])| +- +(?=[\d(])| +(?=\(?0\d)")
+"""What may stand between two numbers, and within one as well."""
+_REST = re.compile(r"\(?\d(?:[\d ().\-]|(?<=\d)/(?=[1-9])){5,20}(?<=\d)")
 
 
 def verify_international(match: re.Match[str], region: str) -> int:
@@ -52,7 +56,10 @@ def verify_international(match: re.Match[str], region: str) -> int:
     if _is_summand(match) if "+" in match[0] else _is_part(match):
         return 0
     return end_of(
-        match, lambda text: _is_in_groups(text, 1.5) and _is_in_plan(_plain(text), region), least=_LEAST_DIGITS
+        match,
+        lambda text: _is_in_groups(text, 1.5) and _is_in_plan(_plain(text), region),
+        least=_LEAST_DIGITS,
+        fronts=lambda line: _fronts(line, match, region),
     )
 
 
@@ -62,7 +69,12 @@ def verify_national(match: re.Match[str], region: str) -> int:
         return 0  # no country's plan tells what it is
     day = _LATER_DAY.search(match[0])
     most = day.start() if day else len(match[0])
-    return end_of(match, lambda text: len(text) <= most and _is_national(text, match, region), least=_LEAST_DIGITS)
+    return end_of(
+        match,
+        lambda text: len(text) <= most and _is_national(text, match, region),
+        least=_LEAST_DIGITS,
+        fronts=lambda line: _fronts(line, match, region),
+    )
 
 
 def same(value: str, region: str) -> str:
@@ -108,6 +120,37 @@ def _goes_on(match: re.Match[str]) -> bool:
         return False
     mark, other = match.string[match.end() : match.end() + 1], match.string[match.end() + 1 : match.end() + 2]
     return (mark == "-" and other.isalnum()) or (mark == "/" and other.islower())
+
+
+def _fronts(line: str, match: re.Match[str], region: str) -> Iterator[str]:
+    """Yield what stands before another number of the line: 02 1234567 / 06 7654321.
+
+    The candidate may end within the other one, which is looked for in the whole text.
+    """
+    for joint in _JOINT.finditer(line):
+        front = line[: joint.start()]
+        if sum(map(str.isdigit, front)) >= _LEAST_DIGITS and _begins_number(match, joint.end(), _country(front, region)):
+            yield front
+
+
+def _begins_number(match: re.Match[str], offset: int, region: str) -> bool:
+    """Tell whether the region has a number that begins so far behind the beginning of the candidate."""
+    rest = _REST.match(match.string, match.start() + offset)
+    if not rest or not region:
+        return False
+    ends = [group.end() for group in _GROUP.finditer(rest[0])]
+    return any(_is_in_groups(rest[0][:end], 2) and _is_in_plan(_plain(rest[0][:end]), region) for end in ends)
+
+
+def _country(number: str, region: str) -> str:
+    """Return the region whose plan a number without its country follows that stands behind this one."""
+    if not _is_international(number):
+        return region
+    try:
+        code = phonenumbers.parse(_plain(number), None).country_code or 0
+    except phonenumbers.NumberParseException:
+        return region
+    return phonenumbers.region_code_for_country_code(code)
 
 
 def _is_summand(match: re.Match[str]) -> bool:
