@@ -39,6 +39,15 @@ _OTHER = re.compile(
 """Dates, and numbers with decimals."""
 _COUNT = re.compile(r"\d+|[1-9]\d{0,2}(?:\.\d{3})+|\d+/(?:19|20)\d\d")
 """A run of digits, an amount, or the number of a file and its year."""
+_HOUR = r"(?:[01]?\d|2[0-4])"
+_HOURS = rf"{_HOUR}\.[0-5]\d ?[-/] ?{_HOUR}\.[0-5]\d(?!\d)"
+_BARE_HOURS = _HOURS.replace(r"\.", "")
+_DECIMAL = r"(?:[1-9]?|1\d)\d\.\d{1,20}"
+_RANGE = re.compile(
+    rf"{_HOURS}|{_DECIMAL}(?: ?[-/] ?| ){_DECIMAL}(?![\d.])"
+    rf"|{_BARE_HOURS}(?:(?!(?: ?[-/.(] ?| )\d)|(?: ?/ ?| ){_BARE_HOURS})"
+)
+"""Hours from and to, and two numbers with decimals; hours without a mark only if no other digits follow."""
 _WITH_ZERO = frozenset({"AT", "BE", "CH", "DE", "FI", "FR", "GB", "IE", "NL", "SE"})
 """Countries where everybody writes the zero before the area; the numbering plan knows numbers without it, too."""
 _DECIMALS = re.compile(r"\d+\.\d+")
@@ -67,6 +76,8 @@ def verify_national(match: re.Match[str], region: str) -> int:
     """Return where a phone number of the region ends, 0 when the candidate is none."""
     if not region or _NO_PHONE.match(match[0]):
         return 0  # no country's plan tells what it is
+    if _RANGE.match(match.string, match.start()) and not says_phone(match.string, match.start()):
+        return 0
     day = _LATER_DAY.search(match[0])
     most = day.start() if day else len(match[0])
     return end_of(
