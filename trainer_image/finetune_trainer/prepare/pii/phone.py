@@ -51,6 +51,9 @@ _RANGE = re.compile(
 _WITH_ZERO = frozenset({"AT", "BE", "CH", "DE", "FI", "FR", "GB", "IE", "NL", "SE"})
 """Countries where everybody writes the zero before the area; the numbering plan knows numbers without it, too."""
 _DECIMALS = re.compile(r"\d+\.\d+")
+_THOUSANDS = re.compile(r"\d{3}(?:[ .]\d{3})*")
+_PLACES = re.compile(r"\d+(?: ?[-/] ?| )\d{1,3}(?=,\d)")
+"""Those of a number with decimals and the beginning of the next: 0,089123 0,5."""
 _GROUP = re.compile(r"\d+")
 _NUMBER_BEFORE = re.compile(r"\d[\d ()-]{5,20}\d[,/]$")
 _OPERAND_BEFORE = re.compile(r"[\w)\]][^\S\n]*\Z")
@@ -62,7 +65,7 @@ _REST = re.compile(r"\(?\d(?:[\d ().\-]|(?<=\d)/(?=[1-9])){5,20}(?<=\d)")
 
 def verify_international(match: re.Match[str], region: str) -> int:
     """Return where a phone number with its country ends, 0 when the candidate is none."""
-    if _is_summand(match) if "+" in match[0] else _is_part(match):
+    if _is_summand(match) if "+" in match[0] else _is_part(match, match[0]):
         return 0
     return end_of(
         match,
@@ -100,7 +103,7 @@ def _is_national(text: str, match: re.Match[str], region: str) -> bool:
         return False
     is_short_of_zero = region in _WITH_ZERO and not text.startswith(("0", "(0"))
     is_doubtful = (
-        is_short_of_zero or _COUNT.fullmatch(text) or _is_part(match) or is_of_book(match.string, match.start())
+        is_short_of_zero or _COUNT.fullmatch(text) or _is_part(match, text) or is_of_book(match.string, match.start())
     )
     return (not is_doubtful or says_phone(match.string, match.start())) and _is_in_plan(_plain(text), region)
 
@@ -111,18 +114,25 @@ def _is_in_groups(text: str, digits: float) -> bool:
     return sum(map(len, groups)) >= max(digits * len(groups), _LEAST_DIGITS)
 
 
-def _is_part(match: re.Match[str]) -> bool:
-    """Tell whether the candidate is a part of a path, a code or an amount: PN-02-1234567, 347-1234567-AB, 1,234 567.
+def _is_part(match: re.Match[str], number: str) -> bool:
+    """Tell whether what the candidate begins with is a part of a path, a code or an amount.
 
-    That of two numbers, as in 02 12345678/02 87654321, is none.
+    As in PN-02-1234567, 347-1234567-AB, 1,234 567; not that of two numbers, as in 02 12345678/02 87654321.
     """
     text, start = match.string, match.start()
     mark, other = text[start - 1 : start], text[max(0, start - 2) : start - 1]
     if mark in {",", "/"} and other.isdigit():
-        return not _NUMBER_BEFORE.search(text, max(0, start - _LONGEST_BEFORE), start)
+        is_alone = not _NUMBER_BEFORE.search(text, max(0, start - _LONGEST_BEFORE), start)
+        return is_alone and (mark == "/" or _is_of_amount(match, number))
     if mark == "-" and _DECIMALS.fullmatch(match[0]):
         return True
     return (mark in {"-", "/"} and other.isalnum()) or _goes_on(match)
+
+
+def _is_of_amount(match: re.Match[str], number: str) -> bool:
+    """Tell whether digits behind a comma are thousands or decimals, and not the next column of a table."""
+    places = _PLACES.match(match.string, match.start())
+    return bool(_THOUSANDS.fullmatch(number)) or (places is not None and places.end() == match.start() + len(number))
 
 
 def _goes_on(match: re.Match[str]) -> bool:
