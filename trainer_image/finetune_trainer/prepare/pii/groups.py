@@ -12,7 +12,11 @@ def _no_fronts(line: str) -> Iterable[str]:
 
 
 def end_of(
-    match: re.Match[str], is_valid: Callable[[str], bool], *, least: int, fronts: Callable[[str], Iterable[str]] = _no_fronts
+    match: re.Match[str],
+    is_valid: Callable[[str], bool],
+    *,
+    least: int,
+    fronts: Callable[[str], Iterable[str]] = _no_fronts,
 ) -> int:
     """Return where the number that a candidate begins with ends, 0 if there is none of at least so many characters.
 

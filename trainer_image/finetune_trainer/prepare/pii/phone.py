@@ -150,7 +150,9 @@ def _fronts(line: str, match: re.Match[str], region: str) -> Iterator[str]:
     """
     for joint in _JOINT.finditer(line):
         front = line[: joint.start()]
-        if sum(map(str.isdigit, front)) >= _LEAST_DIGITS and _begins_number(match, joint.end(), _country(front, region)):
+        if sum(map(str.isdigit, front)) >= _LEAST_DIGITS and _begins_number(
+            match, joint.end(), _country(front, region)
+        ):
             yield front
 
 
