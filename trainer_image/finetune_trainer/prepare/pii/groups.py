@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 
 _BREAK = re.compile(r"\s*[\n\r\t]")
-_LAST_GROUP = re.compile(r"(?:\W+|^)\w+$")
+_GROUP = re.compile(r"\w+")
 
 
 def _no_fronts(line: str) -> Iterable[str]:
@@ -32,8 +32,5 @@ def end_of(
 
 
 def _length(text: str, is_valid: Callable[[str], bool], least: int) -> int:
-    while len(text) >= least:
-        if is_valid(text):
-            return len(text)
-        text = _LAST_GROUP.sub("", text)
-    return 0
+    ends = [group.end() for group in _GROUP.finditer(text)]
+    return next((end for end in reversed(ends) if end >= least and is_valid(text[:end])), 0)

@@ -65,6 +65,8 @@ _REST = re.compile(r"\(?\d(?:[\d ().\-]|(?<=\d)/(?=[1-9])){5,20}(?<=\d)")
 
 def verify_international(match: re.Match[str], region: str) -> int:
     """Return where a phone number with its country ends, 0 when the candidate is none."""
+    if not _may_begin_in_groups(match[0], 1.5):
+        return 0
     if _is_summand(match) if "+" in match[0] else _is_part(match, match[0]):
         return 0
     return end_of(
@@ -77,7 +79,7 @@ def verify_international(match: re.Match[str], region: str) -> int:
 
 def verify_national(match: re.Match[str], region: str) -> int:
     """Return where a phone number of the region ends, 0 when the candidate is none."""
-    if not region or _NO_PHONE.match(match[0]):
+    if not region or not _may_begin_in_groups(match[0], 2) or _NO_PHONE.match(match[0]):
         return 0  # no country's plan tells what it is
     if _RANGE.match(match.string, match.start()) and not says_phone(match.string, match.start()):
         return 0
@@ -106,6 +108,16 @@ def _is_national(text: str, match: re.Match[str], region: str) -> bool:
         is_short_of_zero or _COUNT.fullmatch(text) or _is_part(match, text) or is_of_book(match.string, match.start())
     )
     return (not is_doubtful or says_phone(match.string, match.start())) and _is_in_plan(_plain(text), region)
+
+
+def _may_begin_in_groups(text: str, digits: float) -> bool:
+    """Tell at once whether any beginning of a text can be in such groups, before each is tried."""
+    total = 0
+    for count, group in enumerate(_GROUP.findall(text), start=1):
+        total += len(group)
+        if total >= max(digits * count, _LEAST_DIGITS):
+            return True
+    return False
 
 
 def _is_in_groups(text: str, digits: float) -> bool:
