@@ -27,7 +27,10 @@ _WHOSE = (
     r"my|your|h(?:is|er)|our|their|(?:mi|tu|su)[oa]|(?:mie|tuo|suo)i|[nv]ostr[oi]|loro"
     r"|(?:my|your|h(?:is|er)|our|their|(?:mi|tu|su)o|[nv]ostro|loro)\s(?:new|old|other|nuovo|vecchio|altro)"
 )
-_REACH = r"call(?:ing)?|(?:ri)?chiam\w{1,6}|contact(?:ing)?|contatt\w{1,5}|dial|text|reach|at|al|home|work|office|emergency"
+_REACH = (
+    r"call(?:ing)?|(?:ri)?chiam\w{1,6}|contact(?:ing)?|contatt\w{1,5}|dial|text|reach|at|al"
+    r"|home|work|office|emergency"
+)
 _TO = r"(?:[\s,:]{1,2}(?:us|me|ci|at|on|al|il|lo|the|this|following|seguente|questo)){0,4}"
 _NOTHING = r"(?:^|\n|[^\w\s./-]|(?<![^\W_])[./-]|[./-]\s)"
 _OF_PERSON = re.compile(
