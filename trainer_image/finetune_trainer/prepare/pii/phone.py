@@ -33,6 +33,7 @@ _NO_PHONE = re.compile(
 )
 """A day, whatever follows it, some years, or four bytes."""
 _LATER_DAY = re.compile(rf"\s(?:{_DAY_FIRST.replace('. ]', '.]')}|{_YEAR_FIRST})(?!\d)")
+_LONGEST_DAY = 11
 _OTHER = re.compile(
     r"\d{1,2}[-/. ]\d{1,2}[-/. ](?:\d\d){1,2}|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}(?:[ T].*)?|(?:[1-9]?|1\d)\d\.\d+"
 )
@@ -156,16 +157,18 @@ def _goes_on(match: re.Match[str]) -> bool:
 
 
 def _fronts(line: str, match: re.Match[str], region: str) -> Iterator[str]:
-    """Yield what stands before another number of the line: 02 1234567 / 06 7654321.
+    """Yield what stands before another number in the line, or before a day: 02 1234567 / 06 7654321.
 
     The candidate may end within the other one, which is looked for in the whole text.
     """
+    day = _LATER_DAY.search(match.string, match.start(), match.end() + _LONGEST_DAY)
+    line = line[: day.start() - match.start()] if day else line
     for joint in _JOINT.finditer(line):
         front = line[: joint.start()]
-        if sum(map(str.isdigit, front)) >= _LEAST_DIGITS and _begins_number(
-            match, joint.end(), _country(front, region)
-        ):
+        is_whole = len(_plain(front)) >= _LEAST_DIGITS
+        if is_whole and _begins_number(match, joint.end(), _country(front, region)):
             yield front
+    yield line
 
 
 def _begins_number(match: re.Match[str], offset: int, region: str) -> bool:
@@ -173,7 +176,9 @@ def _begins_number(match: re.Match[str], offset: int, region: str) -> bool:
     rest = _REST.match(match.string, match.start() + offset)
     if not rest or not region:
         return False
-    ends = [group.end() for group in _GROUP.finditer(rest[0])]
+    day = _LATER_DAY.search(match.string, rest.start(), rest.end() + _LONGEST_DAY)
+    last = day.start() if day else rest.end()
+    ends = [group.end() - rest.start() for group in _GROUP.finditer(match.string, rest.start(), last)]
     return any(_is_in_groups(rest[0][:end], 2) and _is_in_plan(_plain(rest[0][:end]), region) for end in ends)
 
 
