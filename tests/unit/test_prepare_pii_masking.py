@@ -95,6 +95,8 @@ def test_names_in_objects_are_masked_and_those_of_columns_stay():
         ("phone1", "3471234567"),
         ("phone_2", "3471234567"),
         ("phoneNumber", 3471234567),
+        ("number", 3471234567),
+        ("myNumber", 3471234567),
         ("cellulare1", "3471234567"),
         ("telefono_cliente", "3471234567"),
         ("customerPhoneHome", "3471234567"),
@@ -120,6 +122,8 @@ def test_names_of_fields_and_types_of_values_that_say_what_they_are(name, value)
     [
         ("order_number", "3471234567"),
         ("orderNumber", 3471234567),
+        ("customer_number", 3471234567),
+        ("totalNumber", 3471234567),
         ("phone_id", "3471234567"),
         ("call_id", "3471234567"),
         ("callTime", 3471234567),

@@ -1,29 +1,36 @@
 """Numbers that are written in groups: where such a number ends."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 _BREAK = re.compile(r"\s*[\n\r\t]")
-_LAST_GROUP = re.compile(r"(?:\W+|^)\w+$")
+_GROUP = re.compile(r"\w+")
 
 
-def end_of(match: re.Match[str], is_valid: Callable[[str], bool], *, least: int) -> int:
+def _no_fronts(line: str) -> Iterable[str]:
+    return ()
+
+
+def end_of(
+    match: re.Match[str],
+    is_valid: Callable[[str], bool],
+    *,
+    least: int,
+    fronts: Callable[[str], Iterable[str]] = _no_fronts,
+) -> int:
     """Return where the number that a candidate begins with ends, 0 if there is none of at least so many characters.
 
     It is tried shorter and shorter, a group at a time: what follows a number looks like a part of it. A number goes
-    on in the next line, or behind a tab, only if it is none before.
+    on in the next line, or behind a tab, only if it is none before, and so it does behind the `fronts` of a line.
     """
     text = match[0]
     line = _BREAK.split(text, maxsplit=1)[0]
-    for part in (text,) if line == text else (line, text):
+    for part in dict.fromkeys((*fronts(line), line, text)):
         if length := _length(part, is_valid, least):
             return match.start() + length
     return 0
 
 
 def _length(text: str, is_valid: Callable[[str], bool], least: int) -> int:
-    while len(text) >= least:
-        if is_valid(text):
-            return len(text)
-        text = _LAST_GROUP.sub("", text)
-    return 0
+    ends = [group.end() for group in _GROUP.finditer(text)]
+    return next((end for end in reversed(ends) if end >= least and is_valid(text[:end])), 0)

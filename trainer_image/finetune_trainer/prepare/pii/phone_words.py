@@ -23,9 +23,23 @@ _SAYS_PHONE = re.compile(
 )
 """A word, and perhaps other phone numbers between it and this one: `Tel. 02 12345678, 3471234567`."""
 _NUMBERED = re.compile(rf"(?<![^\W_])(?:{_THINGS}|client[ei])(?![^\W_])[^.,;!?\n]{{0,12}}$", re.IGNORECASE)
+_WHOSE = (
+    r"my|your|h(?:is|er)|our|their|(?:mi|tu|su)[oa]|(?:mie|tuo|suo)i|[nv]ostr[oi]|loro"
+    r"|(?:my|your|h(?:is|er)|our|their|(?:mi|tu|su)o|[nv]ostro|loro)\s(?:new|old|other|nuovo|vecchio|altro)"
+)
+_REACH = (
+    r"call(?:ing)?|(?:ri)?chiam\w{1,6}|contact(?:ing)?|contatt\w{1,5}|dial|text|reach|at|al"
+    r"|home|work|office|emergency"
+)
+_TO = r"(?:[\s,:]{1,2}(?:us|me|ci|at|on|al|il|lo|the|this|following|seguente|questo)){0,4}"
+_NOTHING = r"(?:^|\n|[^\w\s./-]|(?<![^\W_])[./-]|[./-]\s)"
+_OF_PERSON = re.compile(
+    rf"(?:{_NOTHING}|(?<![^\W_])(?:{_WHOSE}|(?:{_REACH}){_TO})(?=[\W_]))[\s_]{{0,3}}\Z", re.IGNORECASE
+)
+"""What stands before `number` where that is a phone's: nothing, whose it is, or what is done with phones."""
 _BOOK = re.compile(r"\bIS[BS]N(?:-1[03])?[\s:]{0,3}$", re.IGNORECASE)
 _BEFORE = 100
-_BEFORE_WORD = 24
+_BEFORE_WORD = 48
 """Characters that are looked at."""
 
 
@@ -34,7 +48,10 @@ def says_phone(text: str, start: int) -> bool:
     said = _SAYS_PHONE.search(text, max(0, start - _BEFORE), start)
     if said is None:
         return False
-    return not (said["number"] and _NUMBERED.search(text, max(0, said.start() - _BEFORE_WORD), said.start()))
+    if said["number"] is None:
+        return True
+    first, end = max(0, said.start() - _BEFORE_WORD), said.start()
+    return bool(_OF_PERSON.search(text, first, end)) and not _NUMBERED.search(text, first, end)
 
 
 def is_of_book(text: str, start: int) -> bool:
