@@ -23,7 +23,8 @@ TOOLS = '[{"type": "function", "function": {"name": "f", "parameters": {"a": %s}
 def nested(levels: int, *, as_text: bool = False) -> str:
     """Return the JSON of an object with so many levels of lists and objects, or that JSON as a text in JSON."""
     lists = levels - 1
-    value = '{"a": ' + '[{"a": ' * (lists // 2) + "[]" * (lists % 2) + "1" * (1 - lists % 2) + "}]" * (lists // 2) + "}"
+    innermost = "[]" * (lists % 2) + "1" * (1 - lists % 2)
+    value = '{"a": ' + '[{"a": ' * (lists // 2) + innermost + "}]" * (lists // 2) + "}"
     return json.dumps(value) if as_text else value
 
 

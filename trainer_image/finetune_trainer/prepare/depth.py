@@ -1,4 +1,4 @@
-"""How deeply a row may be nested: what checks, masks, compares and writes it goes a level down by a call of its own."""
+"""How deeply a row may be nested: what checks, masks, compares and writes it goes down by calls of its own."""
 
 from typing import Any
 

@@ -78,8 +78,8 @@ class Labels:
                     seen.first,
                     RowError(
                         "label",
-                        f"is {_shown(label)}, which no training row has ({sum(seen.rows.values())} of validation and test"
-                        " have it), so it cannot be learned; add training rows of it, or remove these",
+                        f"is {_shown(label)}, which no training row has ({sum(seen.rows.values())} of validation and"
+                        " test have it), so it cannot be learned; add training rows of it, or remove these",
                     ),
                 )
 

@@ -126,7 +126,7 @@ def listed(columns: Iterable[str]) -> str:
 def _kind(name: str, text: str) -> str:
     """Return the field and the problem with numbers and quoted values left out."""
     name = re.sub(r"\[\d+\]", "[]", name)
-    text = re.sub(r'''"[^"]*"|'[^']*'|\d+''', "…", text.split(";", maxsplit=1)[0])
+    text = re.sub(r""""[^"]*"|'[^']*'|\d+""", "…", text.split(";", maxsplit=1)[0])
     return f"{name}: {text}" if name else text
 
 

@@ -56,8 +56,16 @@ def read_lines(file: BinaryIO, name: str, first: int) -> Iterator[Row]:
 def _object(line: bytes) -> dict[str, Any] | RowError:
     if len(line) == LONGEST_LINE:
         return FileError("", f"the line is longer than {LONGEST_LINE} bytes; write one JSON object per line")
+    value = _json(line)
+    if not isinstance(value, dict | RowError):
+        return RowError("", f"is a JSON {_kind(value)}, not an object; write one JSON object per line")
+    return value
+
+
+def _json(line: bytes) -> Any:
+    """Return the value of a line, or what is wrong with it."""
     try:
-        value = json.loads(line.rstrip().decode("utf-8-sig"))
+        return json.loads(line.rstrip().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return RowError("", f"not UTF-8 text (byte {error.start + 1})")
     except json.JSONDecodeError as error:
@@ -66,9 +74,6 @@ def _object(line: bytes) -> dict[str, Any] | RowError:
         return too_deep()
     except ValueError as error:  # a number of thousands of digits
         return RowError("", f"not valid JSON: {error}")
-    if not isinstance(value, dict):
-        return RowError("", f"is a JSON {_kind(value)}, not an object; write one JSON object per line")
-    return value
 
 
 def _kind(value: Any) -> str:

@@ -60,7 +60,7 @@ class Meter:
         return speed_between(self._marks[0], self._marks[-1])
 
     def seconds_left(self, steps: int) -> float:
-        """Return the seconds that so many more steps take, with what is between them: as much for each as till now."""
+        """Return the seconds that so many more steps take, with as much between them as till now."""
         first, last = self._marks[0], self._marks[-1]
         between = (self._left_out - self._left_out_before) / max(1, last.done - self._begun)
         return (speed_between(first, last).seconds_per_step + between) * steps
