@@ -37,16 +37,16 @@ class Meter:
 
     def __init__(self) -> None:
         self._left_out = 0.0
-        """Seconds that were no step."""
+        """Seconds that were no step, since the clock was started."""
         self._marks: deque[Mark] = deque([Mark(self._now())], maxlen=_WINDOW + 1)
-        self._begun, self._left_out_before = 0, 0.0
-        """Steps done, and seconds left out, when the clock was started."""
+        self._begun = 0
+        """Steps done when the clock was started."""
 
     def begin(self, done: int) -> None:
         """Start the clock after `done` steps."""
+        self._left_out, self._begun = 0.0, done
         self._marks.clear()
         self._marks.append(Mark(self._now(), done))
-        self._begun, self._left_out_before = done, self._left_out
 
     def skip(self) -> None:
         """The next step begins now: what was done since the last one was no step."""
@@ -62,7 +62,7 @@ class Meter:
     def seconds_left(self, steps: int) -> float:
         """Return the seconds that so many more steps take, with as much between them as till now."""
         first, last = self._marks[0], self._marks[-1]
-        between = (self._left_out - self._left_out_before) / max(1, last.done - self._begun)
+        between = self._left_out / max(1, last.done - self._begun)
         return (speed_between(first, last).seconds_per_step + between) * steps
 
     def _now(self) -> float:

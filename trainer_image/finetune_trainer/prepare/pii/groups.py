@@ -26,11 +26,12 @@ def end_of(
     text = match[0]
     line = _BREAK.split(text, maxsplit=1)[0]
     for part in dict.fromkeys((*fronts(line), line, text)):
-        if length := _length(part, is_valid, least):
+        if length := length_of(part, is_valid, least=least):
             return match.start() + length
     return 0
 
 
-def _length(text: str, is_valid: Callable[[str], bool], least: int) -> int:
+def length_of(text: str, is_valid: Callable[[str], bool], *, least: int) -> int:
+    """Return the length of the longest number that a text begins with, whole groups of it; 0 if there is none."""
     ends = [group.end() for group in _GROUP.finditer(text)]
     return next((end for end in reversed(ends) if end >= least and is_valid(text[:end])), 0)

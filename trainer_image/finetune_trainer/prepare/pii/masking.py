@@ -9,7 +9,7 @@ the value.
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -30,8 +30,8 @@ class RowMask:
 
     def __init__(self, finder: Finder) -> None:
         self._finder = finder
-        self._numbers: dict[tuple[str, str], int] = {}
-        self._last: Counter[str] = Counter()
+        self._numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        """By kind, that of each value."""
         self._json = json_text.Masks(self.value, self._words)
         self.found: Counter[str] = Counter()
         """Places by kind."""
@@ -99,11 +99,10 @@ class RowMask:
 
     def _placeholder(self, kind: str, value: str) -> str:
         same = self._finder.same(kind, value)
-        if (kind, same) not in self._numbers:
-            self._last[kind] += 1
-            self._numbers[kind, same] = self._last[kind]
+        numbers = self._numbers[kind]
+        number = numbers.setdefault(same, len(numbers) + 1)
         label = re.sub("([A-Z])", r"_\1", kind).upper()
-        return f"<{label}_{self._numbers[kind, same]}>"
+        return f"<{label}_{number}>"
 
 
 @lru_cache(4096)

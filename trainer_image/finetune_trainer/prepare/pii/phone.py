@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import phonenumbers
 
-from finetune_trainer.prepare.pii.groups import end_of
+from finetune_trainer.prepare.pii.groups import end_of, length_of
 from finetune_trainer.prepare.pii.phone_words import is_of_book, says_phone
 
 _BRACKET = r"(?:(?<!\()|(?=\+?\d{1,6}\)[ ./-]?\d))"
@@ -161,8 +161,7 @@ def _fronts(line: str, match: re.Match[str], region: str) -> Iterator[str]:
 
     The candidate may end within the other one, which is looked for in the whole text.
     """
-    day = _LATER_DAY.search(match.string, match.start(), match.end() + _LONGEST_DAY)
-    line = line[: day.start() - match.start()] if day else line
+    line = line[: len(_before_day(match))]
     for joint in _JOINT.finditer(line):
         front = line[: joint.start()]
         is_whole = len(_plain(front)) >= _LEAST_DIGITS
@@ -176,10 +175,18 @@ def _begins_number(match: re.Match[str], offset: int, region: str) -> bool:
     rest = _REST.match(match.string, match.start() + offset)
     if not rest or not region:
         return False
-    day = _LATER_DAY.search(match.string, rest.start(), rest.end() + _LONGEST_DAY)
-    last = day.start() if day else rest.end()
-    ends = [group.end() - rest.start() for group in _GROUP.finditer(match.string, rest.start(), last)]
-    return any(_is_in_groups(rest[0][:end], 2) and _is_in_plan(_plain(rest[0][:end]), region) for end in ends)
+    length = length_of(
+        _before_day(rest),
+        lambda text: _is_in_groups(text, 2) and _is_in_plan(_plain(text), region),
+        least=_LEAST_DIGITS,
+    )
+    return length > 0
+
+
+def _before_day(match: re.Match[str]) -> str:
+    """Return a candidate up to a day that follows it, which it may end within."""
+    day = _LATER_DAY.search(match.string, match.start(), match.end() + _LONGEST_DAY)
+    return match[0][: day.start() - match.start()] if day else match[0]
 
 
 def _country(number: str, region: str) -> str:

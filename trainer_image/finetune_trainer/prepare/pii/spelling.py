@@ -10,7 +10,7 @@ _LETTERS = map(chr, range(0x80, 0x10000))
 _CHARACTERS = {
     **{letter: str(unicodedata.digit(letter)) for letter in _LETTERS if unicodedata.category(letter) == "Nd"},
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"),
-    **dict.fromkeys("\u00a0", " "),
+    "\u00a0": " ",
     **dict.fromkeys("\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "),
     "\uff0b": "+",
     "\uff20": "@",
