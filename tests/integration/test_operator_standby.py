@@ -16,10 +16,6 @@ DONE = json.dumps({"reason": "Succeeded"})
 TAKEOVER_SECONDS = 15
 
 
-def leads(operator: OperatorProcess) -> bool:
-    return operator.probe("/readyz") == 200 and operator.metric("finetune_operator_leader") == 1
-
-
 def test_a_standby_is_ready_and_passes_progress_on_and_takes_over(crd_installed: KubeApi, tmp_path: Path) -> None:
     for namespace in (HOME, WATCHED):
         crd_installed.namespace(namespace)
@@ -32,7 +28,7 @@ def test_a_standby_is_ready_and_passes_progress_on_and_takes_over(crd_installed:
         running_operator(crd_installed, tmp_path / "two", **place, **shared) as own,
     ):
         second = dataclasses.replace(own, tls=first.tls)
-        assert (leads(first), leads(second)) == (True, False)
+        assert (first.leads(), second.leads()) == (True, False)
         assert second.is_ready()
 
         cluster = Namespace(crd_installed, WATCHED)
@@ -52,6 +48,6 @@ def test_a_standby_is_ready_and_passes_progress_on_and_takes_over(crd_installed:
         assert second.writes() == 0
 
         first.kill()
-        until(lambda: leads(second), seconds=TAKEOVER_SECONDS)
+        until(second.leads, seconds=TAKEOVER_SECONDS)
         assert post(second, step=9) == 204
         cluster.await_status("tune", lambda status: status.get("progress", {}).get("step") == 9, seconds=15)

@@ -46,15 +46,22 @@ class OperatorProcess:
         """Return whether /readyz says so."""
         return self.probe("/readyz") == 200
 
+    def leads(self) -> bool:
+        """Return whether /readyz says so; a replica that stands by is ready and says that it does."""
+        return self._get("/readyz") == (200, "ok\n")
+
     def probe(self, path: str) -> int:
         """Return the HTTP status of a probe; 0 when nobody answers."""
+        return self._get(path)[0]
+
+    def _get(self, path: str) -> tuple[int, str]:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.probe_port}{path}", timeout=5) as reply:
-                return int(reply.status)
+                return int(reply.status), reply.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code
+            return error.code, ""
         except OSError:
-            return 0
+            return 0, ""
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of all series of a metric that bear these labels."""
