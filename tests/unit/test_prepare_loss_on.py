@@ -48,8 +48,8 @@ def test_conversations(tokenizer, loss_on, learned):
 @pytest.mark.parametrize("loss_on", ["assistant", "lastAssistant", "completion", "all"])
 def test_completions(tokenizer, loss_on):
     [row] = build_encoder(tokenizer, "promptCompletion", loss_on).encode([Completion("Q", "A")])
-    assert row.supervised[-2:] == [True, True]
-    assert row.supervised[0] is (loss_on == "all")
+    assert row.supervised[-2:] == b"\1\1"
+    assert row.supervised[0] == (loss_on == "all")
 
 
 def test_the_oldest_turns_go_so_that_the_last_answer_stays_whole(tokenizer):
@@ -96,5 +96,5 @@ def test_the_beginning_of_a_prompt_goes(tokenizer):
     answer = sum(whole.supervised)
     shorter = encoder.shorten(example, answer + 3)
     assert shorter.input_ids == whole.input_ids[-answer - 3 :]
-    assert shorter.supervised == [False] * 3 + [True] * answer
+    assert shorter.supervised == bytes(3) + b"\1" * answer
     assert encoder.shorten(example, answer) is None

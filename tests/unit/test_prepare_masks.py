@@ -175,7 +175,7 @@ def test_mask_of_the_real_smollm2(smollm2):
     [error] = build_encoder(smollm2, "messages").encode([WITH_TOOLS])
     assert error.text.startswith("the chat template leaves tools out")
     # What is not cut is tokenised as a whole, as other trainers do.
-    assert row.input_ids == smollm2(smollm2.decode(row.input_ids), add_special_tokens=False)["input_ids"]
+    assert list(row.input_ids) == smollm2(smollm2.decode(row.input_ids), add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize("name", [*(name for name in TOKENS if name not in ("think", "trl/qwen3")), "smollm2"])
@@ -190,8 +190,8 @@ def test_the_given_tokens_are_those_that_generation_starts_from(name, request):
         given = tokenizer(template.apply(Conversation(example.turns[:1]), prompt=True), add_special_tokens=False)[
             "input_ids"
         ]
-        assert row.input_ids[: len(given)] == given
-        assert row.supervised.index(True) == len(given)
+        assert list(row.input_ids[: len(given)]) == given
+        assert row.supervised.index(1) == len(given)
 
 
 def test_word_start_marks_are_not_doubled_at_the_cut():
@@ -201,7 +201,7 @@ def test_word_start_marks_are_not_doubled_at_the_cut():
     [row] = encoder.encode([example])
     assert isinstance(row, Encoded)
     whole = tokenizer("<s>[INST] How do I [/INST] Open the settings.</s>", add_special_tokens=False)["input_ids"]
-    assert row.input_ids == whole
+    assert list(row.input_ids) == whole
 
 
 def test_a_template_that_rewrites_earlier_answers_is_refused():
@@ -255,7 +255,7 @@ def test_prompt_and_completion_are_plain_text(name, opening):
     [row] = encoder.encode([example])
     assert isinstance(row, Encoded)
     assert bracketed(tokenizer, row) == f"{opening}How do I[[ reset my password?{tokenizer.eos_token}]]"
-    assert row.input_ids[: row.supervised.index(True)] == tokenizer("How do I")["input_ids"]
+    assert list(row.input_ids[: row.supervised.index(1)]) == tokenizer("How do I")["input_ids"]
 
 
 @pytest.mark.parametrize("form", ["promptCompletion", "text"])
@@ -280,7 +280,7 @@ def test_running_text_is_learned_whole_and_ends_once(name, text, wanted):
     [row] = build_encoder(tokenizer, "text").encode([Document(text)])
     assert isinstance(row, Encoded)
     assert tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False) == wanted
-    assert row.supervised == [False] + [True] * (len(row.input_ids) - 1)
+    assert row.supervised == b"\0" + b"\1" * (len(row.input_ids) - 1)
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama3"])
@@ -293,7 +293,7 @@ def test_a_row_with_a_label_has_the_tokens_that_any_program_gives_the_model(name
     rows = build_encoder(tokenizer, "label").encode([text, turns, padded])
     plain = tokenizer("How do I?")["input_ids"]
     chat = tokenizer.apply_chat_template([{"role": "user", "content": TURNS[1].content}], return_dict=False)
-    assert [row.input_ids for row in rows] == [plain, chat, plain]
+    assert [list(row.input_ids) for row in rows] == [plain, chat, plain]
     assert not any(flag for row in rows for flag in row.supervised)
 
 

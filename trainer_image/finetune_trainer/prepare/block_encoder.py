@@ -152,7 +152,7 @@ class BlockEncoder:
         if isinstance(encoded, RowError):
             made.problems.append((row.place, encoded))
             return []
-        if not self._has_labels and not any(encoded.supervised[1:]):
+        if not self._has_labels and 1 not in encoded.supervised[1:]:
             made.problems.append((row.place, RowError("messages", "the chat template leaves no token of the answer")))
             return []
         made.longest = max(made.longest, len(encoded.input_ids))
@@ -175,7 +175,7 @@ class BlockEncoder:
             shorter = self._encoder.shorten(example, limit)
         elif self._data.truncation == "end":
             shorter = cut_off(encoded, limit)
-        if shorter is None or (not self._has_labels and not any(shorter.supervised[1:])):
+        if shorter is None or (not self._has_labels and 1 not in shorter.supervised[1:]):
             return []
         made.truncated += 1
         return [shorter]
@@ -185,7 +185,7 @@ class BlockEncoder:
         pieces = [piece for _, pieces in rows for piece in pieces]
         place = checked[0].place
         lengths = np.asarray([len(piece.input_ids) for piece in pieces], np.int64)
-        supervised = np.concatenate([np.asarray(piece.supervised, np.uint8) for piece in pieces])
+        supervised = np.frombuffer(bytearray().join(piece.supervised for piece in pieces), np.uint8)
         supervised[np.cumsum(lengths) - lengths] = 0  # nothing predicts the first token of a row
         samples = [row.sample for row in checked] if source.part_of == "replay" else []
         return EncodedRows(
@@ -201,7 +201,7 @@ class BlockEncoder:
             labels=[row.example.label for row in checked if isinstance(row.example, Labelled)],
             test_rows=[self._test_row(row, pieces[-1]) for row, pieces in rows if row.split == "test"],
             lengths=lengths,
-            input_ids=np.concatenate([np.asarray(piece.input_ids, np.uint32) for piece in pieces]),
+            input_ids=np.frombuffer(b"".join(piece.input_ids for piece in pieces), np.uint32),
             supervised=supervised,
         )
 

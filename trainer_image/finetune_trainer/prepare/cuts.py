@@ -9,6 +9,7 @@ tokens are kept.
 """
 
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
@@ -34,7 +35,7 @@ class Anchor(NamedTuple):
 class TokenizedText:
     """A text, its tokens, and the added tokens in it."""
 
-    def __init__(self, text: str, ids: list[int], anchors: list[Anchor]) -> None:
+    def __init__(self, text: str, ids: "array[int]", anchors: list[Anchor]) -> None:
         self.text = text
         self.ids = ids
         self._anchors = anchors
@@ -67,15 +68,15 @@ class FastTokens:
         self._kept = lru_cache(_KEPT)(self._encode)
         self._pieces = PieceTokens(self._backend) if can_cut(self._backend) else None
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of texts, with no token added before or after."""
+    def ids(self, texts: Sequence[str]) -> list["array[int]"]:
+        """Return the tokens of texts, uint32, with no token added before or after."""
         if not texts:
             return []
         if self._pieces is not None:
             return self._pieces.ids(texts)
-        return [one.ids for one in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [array("I", one.ids) for one in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def locate(self, text: str, ids: list[int]) -> TokenizedText:
+    def locate(self, text: str, ids: "array[int]") -> TokenizedText:
         """Find the added tokens of a text; where the tokenizer took one for plain text, those before it alone."""
         anchors = []
         index = -1
@@ -103,5 +104,5 @@ class FastTokens:
         end = index + len(given)
         return end if row.ids[index:end] == given else None
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+    def _encode(self, text: str) -> "array[int]":
+        return array("I", self._backend.encode(text, add_special_tokens=False).ids)

@@ -11,6 +11,7 @@ Where an answer begins, text is always cut: generation starts from the tokens of
 reaches over the cut could never be produced there.
 """
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,8 +34,10 @@ from finetune_trainer.prepare.tokenizer import special_tokens
 class Encoded:
     """Tokens of a row, and which of them are targets."""
 
-    input_ids: list[int]
-    supervised: list[bool]
+    input_ids: "array[int]"
+    """uint32."""
+    supervised: bytes | bytearray
+    """A 1 for each target."""
     ends: bool = True
     """Whether every answer ends with a token that says so."""
     answers_lost: int = 0
@@ -113,9 +116,9 @@ class ChatEncoder:
         except RowError as error:
             return error
 
-    def _mark(self, row: Rendered, ids: list[int]) -> Encoded:
+    def _mark(self, row: Rendered, ids: "array[int]") -> Encoded:
         tokenized = self._tokens.locate(row.text, ids)
-        supervised = [False] * len(ids)
+        supervised = bytearray(len(ids))
         ends = True
         for first, end in row.spans:
             start, stop = self._tokens.cut(tokenized, first), self._tokens.cut(tokenized, end)
@@ -124,7 +127,7 @@ class ChatEncoder:
             turn_end = self._turn_end(tokenized, first, end)
             ends = ends and turn_end is not None
             stop = turn_end or stop
-            supervised[start:stop] = [True] * (stop - start)
+            supervised[start:stop] = b"\1" * (stop - start)
         return Encoded(ids, supervised, ends)
 
     def _turn_end(self, row: TokenizedText, first: int, end: int) -> int | None:
@@ -140,8 +143,8 @@ class ChatEncoder:
 
     def _mark_segments(self, row: Rendered) -> Encoded:
         """Encode a row whose tokens would differ at a cut: each stretch between two cuts by itself."""
-        ids: list[int] = []
-        supervised: list[bool] = []
+        ids = array("I")
+        supervised = bytearray()
         ends = True
         bounds = [0, *(cut for span in row.spans for cut in span), len(row.text)]
         texts = [row.text[start:end] for start, end in pairwise(bounds)]
@@ -153,7 +156,7 @@ class ChatEncoder:
                 ends = ends and turn_end is not None
                 learned = turn_end or len(tokens)
             ids += tokens
-            supervised += [True] * learned + [False] * (len(tokens) - learned)
+            supervised += b"\1" * learned + bytes(len(tokens) - learned)
         return Encoded(ids, supervised, ends)
 
 
@@ -180,12 +183,12 @@ class CompletionEncoder:
         joined = self._join(prompt[-room:], answer) if room > 0 else None
         return joined if isinstance(joined, Encoded) else None
 
-    def _join(self, prompt: list[int], answer: list[int]) -> Encoded | RowError:
-        given = [*self._opening, *prompt]
-        target = [*answer, self._end]
+    def _join(self, prompt: "array[int]", answer: "array[int]") -> Encoded | RowError:
+        given, target = self._opening + prompt, answer + array("I", [self._end])
         if not given:
             return RowError("prompt", "has no tokens, so nothing can be predicted from it")
-        return Encoded(given + target, [self._loss_on == "all"] * len(given) + [True] * len(target))
+        flags = (b"\1" if self._loss_on == "all" else b"\0") * len(given) + b"\1" * len(target)
+        return Encoded(given + target, flags)
 
 
 class TextEncoder:
@@ -205,11 +208,11 @@ class TextEncoder:
         """Return None: running text is cut into pieces."""
         return None
 
-    def _close(self, tokens: list[int]) -> Encoded | RowError:
+    def _close(self, tokens: "array[int]") -> Encoded | RowError:
         if not tokens:
             return RowError("text", "has no tokens")
-        ids = [*self._opening, *tokens, *([] if tokens[-1] == self._end else [self._end])]
-        return Encoded(ids, [False] + [True] * (len(ids) - 1))
+        ids = self._opening + tokens + array("I", [] if tokens[-1] == self._end else [self._end])
+        return _running(ids)
 
 
 class LabelEncoder:
@@ -247,16 +250,21 @@ class LabelEncoder:
         return self._without_padding(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _without_padding(self, tokens: Sequence[int]) -> Encoded | RowError:
-        ids = list(tokens)
+        ids = array("I", tokens)
         while ids and ids[-1] == self._tokenizer.pad_token_id:
             ids.pop()
-        return Encoded(ids, [False] * len(ids)) if ids else RowError("label", "stands beside a text without tokens")
+        return Encoded(ids, bytes(len(ids))) if ids else RowError("label", "stands beside a text without tokens")
 
 
-def _opening(tokenizer: Any) -> list[int]:
+def _running(ids: "array[int]") -> Encoded:
+    """Return a row of running text, of which every token but the first is a target."""
+    return Encoded(ids, b"\0" + b"\1" * (len(ids) - 1))
+
+
+def _opening(tokenizer: Any) -> "array[int]":
     """Return the token that the tokenizer itself puts before a text, if it is one that stands there by its role."""
     bos = tokenizer.bos_token_id
-    return [bos] if list(tokenizer("")["input_ids"])[:1] == [bos] else []
+    return array("I", [bos] if list(tokenizer("")["input_ids"])[:1] == [bos] else [])
 
 
 def cut(document: Encoded, limit: int) -> list[Encoded]:
@@ -267,8 +275,7 @@ def cut(document: Encoded, limit: int) -> list[Encoded]:
     """
     ids = document.input_ids
     starts = range(0, max(1, len(ids) - 1), limit - 1)
-    pieces = [ids[start : start + limit] for start in starts]
-    return [Encoded(piece, [False] + [True] * (len(piece) - 1)) for piece in pieces]
+    return [_running(ids[start : start + limit]) for start in starts]
 
 
 def cut_off(row: Encoded, limit: int) -> Encoded:
@@ -277,6 +284,6 @@ def cut_off(row: Encoded, limit: int) -> Encoded:
     return Encoded(row.input_ids[:limit], kept, answers_lost=_spans(row.supervised) - _spans(kept))
 
 
-def _spans(supervised: Sequence[bool]) -> int:
+def _spans(supervised: bytes | bytearray) -> int:
     """Return how many stretches of targets there are: one for each answer that is learned."""
-    return sum(is_target and not before for before, is_target in pairwise([False, *supervised]))
+    return sum(is_target > before for before, is_target in pairwise([0, *supervised]))

@@ -57,7 +57,7 @@ class PieceTokens:
         self._tokens: dict[str, bytes] = {}
         self._characters = 0
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def ids(self, texts: Sequence[str]) -> list["array[int]"]:
         """Return the tokens of texts, with no token added before or after."""
         if self._characters > _KEPT_CHARACTERS:
             self._tokens.clear()
@@ -67,7 +67,7 @@ class PieceTokens:
             some[0] = f" {some[0]}"
         self._learn(list(set(chain.from_iterable(pieces)).difference(self._tokens)))
         tokens_of = self._tokens.__getitem__
-        return [array("I", b"".join(map(tokens_of, some))).tolist() for some in pieces]
+        return [array("I", b"".join(map(tokens_of, some))) for some in pieces]
 
     def _learn(self, pieces: list[str]) -> None:
         """Keep the tokens of pieces, by the names they are known by."""

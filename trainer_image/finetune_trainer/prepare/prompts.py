@@ -28,8 +28,8 @@ def encode_prompts(
         if isinstance(row, RowError):
             raise _refused(number, row.text)
         # All of a running text is supervised; what ends it is no part of the prompt.
-        end = len(row.input_ids) - 1 if form == "text" else row.supervised.index(True)
-        found.append(row.input_ids[:end])
+        end = len(row.input_ids) - 1 if form == "text" else row.supervised.index(1)
+        found.append(row.input_ids[:end].tolist())
         needed = len(found[-1]) + evaluation.predictions.max_new_tokens
         if max_positions is not None and needed > max_positions:
             raise _refused(
