@@ -94,7 +94,12 @@ def test_a_label_that_may_be_another_columns_value_is_not_repeated(tmp_path):
 @pytest.mark.parametrize(
     ("names", "given", "problem"),
     [
-        (["a", "a"], [], "all training rows have the label 'a': a single class leaves nothing to tell apart"),
+        (["a", "a"], [], "the label of all training rows is 'a': a single class leaves nothing to tell apart"),
+        (
+            ["+39 347 1234567"],
+            [],
+            "the label of all training rows is one: a single class leaves nothing to tell apart",
+        ),
         (["a", "b"], ["a", "b", "c"], "spec.data.labels lists 'c', of which there are no training rows"),
     ],
 )

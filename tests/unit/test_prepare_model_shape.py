@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING, LlamaConfig, LlamaForCausalLM
 from finetune_api.reasons import Reason
 from finetune_api.spec import Method
 from finetune_trainer.errors import StageFailure
+from finetune_trainer.model.kind import ModelKind
 from finetune_trainer.prepare.model_shape import measure, read_config
 
 
@@ -89,6 +90,24 @@ def test_a_model_whose_layers_are_not_found_is_refused(method):
     with pytest.raises(StageFailure, match="has no list of 6 layers") as caught:
         shape_of("longcat_flash", method, **sizes, n_routed_experts=2, moe_topk=1)
     assert caught.value.reason == Reason.INVALID_MODEL
+
+
+@pytest.mark.parametrize("kind", ["gptj", "falcon", "gpt_neo", "bloom", "mpt"])
+@pytest.mark.parametrize("labels", [(), ("good", "bad")], ids=["language-model", "classifier"])
+def test_a_model_that_computes_attention_itself_is_refused(kind, labels):
+    types = {"attention_types": [[["global", "local"], 1]]} if kind == "gpt_neo" else {}
+    config = CONFIG_MAPPING[kind](vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, **types)
+    with pytest.raises(
+        StageFailure, match="cannot be trained on packed rows: it computes attention itself"
+    ) as caught:
+        measure(config, Method.model_validate({"type": "full"}), "s3://m/", ModelKind(labels))
+    assert caught.value.reason == Reason.INVALID_MODEL
+
+
+@pytest.mark.parametrize("kind", ["biogpt", "gpt2", "opt", "mamba"])
+def test_models_without_one_of_the_marks_of_attention_are_not_refused_early(kind):
+    config = CONFIG_MAPPING[kind](vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    assert measure(config, Method.model_validate({"type": "full"}), "s3://m/").layers == 2
 
 
 @pytest.mark.parametrize("error", [ImportError("requires timm"), AssertionError("is_decoder=True")])

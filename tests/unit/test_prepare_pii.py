@@ -142,3 +142,9 @@ def test_a_text_of_one_spelling_is_as_long_as_before(text):
 )
 def test_no_text_is_slow(piece):
     RowMask(FINDER).text(piece * 20_000)
+
+
+@pytest.mark.parametrize("piece", ["1 ", "12 ", "123 ", "1-", "1.1 "])
+def test_columns_of_figures_are_not_looked_at_as_cards(piece):
+    card = next(kind for kind in KINDS if kind.name == "cardNumber")
+    assert card.form.search(piece * 1000) is None

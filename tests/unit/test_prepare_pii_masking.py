@@ -4,6 +4,7 @@ import json
 from decimal import Decimal
 from time import process_time
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -118,6 +119,44 @@ def test_names_of_fields_and_types_of_values_that_say_what_they_are(name, value)
 
 
 @pytest.mark.parametrize(
+    ("value", "masked"),
+    [
+        ({"phone": {"value": "3471234567"}}, {"phone": {"value": "<PHONE_1>"}}),
+        ({"phones": {"home": 3471234567, "id": 3471234567}}, {"phones": {"home": "<PHONE_1>", "id": 3471234567}}),
+        ({"phones": [{"of": "Anna", "number": "3471234567"}]}, {"phones": [{"of": "Anna", "number": "<PHONE_1>"}]}),
+        ({"phone": {"home": {"value": 3471234567}}}, {"phone": {"home": {"value": "<PHONE_1>"}}}),
+        ({"partitaIva": {"value": "00743110157"}}, {"partitaIva": {"value": "<VAT_NUMBER_1>"}}),
+        ({"user": {"number": "3471234567"}}, {"user": {"number": "<PHONE_1>"}}),
+        ({"key": "phone", "value": "3471234567"}, {"key": "phone", "value": "<PHONE_1>"}),
+        ({"tags": [{"Key": "phone", "Value": 3471234567}]}, {"tags": [{"Key": "phone", "Value": "<PHONE_1>"}]}),
+        (
+            {"name": "phone", "type": "text", "value": [3471234567]},
+            {"name": "phone", "type": "text", "value": ["<PHONE_1>"]},
+        ),
+        ({"key": "order", "value": "3471234567"}, {"key": "order", "value": "3471234567"}),
+        (
+            {"phone": {"price": 3471234567}, "x": {"value": 3471234567}},
+            {"phone": {"price": 3471234567}, "x": {"value": 3471234567}},
+        ),
+        ({"version": {"value": "10.1.1.12"}}, {"version": {"value": "10.1.1.12"}}),
+    ],
+)
+def test_names_above_and_beside_a_value_tell_what_it_is(value, masked):
+    assert RowMask(FINDER).value(value) == masked
+    assert RowMask(FINDER).row(value) == masked
+    assert json.loads(RowMask(FINDER).text(json.dumps(value))) == masked
+
+
+def test_keys_of_a_column_of_maps_tell_what_their_values_are():
+    maps = [[("phone", "3471234567"), ("order", "3471234568")], [("3471234569", "tel")]]
+    rows = pa.table({"about": pa.array(maps, pa.map_(pa.string(), pa.string()))}).to_pylist()
+    assert [RowMask(FINDER).row(row) for row in rows] == [
+        {"about": [["phone", "<PHONE_1>"], ["order", "3471234568"]]},
+        {"about": [["3471234569", "tel"]]},
+    ]
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("order_number", "3471234567"),
@@ -175,8 +214,12 @@ VALUES = st.recursive(
     | st.integers()
     | st.floats()
     | st.none()
+    | st.sampled_from(["phone", "3471234567"])
     | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5) | st.sampled_from(["value", "key", "tel"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 

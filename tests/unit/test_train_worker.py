@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from deepspeed.accelerator.abstract_accelerator import DeepSpeedAccelerator
 from plans import RESOLVED
 
 from finetune_api.exitcodes import ExitCode
@@ -83,6 +84,27 @@ def test_a_lack_of_memory_while_it_trains_tells_what_was_reached(monkeypatch, tr
     assert_tells(caught.value, telling)
     reached = caught.value.reached
     assert (reached.reason, reached.plan, reached.last_checkpoint) == (Reason.OUT_OF_DEVICE_MEMORY, RESOLVED, last)
+
+
+def pin(error):
+    """Raise an error where DeepSpeed asks for memory of the host that the GPU can read."""
+    try:
+        DeepSpeedAccelerator._torch_pin_memory(None, torch.empty(1, device="meta"))
+    except RuntimeError as refused:
+        raise error.with_traceback(refused.__traceback__)  # noqa: B904 - it stands for the one that was refused
+
+
+def test_a_lack_of_the_hosts_memory_ends_the_job_and_names_what_to_raise(monkeypatch):
+    error = torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+    monkeypatch.setattr(worker, "read_pod", lambda: None)
+    monkeypatch.setattr(worker, "_train", lambda *_: pin(error))
+    with pytest.raises(StageFailure) as caught:
+        worker.run(None, None)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.INVALID, Reason.OUT_OF_MEMORY)
+    assert caught.value.message == (
+        "the host's memory did not suffice for the optimizer's state: CUDA error: out of memory; raise"
+        " spec.podTemplate.resources.limits.memory, on nodes that have it, or spec.distributed.numNodes"
+    )
 
 
 @pytest.mark.parametrize("text", ["CUDA error: an illegal memory access was encountered", ""])

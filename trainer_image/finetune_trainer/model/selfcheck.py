@@ -9,11 +9,9 @@ way to another one: a model whose second document notices carries state from tok
 import torch
 from transformers import PreTrainedModel
 
-from finetune_api.exitcodes import ExitCode
-from finetune_api.reasons import Reason
-from finetune_trainer.errors import StageFailure
 from finetune_trainer.model import attention
 from finetune_trainer.model.compile import uncompiled
+from finetune_trainer.model.packable import not_packable
 from finetune_trainer.objectives.module import LossModule
 from finetune_trainer.objectives.whole_rows import whole_rows
 
@@ -43,14 +41,14 @@ def check(loss: LossModule, device: torch.device, backend: attention.Backend, *,
             alone = torch.stack([_alone(loss, row) for row in (first, second)]).sum()
             influence = _difference(*(loss.hidden_states(each)[len(first) :] for each in (inputs, others)))
     except (ValueError, TypeError, AttributeError) as error:
-        raise _refused(loss, str(error)) from error
+        raise not_packable(loss.transformer, str(error)) from error
     loss.train(was_training)
     gap: float = abs(packed.item() - alone.item()) / len(inputs.labels)
     dtype = next(loss.parameters()).dtype
     if not gap <= _TOLERANCE[dtype]:
-        raise _refused(loss, f"its loss differs by {gap:.3g} from that of its rows alone")
+        raise not_packable(loss.transformer, f"its loss differs by {gap:.3g} from that of its rows alone")
     if not influence <= (_ROUNDED_INFLUENCE if _rows_share_rounding(loss.transformer) else _INFLUENCE):
-        raise _refused(loss, f"a row changes by {influence:.1%} with what stands before it")
+        raise not_packable(loss.transformer, f"a row changes by {influence:.1%} with what stands before it")
     return gap
 
 
@@ -84,12 +82,3 @@ def _rows_share_rounding(model: PreTrainedModel) -> bool:
     has_experts = bool(getattr(model.config.get_text_config(), "num_experts_per_tok", None))
     is_short = model.dtype is not torch.float32
     return (has_experts and is_short) or bool(getattr(model, "is_loaded_in_8bit", False))
-
-
-def _refused(loss: LossModule, why: str) -> StageFailure:
-    return StageFailure(
-        ExitCode.INVALID,
-        Reason.INVALID_MODEL,
-        f"{type(loss.transformer).__name__} cannot be trained on packed rows: {why}; use a model with plain causal"
-        " attention (Llama, Qwen, Mistral and their kind)",
-    )

@@ -92,9 +92,10 @@ class Labels:
                 f"spec.data.labels lists {shown}, of which there are no training rows; add some or unlist"
             )
         if len(self._seen) < 2:
+            label = _shown(next(iter(self._seen)))
             raise invalid_data(
-                f"all training rows have the label {next(iter(self._seen))!r}: a single class leaves nothing to tell"
-                " apart; add rows of others"
+                f"the label of all training rows is {label}: a single class leaves nothing to tell apart; add rows of"
+                " others"
             )
 
     def order(self) -> list[str]:

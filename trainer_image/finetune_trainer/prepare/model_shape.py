@@ -21,6 +21,7 @@ from finetune_trainer.methods.freeze import decoder_layers
 from finetune_trainer.methods.given import Given
 from finetune_trainer.methods.qlora import quantized_layers
 from finetune_trainer.model.kind import ModelKind
+from finetune_trainer.model.packable import require_packable
 from finetune_trainer.prepare.model_files import invalid_model
 
 _LEAST_ROW = 2
@@ -73,8 +74,9 @@ def measure(
     kind: ModelKind = LANGUAGE_MODEL,
     given: Given = Given(),  # noqa: B008
 ) -> ModelShape:
-    """Return the sizes of the model under a method. Raises StageFailure when it cannot be built or adapted."""
+    """Return the sizes of the model under a method. Raises StageFailure when it cannot be trained."""
     model = _built(config, uri, kind)
+    require_packable(model)
     text = _text_config(config, uri)
     quantized = _linear_weights(model) if method.type == "qlora" else 0
     with torch.device("meta"):

@@ -24,7 +24,7 @@ from finetune_trainer.prepare.sources import SourceFile
 from finetune_trainer.storage import Store
 from finetune_trainer.storage.digest import sha256_of_file
 
-ENCODING = 4
+ENCODING = 5
 """To be raised whenever the same rows become other tokens, other rows are chosen, or more is told of them."""
 _LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "datasketch", "phonenumbers", "python-stdnum")
 _WITHOUT_EFFECT = {"packing"}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
+from traceback import walk_tb
 
 from finetune_api.exitcodes import ExitCode
 from finetune_api.reasons import Reason
@@ -42,8 +43,8 @@ def no_number(outcome: Outcome) -> str:
 def out_of_memory() -> Iterator[None]:
     """Raise StageFailure for what says that the GPU is full; the next attempt takes a plan that needs less.
 
-    NCCL, cuBLAS and pinned memory ask the driver for theirs and not torch, whose own error is then never raised;
-    their words alone tell.
+    NCCL and cuBLAS ask the driver for theirs and not torch, whose own error is then never raised; their words alone
+    tell. The driver says the same of the host's memory, which no such plan mends.
     """
     try:
         yield
@@ -51,11 +52,28 @@ def out_of_memory() -> Iterator[None]:
         telling = [line for line in str(error).splitlines() if any(words in line for words in _LACKS_OF_MEMORY)]
         if not telling:
             raise
-        raise StageFailure(
-            ExitCode.OUT_OF_DEVICE_MEMORY,
-            Reason.OUT_OF_DEVICE_MEMORY,
-            f"the GPU's memory did not suffice: {telling[0]}",
-        ) from error
+        raise _lack(telling[0], is_of_host=_is_of_host(error)) from error
+
+
+def _is_of_host(error: RuntimeError) -> bool:
+    """Tell whether DeepSpeed was pinning memory for an offloaded optimizer: the innermost function is named so."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return "_pin" in frame.f_code.co_name
+
+
+def _lack(telling: str, *, is_of_host: bool) -> StageFailure:
+    if is_of_host:
+        return StageFailure(
+            ExitCode.INVALID,
+            Reason.OUT_OF_MEMORY,
+            f"the host's memory did not suffice for the optimizer's state: {telling}; raise"
+            " spec.podTemplate.resources.limits.memory, on nodes that have it, or spec.distributed.numNodes",
+        )
+    return StageFailure(
+        ExitCode.OUT_OF_DEVICE_MEMORY,
+        Reason.OUT_OF_DEVICE_MEMORY,
+        f"the GPU's memory did not suffice: {telling}",
+    )
 
 
 def _how_saved(saver: Saver, *, done: int, stuck: bool) -> str:

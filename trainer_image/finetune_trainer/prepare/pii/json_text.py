@@ -6,7 +6,10 @@ It is masked value by value, and what is not masked stays as it was written: spa
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from finetune_trainer.prepare.pii.names import Names, told_by, within
 
 _OPENING = re.compile(r'\{\s{0,200}"')
 _DECODER = json.JSONDecoder(strict=False)
@@ -24,9 +27,20 @@ _LINES_PER_CHARACTER = 32
 class Masks(NamedTuple):
     """What masks the parts of a JSON text."""
 
-    value: Callable[[Any, str], Any]
-    """Takes a text or number, and the name of it."""
+    value: Callable[[Any, Names], Any]
+    """Takes a text or number, and the names of it."""
     name: Callable[[str], str]
+
+
+@dataclass(slots=True)
+class _Level:
+    """One list or object of those that are open."""
+
+    above: Names
+    names: Names
+    """Of the value that comes next."""
+    name: str = ""
+    told: str = ""
 
 
 def objects_in(text: str) -> Iterator[tuple[int, int]]:
@@ -48,27 +62,29 @@ def objects_in(text: str) -> Iterator[tuple[int, int]]:
             yield opening.start(), position
 
 
-def masked(text: str, masks: Masks, name: str = "") -> str:
-    """Return a JSON text with its values and the names in its objects masked; `name` is what the row calls it."""
-    parts, position, names = [], 0, [name]
+def masked(text: str, masks: Masks, names: Names = ()) -> str:
+    """Return a JSON text with its values and the names in its objects masked; `names` are what the row calls it."""
+    parts, position, levels = [], 0, [_Level(names, names)]
     for token in _TOKEN.finditer(text):
         if token["begin"]:
-            names.append(names[-1])
+            above = levels[-1].names
+            levels.append(_Level(above, above))
         elif token["end"]:
-            names.pop()
+            levels.pop()
         else:
-            parts += [text[position : token.start()], _token(token, masks, names)]
+            parts += [text[position : token.start()], _token(token, masks, levels[-1])]
             position = token.end()
     return "".join([*parts, text[position:]])
 
 
-def _token(token: re.Match[str], masks: Masks, names: list[str]) -> str:
+def _token(token: re.Match[str], masks: Masks, level: _Level) -> str:
     """Return a token as it stays or is masked; a name of an object is that of what follows it."""
     value = json.loads(token["text"] or token["number"], strict=False)
     if token["name"]:
-        names[-1] = value
+        level.name, level.names = value, within(level.above, value, level.told)
         return _written(value, masks.name(value), token["text"]) + token["name"]
-    return _written(value, masks.value(value, names[-1]), token[0])
+    level.told = told_by(level.name, value) or level.told
+    return _written(value, masks.value(value, level.names), token[0])
 
 
 def _written(value: Any, now: Any, text: str) -> str:

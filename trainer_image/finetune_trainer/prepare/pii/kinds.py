@@ -83,8 +83,10 @@ _IN_GROUPS = re.compile(
 
 
 def _is_card(text: str) -> bool:
+    if not _IN_GROUPS.fullmatch(text.replace("  ", " ")):
+        return False
     digits = re.sub(r"\D", "", text)
-    return bool(_IN_GROUPS.fullmatch(text.replace("  ", " ")) and _CARDS.fullmatch(digits) and luhn.is_valid(digits))
+    return bool(_CARDS.fullmatch(digits)) and luhn.is_valid(digits)
 
 
 def _fiscal_code(match: re.Match[str], region: str) -> int:
@@ -170,7 +172,8 @@ _FORMS: tuple[tuple[str, str, str, Verify, Same], ...] = (
     (
         "cardNumber",
         "",
-        r"\d(?<!\w.)(?<!x>[.-].)(?:(?<!\d[.-].)|(?<=\d{13}[.-].))(?:(?:  |[ .\n\t-])?\d){12,18}(?!\w|-\d(?!\d{12}))",
+        r"\d(?=\d{3})(?<!\w.)(?<!x>[.-].)(?:(?<!\d[.-].)|(?<=\d{13}[.-].))"
+        r"(?:(?:  |[ .\n\t-])?\d){12,18}(?!\w|-\d(?!\d{12}))",
         _card_number,
         _characters,
     ),
