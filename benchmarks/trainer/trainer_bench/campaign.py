@@ -23,7 +23,7 @@ REFERENCED: tuple[MethodName, ...] = ("lora", "full")
 """Methods whose losses are compared with plain PyTorch's."""
 OVERHEAD: MethodName = "lora"
 """The method with the shortest steps beside which the loop is measured: there it weighs most."""
-OVERHEAD_REPEATS = 3
+OVERHEAD_REPEATS = 8
 """Times as many passes: a step of the loop and a bare one differ by less than two neighbouring steps do."""
 Document = dict[str, Any]
 

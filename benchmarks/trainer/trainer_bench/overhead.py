@@ -55,7 +55,9 @@ class BareStep:
         self._run = run
         self._module = run.engine.module
         self._trained = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._trained, lr=0.0, fused=True)
+        # Weights in fp32, as the engine keeps beside those of 16 bits; where they are fp32 these are the same.
+        self._weights = [parameter.detach().float() for parameter in self._trained]
+        self._optimizer = torch.optim.AdamW(self._weights, lr=0.0, fused=True)
 
     def __call__(self, step: int) -> tuple[float, float]:
         """Do a step of the run; return the seconds and CPU seconds it took, without the making of its batches."""
@@ -70,9 +72,14 @@ class BareStep:
             loss, _ = self._module(one)
             (loss / tokens).backward()
         torch.nn.utils.clip_grad_norm_(self._trained, MAX_GRAD_NORM)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._step()
         return _since(start)
+
+    def _step(self) -> None:
+        for weight, parameter in zip(self._weights, self._trained, strict=True):
+            weight.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+        self._optimizer.step()
 
 
 def _clocks() -> tuple[float, float]:
