@@ -152,7 +152,7 @@ class BlockEncoder:
         if isinstance(encoded, RowError):
             made.problems.append((row.place, encoded))
             return []
-        if not self._has_labels and 1 not in encoded.supervised[1:]:
+        if not (self._has_labels or encoded.teaches):
             made.problems.append((row.place, RowError("messages", "the chat template leaves no token of the answer")))
             return []
         made.longest = max(made.longest, len(encoded.input_ids))
@@ -175,7 +175,7 @@ class BlockEncoder:
             shorter = self._encoder.shorten(example, limit)
         elif self._data.truncation == "end":
             shorter = cut_off(encoded, limit)
-        if shorter is None or (not self._has_labels and 1 not in shorter.supervised[1:]):
+        if shorter is None or not (self._has_labels or shorter.teaches):
             return []
         made.truncated += 1
         return [shorter]

@@ -43,6 +43,11 @@ class Encoded:
     answers_lost: int = 0
     """Answers at the end that were cut off before their first token."""
 
+    @property
+    def teaches(self) -> bool:
+        """Whether there is a target with a token before it, by which it is predicted."""
+        return 1 in self.supervised[1:]
+
 
 class Encoder(Protocol):
     """Encodes examples of one format."""
